@@ -1,0 +1,1 @@
+"""Everything of the codec that is trained: quantizers, networks, losses, data and the trainer."""

@@ -1,0 +1,190 @@
+"""The differentiable graph of the whole codec: waveform in, decoded waveform at a given rate out.
+
+::
+
+    waveform ─► MDCT ─────────────────────────────────► quantize ─► enhancer ─► inverse MDCT
+         └────► envelope analysis ─► MSVQ (NSVQ) ─┬──────► ▲ ▲          ▲
+                                                  └► allocation │          │
+                         packet bits ─► step search with Laplace bits ─────┘
+
+The step search is the rate control of training: for every packet it bisects the step until the
+bits meet the packet's budget, then takes one differentiable Newton step, so that the gradient
+knows that bits spent in one band coarsen all others (DESIGN: "rate met inside the graph").
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from codec.config import CodecConfig
+from codec.mdct import inverse_mdct, mdct
+from models.allocation import StepAllocation
+from models.enhancer import Enhancer, bin_interpolation
+from models.envelope import EnvelopeAnalysis
+from models.msvq import PredictiveMSVQ
+from models.quantizers import QuantizerOutput
+
+LOG2E = 1.4426950408889634
+# Bits of a packet that are neither envelope nor bins: the step's symbol and the coder's end.
+SIDE_BITS = 5.0
+# What the context model is expected to need of the Laplace model's bits.
+CONTEXT_SAVING = 0.88
+
+
+class CodecOutput(NamedTuple):
+    """Result of one pass through :class:`CodecNet`.
+
+    Attributes
+    ----------
+    waveform : float Tensor, shape [B, T]
+    envelope : float Tensor, shape [B, P, bands]    proposed by the analysis
+    vq : QuantizerOutput                            of the envelope
+    bins : float Tensor, shape [B, P, 2, N]         integers q
+    bits : float Tensor, shape [B, P]               hard Laplace bits of the bins
+    step : float Tensor, shape [B, P]               octaves
+    """
+
+    waveform: Tensor
+    envelope: Tensor
+    vq: QuantizerOutput
+    bins: Tensor
+    bits: Tensor
+    step: Tensor
+
+
+def laplace_code_lengths(log_scale: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bits of a zero, bits of a one (with sign), and bits per further unit.
+
+    Parameters
+    ----------
+    log_scale : float Tensor   log2 of the Laplace scale, in quantizer steps
+    rounding : float           q = floor(|x|/step + rounding)
+    """
+    inverse = torch.exp2(-log_scale.clamp(-3.0, 9.0))
+    zero = -torch.log2(-torch.expm1(-(1.0 - rounding) * inverse))
+    slope = LOG2E * inverse
+    one = 1.0 + (1.0 - rounding) * slope - torch.log2(-torch.expm1(-inverse))
+    return zero, one, slope
+
+
+class CodecNet(nn.Module):
+    """Hold every network of the codec but the context model, and run them as one graph."""
+
+    interpolation: Tensor
+
+    def __init__(self, config: CodecConfig, estimator: str = "nsvq") -> None:
+        super().__init__()
+        self.config = config
+        self.analysis = EnvelopeAnalysis(config)
+        self.msvq = PredictiveMSVQ(
+            config.num_stages, config.codebook_size, config.num_bands, estimator
+        )
+        self.allocation = StepAllocation(config)
+        self.enhancer = Enhancer(config)
+        # log2 of Laplace scale over band rms; -1/2 is exact for a Laplace distribution.
+        self.scale_offset = nn.Parameter(torch.full((config.num_bands,), -0.5))
+        self.register_buffer("interpolation", bin_interpolation(config), persistent=False)
+
+    def hard_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
+        """Return Laplace bits per packet [B, P] of bins quantized with ``log_step`` [B, P, N].
+
+        ``magnitude`` is |MDCT| [B, P, 2, N], ``log_scale`` the log2 Laplace scale [B, P, N].
+        """
+        rounding = self.config.rounding
+        zero, one, slope = laplace_code_lengths(log_scale - log_step, rounding)
+        q = torch.floor(magnitude * torch.exp2(-log_step)[:, :, None] + rounding)
+        further = (q - 1.0).clamp_min_(0.0).sum(2)
+        count = q.clamp_(max=1.0).sum(2)  # nonzero bins of both blocks, [B, P, N]
+        total = zero * (self.config.blocks_per_packet - count) + one * count + slope * further
+        return total.sum(-1)
+
+    @torch.no_grad()
+    def search_step(
+        self, magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: Tensor
+    ) -> Tensor:
+        """Return the step [B, P] (octaves) at which the hard bits meet ``budget`` [B, P]."""
+        centre = log_scale.mean(-1)
+        low, high = centre - 10.0, centre + 8.0
+        for _ in range(11):
+            step = 0.5 * (low + high)
+            fits = self.hard_bits(magnitude, log_scale, step[..., None] + relative) <= budget
+            high = torch.where(fits, step, high)
+            low = torch.where(fits, low, step)
+        return high
+
+    def forward(
+        self, waveform: Tensor, packet_bits: Tensor, num_stages: Tensor, hard: bool = False
+    ) -> CodecOutput:
+        """Code and decode a batch at the given packet sizes.
+
+        Parameters
+        ----------
+        waveform : float Tensor, shape [B, T]       T = (2P - 1) * N
+        packet_bits : float Tensor, shape [B, P]    bits of each packet, all parts included
+        num_stages : int64 Tensor, shape [B]        MSVQ stages of each sequence
+        hard : bool                                 hard envelope (the last part of training)
+
+        Returns
+        -------
+        CodecOutput
+        """
+        config = self.config
+        batch, length = waveform.shape
+        packets = packet_bits.shape[1]
+        blocks = packets * config.blocks_per_packet
+        spectrum = mdct(waveform, blocks, config.hop_length)
+        spectrum = spectrum.view(batch, packets, config.blocks_per_packet, config.hop_length)
+
+        envelope = self.analysis(waveform, spectrum)
+        vq = self.msvq(envelope, num_stages, hard)
+        decoded = vq.quantized
+        first = self.msvq.initial.expand(batch, 1, -1)
+        previous = torch.cat([first, decoded[:, :-1]], 1)
+
+        log_bits = torch.log2(packet_bits)
+        offset = self.allocation(decoded, previous, log_bits)
+        relative = offset @ self.interpolation.T  # [B, P, N]
+        log_scale = (decoded + self.scale_offset) @ self.interpolation.T
+
+        side = config.codebook_bits * num_stages[:, None].to(packet_bits) + SIDE_BITS
+        budget = ((packet_bits - side) / CONTEXT_SAVING).clamp_min(8.0)
+        magnitude = spectrum.abs()
+        step = self.search_step(magnitude, log_scale, relative, budget)
+        with torch.no_grad():
+            wide = step[..., None] + relative
+            bits = self.hard_bits(magnitude, log_scale, wide)
+            slope = self.hard_bits(magnitude, log_scale, wide - 0.25)
+            slope = 2.0 * (slope - self.hard_bits(magnitude, log_scale, wide + 0.25))
+            slope = slope.clamp_min(10.0)
+        if self.training:
+            soft = self.soft_bits(magnitude, log_scale, step[..., None] + relative)
+            step = step + (soft - soft.detach()) / slope
+
+        log_step = step[..., None] + relative  # [B, P, N]
+        width = torch.exp2(log_step)[:, :, None]
+        with torch.no_grad():
+            ratio = spectrum / width
+            q = ratio.sign() * torch.floor(ratio.abs() + config.rounding)
+            # d(error)/d(step): error/step for coded bins; a zeroed bin's error does not depend
+            # on the step except near the threshold, where it may be about to change sides.
+            near = (ratio.abs() / (1.0 - config.rounding)).square().clamp_max(1.0)
+            sensitivity = (q - ratio) * torch.where(q == 0, near, 1.0)
+        bins = (q * width).detach() + sensitivity * (width - width.detach())
+
+        noise = torch.randn_like(spectrum)
+        band_step = step[..., None] + offset
+        enhanced, _ = self.enhancer(bins, decoded, band_step, log_bits, noise)
+        out = inverse_mdct(enhanced.flatten(1, 2), length)
+        return CodecOutput(out, envelope, vq, q, bits, step)
+
+    def soft_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
+        """Return Laplace bits [B, P] without rounding: differentiable in step and scale."""
+        zero, one, slope = laplace_code_lengths(log_scale - log_step, self.config.rounding)
+        ratio = magnitude * torch.exp2(-log_step)[:, :, None]
+        part = ratio.clamp_max(1.0).sum(2)
+        further = (ratio - 1.0).clamp_min(0.0).sum(2)
+        blocks = self.config.blocks_per_packet
+        return (zero * (blocks - part) + one * part + slope * further).sum(-1)

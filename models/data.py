@@ -1,0 +1,151 @@
+"""Training data: every recording in memory as int16, seeded random crops, augmentation.
+
+The crops of step ``n`` depend on (seed, n) only, so a resumed run sees exactly the crops that an
+uninterrupted one would have seen.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from codec.audio import AudioError, list_audio, read_audio, to_codec_rate
+
+TORCHAUDIO_DATASETS = ("librispeech", "vctk", "speechcommands", "yesno", "ljspeech")
+
+
+def _load_file(path: Path) -> np.ndarray:
+    waveform, rate, _ = read_audio(path)
+    waveform = to_codec_rate(waveform, rate)
+    return np.round(np.clip(waveform, -1, 32767 / 32768) * 32768).astype(np.int16)
+
+
+def load_directory(directory: Path, workers: int = 2) -> list[np.ndarray]:
+    """Read every audio file below ``directory`` as 16 kHz mono int16.
+
+    Raises
+    ------
+    AudioError   the directory is missing or holds no audio
+    """
+    files = list_audio(directory)
+    if not files:
+        raise AudioError(f"no audio files in '{directory}': name a folder with speech recordings")
+    with ThreadPoolExecutor(workers) as pool:
+        return [w for w in pool.map(_load_file, files) if len(w)]
+
+
+def load_torchaudio(name: str, root: Path, download: bool = True) -> list[np.ndarray]:
+    """Read a corpus through ``torchaudio.datasets``, e.g. ``librispeech:train-clean-100``.
+
+    Parameters
+    ----------
+    name : str    'librispeech[:subset]', 'vctk', 'speechcommands', 'ljspeech' or 'yesno'
+    root : Path   where the corpus is, or is downloaded to
+
+    Raises
+    ------
+    ValueError   unknown corpus
+    AudioError   the corpus is not there and could not be fetched
+    """
+    import torchaudio.datasets as corpora
+
+    kind, _, subset = name.partition(":")
+    kind = kind.lower()
+    if kind not in TORCHAUDIO_DATASETS:
+        raise ValueError(
+            f"unknown dataset '{name}': use one of {', '.join(TORCHAUDIO_DATASETS)}, "
+            "for example librispeech:train-clean-100"
+        )
+    root.mkdir(parents=True, exist_ok=True)
+    try:
+        if kind == "librispeech":
+            folder = root / "LibriSpeech" / (subset or "train-clean-100")
+            corpora.LIBRISPEECH(
+                root, url=subset or "train-clean-100", download=download and not folder.is_dir()
+            )
+        elif kind == "vctk":
+            folder = root / "VCTK-Corpus-0.92"
+            corpora.VCTK_092(root, download=download and not folder.is_dir())
+        elif kind == "speechcommands":
+            folder = root / "SpeechCommands"
+            corpora.SPEECHCOMMANDS(root, download=download and not folder.is_dir())
+        elif kind == "ljspeech":
+            folder = root / "LJSpeech-1.1"
+            corpora.LJSPEECH(root, download=download and not folder.is_dir())
+        else:
+            folder = root / "waves_yesno"
+            corpora.YESNO(root, download=download and not folder.is_dir())
+    except (OSError, RuntimeError, ValueError) as error:
+        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AudioError(f"dataset '{name}' could not be loaded in '{root}': {first_line}") from None
+    # The torchaudio classes index and check the corpus; its files are read by libsndfile.
+    return load_directory(folder)
+
+
+class CropSampler:
+    """Draw seeded, augmented crops from recordings held in memory.
+
+    Parameters
+    ----------
+    recordings : list of int16 arrays   16 kHz mono; crops may span two of them
+    crop_samples : int
+    seed : int
+    augment : bool                      level ±12 dB and, for some crops, added noise
+    """
+
+    def __init__(
+        self, recordings: list[np.ndarray], crop_samples: int, seed: int, augment: bool = True
+    ) -> None:
+        self.samples = np.concatenate(recordings)
+        if len(self.samples) < crop_samples:
+            raise AudioError(
+                f"the recordings last {len(self.samples) / 16000:.1f} s in all, less than one "
+                f"crop of {crop_samples / 16000:.1f} s: give more audio"
+            )
+        self.crop_samples = crop_samples
+        self.seed = seed
+        self.augment = augment
+
+    @property
+    def hours(self) -> float:
+        """Return the length of all recordings in hours."""
+        return len(self.samples) / 16000 / 3600
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        crop = np.zeros(self.crop_samples, np.float32)
+        for _ in range(20):
+            start = int(rng.integers(0, len(self.samples) - self.crop_samples + 1))
+            raw = self.samples[start : start + self.crop_samples]
+            blocks = np.abs(raw[: len(raw) // 160 * 160].reshape(-1, 160)).max(1)
+            crop = raw.astype(np.float32) / 32768
+            # PESQ's gradient is NaN on digital silence; near-silent crops teach nothing.
+            if (blocks == 0).mean() < 0.05 and crop.std() > 1.5e-3:
+                break
+        return crop
+
+    def batch(self, step: int, size: int) -> Tensor:
+        """Return the crops of one step, float32 [size, crop_samples], within ±1."""
+        rng = np.random.default_rng([self.seed, step])
+        crops = np.stack([self._crop(rng) for _ in range(size)])
+        if self.augment:
+            for i in range(size):
+                crop = crops[i]
+                if rng.random() < 0.15:
+                    crop = crop + _noise(rng, len(crop), crop.std() * 10 ** rng.uniform(-2, -0.4))
+                gain = 10 ** (rng.uniform(-12, 12) / 20)
+                crops[i] = crop * min(gain, 0.98 / (np.abs(crop).max() + 1e-9))
+        # Even real silence gets the noise of a 16-bit converter.
+        crops = crops + rng.uniform(-1, 1, crops.shape).astype(np.float32) / 32768
+        return torch.from_numpy(crops.astype(np.float32))
+
+
+def _noise(rng: np.random.Generator, length: int, level: float) -> np.ndarray:
+    """Return coloured Gaussian noise of the given rms, between white and brown."""
+    spectrum = np.fft.rfft(rng.standard_normal(length))
+    tilt = np.maximum(np.arange(len(spectrum)), 20.0) ** -rng.uniform(0, 1)
+    noise = np.fft.irfft(spectrum * tilt, length)
+    return (noise * (level / (noise.std() + 1e-12))).astype(np.float32)

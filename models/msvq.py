@@ -1,0 +1,202 @@
+"""Predictive multi-stage VQ of the log envelope: training by NSVQ, int16 tables for the bits.
+
+::
+
+    envelope e[t] ──(-)──► stage 1 ──► residual ──► stage 2 ──► ... ──► stage S
+                     ▲         └── c1 ──────┬── c2 ───────────── cS ─┘
+    predictor  A·ê[t-1] + b                 ▼
+                     └────────────────────(+)──► ê[t], sum of table rows and the prediction
+
+References
+----------
+Juang & Gray, "Multiple stage vector quantization for speech coding", ICASSP 1982.
+LeBlanc et al., "Efficient search and design procedures for robust multi-stage VQ of LPC
+parameters for 4 kb/s speech coding", IEEE Trans. SAP 1(4), 1993 (M-best search).
+Vali & Bäckström, "End-to-End Optimized Multi-Stage Vector Quantization of Spectral Envelopes for
+Speech and Audio Coding", Interspeech 2021.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from models.quantizers import (
+    CodebookUsage,
+    QuantizerOutput,
+    check_estimator,
+    nearest,
+    perplexity,
+    substitute,
+)
+
+
+class PredictiveMSVQ(nn.Module):
+    """Quantize a sequence of log envelopes by prediction and ``num_stages`` codebooks.
+
+    Units are octaves of amplitude (log2). The prediction of the first packet of a sequence uses
+    ``initial`` as the previous envelope.
+
+    Parameters
+    ----------
+    num_stages, codebook_size, dim : int   S, K, D
+    estimator : str                        one of ``models.quantizers.ESTIMATORS``
+
+    Attributes
+    ----------
+    codebooks : Parameter, shape [S, K, D]
+    predictor : Parameter, shape [D, D]    A
+    bias : Parameter, shape [D]            b
+    initial : buffer, shape [D]            envelope before the first packet
+    """
+
+    initial: Tensor
+
+    def __init__(
+        self, num_stages: int, codebook_size: int, dim: int, estimator: str = "nsvq"
+    ) -> None:
+        super().__init__()
+        self.estimator = check_estimator(estimator)
+        scale = 2.0 ** -torch.arange(num_stages, dtype=torch.float32)[:, None, None]
+        self.codebooks = nn.Parameter(torch.randn(num_stages, codebook_size, dim) * scale)
+        self.predictor = nn.Parameter(0.7 * torch.eye(dim))
+        self.bias = nn.Parameter(torch.zeros(dim))
+        self.register_buffer("initial", torch.full((dim,), -10.0))
+        self.usage = CodebookUsage(num_stages, codebook_size)
+
+    @property
+    def num_stages(self) -> int:
+        """Return S."""
+        return self.codebooks.shape[0]
+
+    def predict(self, previous: Tensor) -> Tensor:
+        """Return A·previous + b, shape [..., D]."""
+        return previous @ self.predictor.T + self.bias
+
+    @torch.no_grad()
+    def search(self, envelope: Tensor, num_stages: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantize closed-loop, stage by stage (greedy).
+
+        Parameters
+        ----------
+        envelope : float Tensor, shape [B, P, D]
+        num_stages : int64 Tensor, shape [B], values in 1..S
+
+        Returns
+        -------
+        indices : int64 Tensor, shape [B, P, S]    stages beyond num_stages are not used
+        previous : float Tensor, shape [B, P, D]   the decoded envelope of the packet before
+        """
+        batch, packets, dim = envelope.shape
+        used = num_stages[:, None] > torch.arange(self.num_stages, device=envelope.device)
+        codebooks = self.codebooks.detach()
+        energy = codebooks.square().sum(-1)
+        decoded = self.initial.expand(batch, dim)
+        indices, previous = [], []
+        for t in range(packets):
+            previous.append(decoded)
+            decoded = self.predict(decoded)
+            chosen = []
+            for s in range(self.num_stages):
+                distance = energy[s] - 2 * (envelope[:, t] - decoded) @ codebooks[s].T
+                index = distance.argmin(-1)
+                decoded = decoded + codebooks[s, index] * used[:, s, None]
+                chosen.append(index)
+            indices.append(torch.stack(chosen, -1))
+        return torch.stack(indices, 1), torch.stack(previous, 1)
+
+    def decode(self, indices: Tensor, previous: Tensor, num_stages: Tensor) -> Tensor:
+        """Return prediction + sum of codewords, differentiable in both.
+
+        Parameters
+        ----------
+        indices : int64 Tensor, shape [B, P, S]
+        previous : float Tensor, shape [B, P, D]
+        num_stages : int64 Tensor, shape [B]
+
+        Returns
+        -------
+        float Tensor, shape [B, P, D]
+        """
+        hard = self.predict(previous)
+        for s in range(self.num_stages):
+            used = (num_stages > s).to(hard)[:, None, None]
+            hard = hard + self.codebooks[s][indices[..., s]] * used
+        return hard
+
+    def forward(self, envelope: Tensor, num_stages: Tensor, hard: bool = False) -> QuantizerOutput:
+        """Quantize envelopes [B, P, D]; noise substitution unless ``hard`` or ``eval()``.
+
+        Parameters
+        ----------
+        envelope : float Tensor, shape [B, P, D]   octaves
+        num_stages : int64 Tensor, shape [B]       stage dropout: stages used by each sequence
+        hard : bool                                give the hard value, without gradient
+
+        Returns
+        -------
+        QuantizerOutput   indices [B, P, S]; entries of unused stages are meaningless
+        """
+        indices, previous = self.search(envelope, num_stages)
+        perplexities = []
+        for s in range(self.num_stages):
+            counts = self.usage.count(indices[num_stages > s, :, s], s)
+            perplexities.append(perplexity(counts))
+        value = self.decode(indices, previous, num_stages)
+        if self.training and not hard:
+            quantized, auxiliary = substitute(envelope, value, self.estimator)
+        else:
+            quantized, auxiliary = value.detach(), envelope.new_zeros(())
+        return QuantizerOutput(quantized, value, indices, torch.stack(perplexities), auxiliary)
+
+    def replace_dead(self, jitter: float = 0.01) -> Tensor:
+        """Replace hardly used codewords; returns the bool mask [S, K] of those replaced."""
+        return self.usage.replace(self.codebooks, jitter)
+
+    @torch.no_grad()
+    def initialise(self, envelope: Tensor, iterations: int = 12) -> list[float]:
+        """Fit predictor (least squares) and codebooks (stage-wise k-means) to data.
+
+        The prediction residual is computed open-loop from the envelopes with noise of the
+        expected quantization error added, which stands for the closed loop.
+
+        Parameters
+        ----------
+        envelope : float Tensor, shape [B, P, D]   B sequences of consecutive packets
+        iterations : int                           Lloyd iterations per stage
+
+        Returns
+        -------
+        list of float   rms error after each stage, in octaves
+        """
+        dim = envelope.shape[-1]
+        noisy = envelope + 0.45 * torch.randn_like(envelope)
+        past = noisy[:, :-1].reshape(-1, dim)
+        present = envelope[:, 1:].reshape(-1, dim)
+        design = torch.cat([past, torch.ones_like(past[:, :1])], -1)
+        gram = design.T @ design + 1e-3 * len(design) * torch.eye(dim + 1).to(design)
+        solution = torch.linalg.solve(gram, design.T @ present)
+        # A leak of 5 % bounds how long a lost packet is heard.
+        self.predictor.copy_(0.95 * solution[:-1].T)
+        self.bias.copy_((present - past @ self.predictor.T).mean(0))
+        self.initial.copy_(envelope.flatten(0, 1).quantile(0.05, dim=0))
+        residual = present - self.predict(past)
+        errors = []
+        size = self.codebooks.shape[1]
+        for s in range(self.num_stages):
+            centres = residual[torch.randperm(len(residual))[:size]].clone()
+            for _ in range(iterations):
+                index = nearest(residual, centres)
+                counts = torch.bincount(index, minlength=size)
+                sums = torch.zeros_like(centres).index_add_(0, index, residual)
+                centres = torch.where(
+                    counts[:, None] > 0, sums / counts[:, None].clamp_min(1), centres
+                )
+                empty = counts == 0
+                if empty.any():
+                    pick = torch.randint(len(residual), (int(empty.sum()),))
+                    centres[empty] = residual[pick]
+            self.codebooks[s] = centres
+            residual = residual - centres[nearest(residual, centres)]
+            errors.append(float(residual.square().mean().sqrt()))
+        return errors
