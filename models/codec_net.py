@@ -106,9 +106,9 @@ class CodecNet(nn.Module):
         self, magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: Tensor
     ) -> Tensor:
         """Return the step [B, P] (octaves) at which the hard bits meet ``budget`` [B, P]."""
-        centre = log_scale.mean(-1)
-        low, high = centre - 10.0, centre + 8.0
-        for _ in range(11):
+        centre = (log_scale - relative).mean(-1)
+        low, high = centre - 14.0, centre + 14.0
+        for _ in range(12):
             step = 0.5 * (low + high)
             fits = self.hard_bits(magnitude, log_scale, step[..., None] + relative) <= budget
             high = torch.where(fits, step, high)
@@ -146,6 +146,8 @@ class CodecNet(nn.Module):
 
         log_bits = torch.log2(packet_bits)
         offset = self.allocation(decoded, previous, log_bits)
+        # Only differences between bands matter: the packet's step takes up any common part.
+        offset = (offset - offset.mean(-1, keepdim=True)).clamp(-8.0, 8.0)
         relative = offset @ self.interpolation.T  # [B, P, N]
         log_scale = (decoded + self.scale_offset) @ self.interpolation.T
 

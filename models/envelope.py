@@ -64,16 +64,30 @@ class EnvelopeAnalysis(nn.Module):
         -------
         float Tensor, shape [B, P, bands]   log2 rms amplitude, at least the floor
         """
+        hop = self.config.hop_length
+        padded = torch.nn.functional.pad(waveform, (hop, hop))
+        frames = padded.unfold(-1, 3 * hop, 2 * hop)  # [B, P, 480]: both blocks of a packet
+        return self.propose(frames, spectrum)
+
+    def propose(self, frames: Tensor, spectrum: Tensor) -> Tensor:
+        """Return the proposed envelope of packets that are already cut.
+
+        Parameters
+        ----------
+        frames : float Tensor, shape [B, P, 3N]        samples under a packet's two windows
+        spectrum : float Tensor, shape [B, P, 2, N]
+
+        Returns
+        -------
+        float Tensor, shape [B, P, bands]
+        """
         config = self.config
-        hop = config.hop_length
         power = spectrum.square() @ self.bands.T  # [B, P, 2, bands]
         floor = 2.0 ** (2 * config.log_floor / config.log_scale)
         energy = 0.5 * torch.log2(power.mean(2) + floor)  # [B, P, bands]
         per_block = 0.5 * torch.log2(power + floor)  # [B, P, 2, bands]
 
-        padded = torch.nn.functional.pad(waveform, (hop, hop))
-        frames = padded.unfold(-1, 3 * hop, 2 * hop)  # [B, P, 480]: both blocks of a packet
-        lpc = lpc_envelope(frames, config.lpc_order, config.sample_rate, hop)
+        lpc = lpc_envelope(frames, config.lpc_order, config.sample_rate, config.hop_length)
         lpc_bands = lpc @ self.bands.T  # [B, P, bands]
 
         mean = energy.mean(-1, keepdim=True)

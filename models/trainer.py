@@ -51,6 +51,7 @@ class TrainConfig:
     envelope_weight : float   weight of the envelope's squared error (octaves)
     replace_every : int       steps between replacements of dead codewords
     context_steps : int       optimizer steps of the context model (second stage)
+    context_minutes : float   speech coded to train it on
     seed : int
     device : str              'cpu' or 'cuda'
     num_threads : int         CPU threads; 0 leaves torch's choice
@@ -75,7 +76,8 @@ class TrainConfig:
     spectral_weight: float = 1.0
     envelope_weight: float = 0.1
     replace_every: int = 500
-    context_steps: int = 3000
+    context_steps: int = 4000
+    context_minutes: float = 12.0
     seed: int = 0
     device: str = "cpu"
     num_threads: int = 0
@@ -114,11 +116,6 @@ def draw_rates(rng: np.random.Generator, batch_size: int, packets: int) -> tuple
     stages = np.where(rng.random(batch_size) < 0.15, other, stages)
     packet_bits = torch.from_numpy(bits.astype(np.float32))[:, None].repeat(1, packets)
     return packet_bits, torch.from_numpy(stages.astype(np.int64))
-
-
-def default_stages(rate_kbps: float) -> int:
-    """Return the MSVQ stages used at a rate (chosen on the validation clips)."""
-    return 2 if rate_kbps < 8.8 else 3 if rate_kbps < 22 else 4
 
 
 def learning_rate_at(config: TrainConfig, step: int) -> float:
@@ -299,6 +296,7 @@ def validate(
     -------
     list of dict   bitrate_kbps, pesq_wb, psnr_db, one per rate
     """
+    from codec.encoder import default_stages
     from codec.metrics import MetricError, pesq_wb, psnr
 
     net.eval()
@@ -310,7 +308,7 @@ def validate(
             packets = int(min(len(clip), seconds * 16000) // length)
             reference = clip[: packets * length - length // 2].astype(np.float32) / 32768
             bits = torch.full((1, packets), round(rate * 20 / 8) * 8.0, device=device)
-            stages = torch.tensor([default_stages(rate)], device=device)
+            stages = torch.tensor([default_stages(round(rate * 1000))], device=device)
             torch.manual_seed(0)
             out = net(torch.from_numpy(reference)[None].to(device), bits, stages)
             decoded = out.waveform[0].cpu().numpy()
@@ -447,5 +445,125 @@ def finish(
     valid: list[np.ndarray],
     quiet: bool,
 ) -> Path:
-    """Train the context model on the finished graph and export everything."""
-    raise RuntimeError("second stage missing")
+    """Train the context model on the finished graph and export everything.
+
+    Two rounds: the bins depend on the rate control, which depends on the context model. The first
+    round is short and starts from the envelope-only Laplace model.
+    """
+    from codec.api import Codec
+    from models.context import ContextModel, train_context
+    from models.export import build_tables, export_weights
+
+    net = state.average.cpu().eval()
+    torch.manual_seed(config.seed)
+    context = ContextModel(net.config)
+    tables = build_tables(net, context, np.zeros((0, 2), np.int64))
+    bits = math.nan
+    for number, share in enumerate((0.25, 1.0)):
+        minutes = config.context_minutes * share
+        data = collect_context_data(net, tables, sampler, minutes, number, quiet)
+        steps = max(int(config.context_steps * share), 1)
+        bits = train_context(context, data, steps, config.seed + number, quiet=quiet)
+        tables = build_tables(net, context, data.deltas)
+    path = Path(config.out_dir) / "codec.safetensors"
+    options = {k: v for k, v in asdict(config).items() if not k.endswith("_dir")}
+    card: dict[str, Any] = {
+        "name": "NSVQ speech codec weights",
+        "licence": "MIT; trained on recordings under CC BY 4.0, CC0, MIT, Apache-2.0 and the CMU "
+        "AN4 licence (see README)",
+        "training": options,
+        "hours_of_speech": round(sampler.hours, 2),
+        "training_hours": round(state.seconds / 3600, 2),
+        "git_commit": git_commit(),
+        "torch": torch.__version__,
+        "context_bits_per_bin": round(bits, 4),
+    }
+    weights = export_weights(path, net, tables, card)
+    if valid:
+        card["validation"] = score_codec(Codec(weights), valid)
+        weights = export_weights(path, net, tables, card)
+        rows = card["validation"]
+        text = "  ".join(f"{r['pesq_wb']:.2f}/{r['psnr_db']:.1f}" for r in rows)
+        tqdm.write(f"exported {path}: PESQ/pSNR {text}")
+    return path
+
+
+def collect_context_data(
+    net: CodecNet, tables: Any, sampler: CropSampler, minutes: float, number: int, quiet: bool
+) -> Any:
+    """Code random pieces of the training data at random rates; returns ``context.BinData``."""
+    from codec.encoder import collect_bins, default_stages
+    from models.context import BinData
+    from models.envelope import band_of_bin
+
+    config = net.config
+    seconds = 6.0
+    length = int(seconds * config.sample_rate)
+    length = min(length, len(sampler.samples))
+    pieces = CropSampler([sampler.samples], length, sampler.seed, augment=True)
+    count = max(int(minutes * 60 / seconds), 1)
+    rng = np.random.default_rng([sampler.seed, 7, number])
+    features, magnitudes, deltas = [], [], []
+    for i in tqdm(range(count), disable=quiet, unit="piece", desc="collect"):
+        rate = 8.0 * 4.0 ** rng.random()
+        piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
+        stages = min(default_stages(round(rate * 1000)), config.num_stages)
+        x, q, d = collect_bins(
+            tables, config, net.analysis, piece, round(rate * 20 / 8), stages
+        )
+        features.append(x[1:].reshape(-1, x.shape[-1]))
+        magnitudes.append(np.minimum(np.abs(q[1:]), config.num_magnitudes - 1).ravel())
+        deltas.append(d[1:])
+    packets = len(np.concatenate(deltas))
+    band = np.tile(band_of_bin(config).numpy(), 2 * packets)
+    block = np.tile(np.repeat(np.arange(2), config.hop_length), packets)
+    return BinData(
+        np.concatenate(features),
+        block.astype(np.uint8),
+        band.astype(np.uint8),
+        np.concatenate(magnitudes).astype(np.uint8),
+        np.concatenate(deltas),
+    )
+
+
+def score_codec(codec: Any, clips: list[np.ndarray], max_clips: int = 20) -> list[dict[str, float]]:
+    """Score the real codec (bytes in between) on validation clips at the report rates."""
+    from codec.metrics import MetricError, pesq_wb, psnr
+
+    rows = []
+    for rate in REPORT_RATES_KBPS:
+        scores = []
+        for clip in clips[:max_clips]:
+            reference = clip.astype(np.float32) / 32768
+            decoded = codec.decode(codec.encode(reference, 16000, rate))
+            try:
+                scores.append((pesq_wb(reference, decoded), psnr(reference, decoded)))
+            except MetricError:
+                continue
+        if scores:
+            pesq, quality = np.mean(scores, axis=0)
+            rows.append(
+                {
+                    "bitrate_kbps": rate,
+                    "pesq_wb": round(float(pesq), 4),
+                    "psnr_db": round(float(quality), 3),
+                }
+            )
+    return rows
+
+
+def git_commit() -> str:
+    """Return the commit of the source tree, or 'unknown'."""
+    import subprocess
+
+    try:
+        result = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return result.stdout.strip()

@@ -1,0 +1,795 @@
+"""Run the codec from the command line: encode, decode, info, eval, train.
+
+Everything heavy (torch, numba, scipy, libsndfile) is imported inside the commands, so that
+`codec --help` and `codec info` answer at once. What every command promises:
+
+- a mistake of the user is one line `codec: error: ...` on stderr and exit code 2, no traceback;
+- an output file is either complete or not there: it is written beside its place and renamed;
+- over a directory, one bad file does not stop the others; they are listed at the end, exit code 1;
+- Ctrl-C is one line and exit code 130.
+"""
+
+import contextlib
+import math
+import os
+import signal
+import sys
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+if TYPE_CHECKING:
+    from codec import Codec
+
+MIN_KBPS, MAX_KBPS = 8.0, 32.0
+DEFAULT_KBPS = 13.2
+DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
+METRICS = ("visqol", "dnsmos")
+
+EXIT_SOME_FILES = 1  # a directory run in which at least one file failed
+EXIT_USER = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """Something that the user can put right; the message says what is wrong and what to do."""
+
+
+class Interrupted(Exception):
+    """The user pressed Ctrl-C; the message says what to do next."""
+
+
+class Rate(StrEnum):
+    """Name the sample rate to decode to."""
+
+    codec = "codec"
+    source = "source"
+
+
+class Device(StrEnum):
+    """Name the device to train on."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Estimator(StrEnum):
+    """Name the gradient estimator of the vector quantizers."""
+
+    nsvq = "nsvq"
+    ste = "ste"
+    diveq = "diveq"
+
+
+# --------------------------------------------------------------------------------------------------
+# Errors and exit codes
+
+
+def _one_line(message: object) -> str:
+    return " ".join(str(message).split())
+
+
+def _complain(message: object) -> None:
+    """Print one error line on stderr."""
+    print(f"codec: error: {_one_line(message)}", file=sys.stderr)
+
+
+def _note(message: object) -> None:
+    """Print one remark on stderr."""
+    print(f"codec: note: {_one_line(message)}", file=sys.stderr)
+
+
+def _describe_os_error(error: OSError) -> str:
+    """Return what the system said, with the file first and without the errno."""
+    reason = error.strerror or str(error) or type(error).__name__
+    return f"{error.filename}: {reason}" if error.filename else reason
+
+
+class _Group(TyperGroup):
+    """A typer group that turns every mistake into one line on stderr and an exit code."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run a command; see `TyperGroup.main`."""
+        try:
+            result = super().main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
+        except typer.TyperException as error:  # wrong options: click's three lines become one
+            hint = "see `codec --help`"
+            context = getattr(error, "ctx", None)
+            if context is not None:
+                hint = f"see `{context.command_path} --help`"
+            self._leave(EXIT_USER, f"{error.format_message().rstrip('.')}; {hint}")
+        except UserError as error:
+            self._leave(EXIT_USER, str(error))
+        except Interrupted as stop:
+            print(f"codec: interrupted; {_one_line(stop)}", file=sys.stderr)
+            sys.exit(EXIT_INTERRUPTED)
+        except OSError as error:  # the disk is full, no permission, ...
+            self._leave(EXIT_USER, _describe_os_error(error))
+        code = result if isinstance(result, int) else 0
+        if code == EXIT_INTERRUPTED:
+            print("codec: interrupted", file=sys.stderr)
+        if standalone_mode:
+            sys.exit(code)
+        return result
+
+    @staticmethod
+    def _leave(code: int, message: str) -> NoReturn:
+        _complain(message)
+        sys.exit(code)
+
+
+app = typer.Typer(
+    name="codec",
+    cls=_Group,
+    add_completion=False,
+    rich_markup_mode=None,  # rich would double the start-up time
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            print(version("nsvq-speech-codec"))
+        except PackageNotFoundError:
+            print("unknown (run from a source tree that is not installed)")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _main(
+    context: typer.Context,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            help="Print the version and exit.",
+            callback=_print_version,
+            is_eager=True,
+        ),
+    ] = False,
+) -> None:
+    """A learned speech codec: 16 kHz speech at any rate from 8 to 32 kbit/s."""
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+# --------------------------------------------------------------------------------------------------
+# Arguments
+
+
+def _check_kbps(value: float) -> float:
+    """Return the bitrate, or raise `UserError` when it is outside 8..32 kbit/s."""
+    if not (math.isfinite(value) and MIN_KBPS <= value <= MAX_KBPS):
+        raise UserError(
+            f"bitrate {value:g} kbit/s is out of range; "
+            f"give a value from {MIN_KBPS:g} to {MAX_KBPS:g}"
+        )
+    return value
+
+
+def _parse_rates(text: str) -> list[float]:
+    """Return the bitrates of a comma-separated list, each inside 8..32 kbit/s."""
+    rates = []
+    for item in text.split(","):
+        try:
+            rates.append(_check_kbps(float(item)))
+        except ValueError:
+            raise UserError(
+                f"--rates: {item.strip()!r} is not a number; give kbit/s such as {DEFAULT_RATES}"
+            ) from None
+    if len(set(rates)) < len(rates):
+        raise UserError(f"--rates: a rate is named twice in {text!r}; name each once")
+    return rates
+
+
+def _parse_metrics(text: str) -> tuple[str, ...]:
+    """Return the names of the extra metrics of a comma-separated list."""
+    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    for name in names:
+        if name not in METRICS:
+            raise UserError(f"--metrics: {name!r} is unknown; choose from {', '.join(METRICS)}")
+    return names
+
+
+def _check_input(path: Path) -> None:
+    if not path.exists():
+        raise UserError(f"{path}: no such file or directory; check the path")
+
+
+def _check_file(path: Path | None, option: str) -> None:
+    """Raise unless the path that an option names is a file (None: the option was not given)."""
+    if path is not None and not path.is_file():
+        raise UserError(f"{option}: {path}: no such file; check the path")
+
+
+def _check_directory(path: Path) -> None:
+    _check_input(path)
+    if not path.is_dir():
+        raise UserError(f"{path}: not a directory; name a directory with audio files")
+
+
+def _check_output(source: Path, target: Path, suffix: str) -> None:
+    """Raise unless a command may write `target`, given what it reads from `source`."""
+    if target.exists():
+        if source.samefile(target):
+            raise UserError(f"{target}: is the input; name another output")
+        if source.is_dir() and not target.is_dir():
+            raise UserError(
+                f"{target}: is a file, but the input is a directory; name a directory as output"
+            )
+        if not source.is_dir() and target.is_dir():
+            example = target / (source.stem + suffix)
+            raise UserError(f"{target}: is a directory; name the output file, such as {example}")
+    for parent in target.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise UserError(f"{parent}: is not a directory; name another output")
+            return
+
+
+# --------------------------------------------------------------------------------------------------
+# One file
+
+
+@dataclass(frozen=True)
+class _Coding:
+    """What a worker process needs to know to code a file."""
+
+    weights: Path | None = None
+    kbps: float = DEFAULT_KBPS
+    vbr: bool = False
+    source_rate: bool = False
+
+
+@dataclass
+class _Outcome:
+    """What became of one file: a line to print, notes, or an error."""
+
+    path: Path
+    message: str = ""
+    error: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+@lru_cache(maxsize=1)
+def _load_codec(weights: Path | None) -> "Codec":
+    """Load the codec once per process."""
+    from codec import Codec
+    from codec.weights import WeightsError
+
+    try:
+        return Codec.load(weights)
+    except WeightsError as error:
+        raise UserError(str(error)) from error
+    except (OSError, ValueError, KeyError, RuntimeError) as error:  # wrong shapes, say
+        name = "the shipped weights" if weights is None else str(weights)
+        what = f"{name}: cannot be loaded ({_one_line(error)})"
+        raise UserError(f"{what}; use the weights of this release or train new ones") from error
+
+
+def _load_for_eval(weights: Path | None) -> "Codec":
+    """Load the codec; in a worker process, also leave Ctrl-C to the parent."""
+    import multiprocessing
+
+    if multiprocessing.parent_process() is not None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return _load_codec(weights)
+
+
+def _encode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
+    """Encode one audio file, and write the stream in one step."""
+    from codec.audio import CODEC_RATE, atomic_write, read_audio
+
+    codec = _load_codec(coding.weights)
+    wave, sample_rate, notes = read_audio(source)
+    data = codec.encode(wave, sample_rate, bitrate=coding.kbps, vbr=coding.vbr)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    atomic_write(target, data)
+    seconds = len(wave) / sample_rate
+    measured = f", {8e-3 * len(data) / seconds:.2f} kbit/s" if seconds else ""
+    message = f"{source} -> {target}: {seconds:.2f} s, {len(data)} bytes{measured}"
+    if sample_rate != CODEC_RATE:
+        notes = [*notes, f"resampled from {sample_rate} to {CODEC_RATE} Hz"]
+    return _Outcome(source, message, notes=notes)
+
+
+def _decode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
+    """Decode one stream, and write the WAV in one step."""
+    from codec.audio import write_wav
+
+    codec = _load_codec(coding.weights)
+    wave, sample_rate = codec.decode_with_rate(source.read_bytes(), source_rate=coding.source_rate)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_wav(target, wave, sample_rate)
+    seconds = len(wave) / sample_rate
+    return _Outcome(source, f"{source} -> {target}: {seconds:.2f} s at {sample_rate} Hz")
+
+
+def _attempt(
+    work: Callable[[Path, Path, _Coding], _Outcome], coding: _Coding, pair: tuple[Path, Path]
+) -> _Outcome:
+    """Do the work on one (source, target) pair; bad data becomes an outcome, not an exception."""
+    source, target = pair
+    try:
+        return work(source, target, coding)
+    except UserError:
+        raise  # the weights are wrong: that stops every file
+    except OSError as error:
+        text = _describe_os_error(error)
+    except (ValueError, MemoryError) as error:  # BitstreamError and AudioError are ValueErrors
+        text = str(error) or "not enough memory"
+    named = str(source) in text or str(target) in text or text.startswith(str(target.parent) + ":")
+    return _Outcome(source, error=text if named else f"{source}: {text}")
+
+
+def _attempt_all(
+    work: Callable[[Path, Path, _Coding], _Outcome], coding: _Coding, pair: tuple[Path, Path]
+) -> _Outcome:
+    """Do the same within a directory, where even a bug of ours must not stop the other files."""
+    try:
+        return _attempt(work, coding, pair)
+    except UserError:
+        raise
+    except Exception as error:
+        return _Outcome(pair[0], error=f"{pair[0]}: internal error ({error!r}); please report it")
+
+
+def _run_one(
+    work: Callable[[Path, Path, _Coding], _Outcome], source: Path, target: Path, coding: _Coding
+) -> None:
+    """Code a single file and report it."""
+    outcome = _attempt(work, coding, (source, target))
+    if outcome.error:
+        raise UserError(outcome.error)
+    for text in outcome.notes:
+        _note(text)
+    if target.is_file():  # and not /dev/stdout, where this line would mix with the data
+        print(outcome.message)
+
+
+# --------------------------------------------------------------------------------------------------
+# A directory
+
+
+def _start_worker() -> None:
+    """Prepare a worker process: one thread, and quiet when the user presses Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))  # clean up a half file
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[name] = "1"
+    import torch
+
+    torch.set_num_threads(1)
+
+
+def _map_jobs(
+    task: Callable[[tuple[Path, Path]], _Outcome], pairs: list[tuple[Path, Path]], jobs: int
+) -> Generator[_Outcome]:
+    """Yield the outcome of each pair as it is ready, from `jobs` processes."""
+    if jobs == 1 or len(pairs) < 2:
+        yield from map(task, pairs)
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor, as_completed
+    from concurrent.futures.process import BrokenProcessPool
+
+    context = multiprocessing.get_context("spawn")  # fork and torch threads do not mix
+    pool = ProcessPoolExecutor(min(jobs, len(pairs)), context, _start_worker)
+    try:
+        for future in as_completed([pool.submit(task, pair) for pair in pairs]):
+            yield future.result()
+    except BrokenProcessPool:
+        raise UserError("a worker process died (out of memory?); use fewer --jobs") from None
+    except BaseException:
+        for child in multiprocessing.active_children():
+            child.terminate()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _name_outputs(
+    sources: list[Path], source_dir: Path, target_dir: Path, suffix: str
+) -> tuple[list[tuple[Path, Path]], list[_Outcome]]:
+    """Return (source, target) pairs with the tree kept, and the files whose target is taken."""
+    taken: dict[Path, Path] = {}
+    clashes = []
+    for source in sources:
+        target = (target_dir / source.relative_to(source_dir)).with_suffix(suffix)
+        if target in taken:
+            text = f"{source}: {taken[target].name} has the same output name; rename one of them"
+            clashes.append(_Outcome(source, error=text))
+        else:
+            taken[target] = source
+    return [(source, target) for target, source in taken.items()], clashes
+
+
+def _run_directory(
+    work: Callable[[Path, Path, _Coding], _Outcome],
+    verb: str,
+    sources: list[Path],
+    source_dir: Path,
+    target_dir: Path,
+    suffix: str,
+    coding: _Coding,
+    jobs: int,
+) -> None:
+    """Code every file of a directory tree; go on past bad files and list them at the end."""
+    from tqdm import tqdm
+
+    pairs, failures = _name_outputs(sources, source_dir, target_dir, suffix)
+    notes: dict[str, int] = {}
+    done = 0
+    task = partial(_attempt_all, work, coding)
+    with (
+        contextlib.closing(_map_jobs(task, pairs, jobs)) as outcomes,
+        tqdm(total=len(pairs), desc=verb, unit="file", disable=None) as progress,
+    ):
+        for outcome in outcomes:
+            progress.update()
+            done += not outcome.error
+            for text in outcome.notes:
+                notes[text] = notes.get(text, 0) + 1
+            if outcome.error:
+                failures.append(outcome)
+    for text, count in notes.items():
+        _note(text if count == 1 else f"{text} ({count} files)")
+    for outcome in sorted(failures, key=lambda outcome: outcome.path):
+        _complain(outcome.error)
+    print(f"{verb}d {done} of {len(sources)} files into {target_dir}")
+    if failures:
+        raise typer.Exit(EXIT_SOME_FILES)
+
+
+# --------------------------------------------------------------------------------------------------
+# Options that several commands share
+
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        help="Use this .safetensors file in place of the weights that ship with the codec."
+    ),
+]
+JobsOption = Annotated[
+    int,
+    typer.Option(min=1, help="Work on this many files at once, each in its own process."),
+]
+
+
+@app.command()
+def encode(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Audio file, or a directory of them.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="Stream to write (.bin), or a directory.")
+    ],
+    bitrate: Annotated[
+        float, typer.Option(help="Rate in kbit/s, any value from 8 to 32.")
+    ] = DEFAULT_KBPS,
+    vbr: Annotated[
+        bool,
+        typer.Option("--vbr", help="Spend the same average rate where it helps most in the file."),
+    ] = False,
+    weights: WeightsOption = None,
+    jobs: JobsOption = 1,
+) -> None:
+    """Encode audio of any sample rate and channel count.
+
+    A directory is encoded file by file into OUT: the tree is kept, NAME.wav becomes NAME.bin.
+    """
+    coding = _Coding(weights, _check_kbps(bitrate), vbr)
+    _check_input(source)
+    _check_file(weights, "--weights")
+    _check_output(source, target, ".bin")
+    if not source.is_dir():
+        _run_one(_encode_file, source, target, coding)
+        return
+    from codec.audio import list_audio
+
+    sources = [Path(path) for path in list_audio(source)]
+    if not sources:
+        raise UserError(f"{source}: no audio files in this directory; check the path")
+    _run_directory(_encode_file, "encode", sources, source, target, ".bin", coding, jobs)
+
+
+@app.command()
+def decode(
+    source: Annotated[
+        Path, typer.Argument(metavar="IN", help="Stream (.bin), or a directory of them.")
+    ],
+    target: Annotated[
+        Path, typer.Argument(metavar="OUT", help="WAV file to write, or a directory.")
+    ],
+    rate: Annotated[
+        Rate,
+        typer.Option(help="Sample rate to write: 16 kHz (codec) or that of the input (source)."),
+    ] = Rate.codec,
+    weights: WeightsOption = None,
+    jobs: JobsOption = 1,
+) -> None:
+    """Decode a stream into a 16-bit mono WAV file.
+
+    Nothing of the encoding need be repeated: the stream carries it. A directory is decoded file by
+    file into OUT: the tree is kept, NAME.bin becomes NAME.wav.
+    """
+    coding = _Coding(weights, source_rate=rate is Rate.source)
+    _check_input(source)
+    _check_file(weights, "--weights")
+    _check_output(source, target, ".wav")
+    if not source.is_dir():
+        _run_one(_decode_file, source, target, coding)
+        return
+    sources = sorted(path for path in source.rglob("*.bin") if path.is_file())
+    if not sources:
+        raise UserError(f"{source}: no .bin files in this directory; check the path")
+    _run_directory(_decode_file, "decode", sources, source, target, ".wav", coding, jobs)
+
+
+def _format_info(path: Path, info: dict[str, Any]) -> str:
+    """Return the lines that `codec info` prints."""
+    mode = "variable (VBR)" if info["vbr"] else "constant (CBR)"
+    rows = [
+        ("file", f"{path}, {info['file_bytes']} bytes, header {info['header_bytes']}"),
+        ("format", f"version {info['version']}, weights {info['fingerprint']}"),
+        (
+            "duration",
+            f"{info['duration_s']:.3f} s, {info['num_samples']} samples at "
+            f"{info['source_sample_rate']} Hz",
+        ),
+        ("rate", f"{info['nominal_kbps']:g} kbit/s nominal, {mode}"),
+        (
+            "measured",
+            f"{info['measured_kbps']:.2f} kbit/s for the file, "
+            f"{info['payload_kbps']:.2f} for its payload",
+        ),
+        ("packets", f"{info['num_packets']} of 20 ms, {info['num_stages']} envelope stages"),
+    ]
+    shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in info["share"].items())
+    rows.append(("bits", shares or "none"))
+    return "\n".join(f"{name:<9} {text}" for name, text in rows)
+
+
+@app.command()
+def info(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="Stream (.bin) to look at.")],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object, for programs to read.")
+    ] = False,
+    weights: WeightsOption = None,
+) -> None:
+    """Show a stream's header, duration, rate and where its bits went."""
+    _check_input(source)
+    if source.is_dir():
+        raise UserError(f"{source}: is a directory; name one stream (.bin)")
+    _check_file(weights, "--weights")
+    from codec.bitstream import BitstreamError
+    from codec.info import stream_info
+
+    try:
+        result = stream_info(source.read_bytes(), weights)
+    except BitstreamError as error:
+        raise UserError(f"{source}: {error}") from error
+    except ValueError as error:  # the weights
+        raise UserError(str(error)) from error
+    if as_json:
+        import json
+
+        print(json.dumps(result, indent=2))
+    else:
+        print(_format_info(source, result))
+
+
+@app.command("eval")
+def evaluate(
+    test_dir: Annotated[
+        Path, typer.Argument(metavar="TEST_DIR", help="Directory of clean speech to code.")
+    ],
+    rates: Annotated[
+        str, typer.Option(help="Rates in kbit/s, separated by commas.")
+    ] = DEFAULT_RATES,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write scores.csv, summary.json and rate_quality.png here."),
+    ] = None,
+    jobs: JobsOption = 1,
+    metrics: Annotated[
+        str,
+        typer.Option(help="Extra metrics: visqol, dnsmos or both (pip install the extra 'eval')."),
+    ] = "",
+    peers: Annotated[
+        Path | None,
+        typer.Option(help="CSV with the scores of other codecs, to draw beside ours in the plot."),
+    ] = None,
+    save_audio: Annotated[
+        bool,
+        typer.Option("--save-audio", help="Keep the decoded WAV of every clip and rate in --out."),
+    ] = False,
+    vbr: Annotated[bool, typer.Option("--vbr", help="Encode with variable bitrate.")] = False,
+    weights: WeightsOption = None,
+) -> None:
+    """Code a test set at several rates; print rate, quality and speed.
+
+    Every clip is encoded to bytes and decoded from those bytes.
+    """
+    kbps = _parse_rates(rates)
+    extra = _parse_metrics(metrics)
+    _check_directory(test_dir)
+    _check_file(peers, "--peers")
+    _check_file(weights, "--weights")
+    if save_audio and out is None:
+        raise UserError("--save-audio: nowhere to write; name a directory with --out")
+    if peers is not None and out is None:
+        raise UserError("--peers: no plot to draw them in; name a directory with --out")
+    if out is not None:
+        _check_output(test_dir, out, "")
+    from tqdm import tqdm
+
+    from codec import evaluate as evaluation
+    from codec import report
+    from codec.audio import list_audio
+
+    files = list_audio(test_dir)
+    if not files:
+        raise UserError(f"{test_dir}: no audio files in this directory; check the path")
+    try:
+        if peers is not None:
+            report.read_peers(peers)  # a wrong file is said now, not after the work
+        with tqdm(total=len(files) * len(kbps), desc="eval", unit="clip", disable=None) as progress:
+            result = evaluation.evaluate(
+                partial(_load_for_eval, weights),
+                files,
+                kbps,
+                root=test_dir,
+                jobs=jobs,
+                vbr=vbr,
+                extra_metrics=extra,
+                save_audio=out / "decoded" if out is not None and save_audio else None,
+                progress=lambda *_: progress.update() and None,
+            )
+        print(evaluation.summary_table(result))
+        if out is not None:
+            evaluation.write_results(result, out)
+            report.plot_rate_quality(result, out / "rate_quality.png", peers)
+            print(f"scores.csv, summary.json and rate_quality.png are in {out}")
+    except (ValueError, evaluation.EvalError) as error:
+        raise UserError(str(error)) from error
+    lost = False
+    for failure in result.failures:
+        where = f"{failure['file']} at {failure['bitrate_kbps']:g} kbit/s"
+        if failure["metric"] in ("audio", "codec"):  # the clip is not in the figures at all
+            lost = True
+            _complain(f"{where}: {failure['reason']}")
+        else:
+            _note(f"{where}: no {failure['metric']}: {failure['reason']}")
+    if lost:
+        raise typer.Exit(EXIT_SOME_FILES)
+
+
+@app.command()
+def train(
+    data_dir: Annotated[
+        Path,
+        typer.Argument(
+            metavar="DATA_DIR", help="Recordings to train on; with --dataset, where that lies."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Run directory: checkpoints, logs and the exported weights.")
+    ],
+    valid: Annotated[
+        Path | None, typer.Option(help="Validation clips; without them nothing is validated.")
+    ] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="Corpus of torchaudio.datasets, such as librispeech:train-clean-100."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the codec.")] = 10000,
+    context_steps: Annotated[
+        int, typer.Option(min=0, help="Optimizer steps of the context model, trained afterwards.")
+    ] = 3000,
+    context_minutes: Annotated[
+        float, typer.Option(min=0.0, help="Minutes of speech to code for the context model.")
+    ] = 12.0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Crops in each step.")] = 8,
+    crop_seconds: Annotated[
+        float, typer.Option(min=0.1, help="Length of a crop in seconds.")
+    ] = 2.0,
+    learning_rate: Annotated[
+        float, typer.Option(min=0.0, help="Peak learning rate of Adam.")
+    ] = 8e-4,
+    estimator: Annotated[
+        Estimator, typer.Option(help="How gradients pass the vector quantizers.")
+    ] = Estimator.nsvq,
+    pesq_weight: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the differentiable PESQ loss.")
+    ] = 1.0,
+    error_weight: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the log weighted error (pSNR).")
+    ] = 0.3,
+    spectral_weight: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the multi-resolution spectral loss.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
+    device: Annotated[Device, typer.Option(help="Device to train on.")] = Device.cpu,
+    num_threads: Annotated[
+        int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch.")
+    ] = 0,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")
+    ] = False,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Steps from one checkpoint to the next.")
+    ] = 500,
+    validate_every: Annotated[
+        int, typer.Option(min=1, help="Steps from one validation to the next.")
+    ] = 2000,
+) -> None:
+    """Train the codec on speech and export its weights.
+
+    Ctrl-C saves a checkpoint; the same command with --resume goes on from there.
+    """
+    if dataset is None:
+        _check_directory(data_dir)
+    if valid is not None:
+        _check_directory(valid)
+    if out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a directory with --out")
+    from codec.audio import AudioError
+    from models.trainer import TrainConfig
+    from models.trainer import train as run
+
+    config = TrainConfig(
+        data_dir=str(data_dir),
+        out_dir=str(out),
+        valid_dir=None if valid is None else str(valid),
+        dataset=dataset,
+        steps=steps,
+        batch_size=batch_size,
+        crop_seconds=crop_seconds,
+        learning_rate=learning_rate,
+        estimator=estimator.value,
+        pesq_weight=pesq_weight,
+        error_weight=error_weight,
+        spectral_weight=spectral_weight,
+        context_steps=context_steps,
+        context_minutes=context_minutes,
+        seed=seed,
+        device=device.value,
+        num_threads=num_threads,
+        resume=resume,
+        checkpoint_every=checkpoint_every,
+        validate_every=validate_every,
+    )
+    try:
+        exported = run(config)
+    except KeyboardInterrupt:
+        saved = out / "latest.pt"
+        hint = f"{saved} is saved, continue with --resume" if saved.is_file() else "nothing saved"
+        raise Interrupted(hint) from None
+    except (AudioError, ValueError) as error:
+        raise UserError(str(error)) from error
+    print(f"weights exported to {exported}")
+
+
+if __name__ == "__main__":
+    app()

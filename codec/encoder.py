@@ -1,0 +1,265 @@
+"""Encoder: waveform to packets, one call per stage of the signal path.
+
+::
+
+    waveform ─► MDCT ─► envelope analysis (float network) ─► M-best search ─► indices
+                  └──────────────► step search with the context model ─► bins ─► range coder
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from numba import njit
+
+from codec.config import CodecConfig
+from codec.mdct import mdct_matrix
+from codec.packet import (
+    DUMP,
+    NUM_BANDS,
+    NUM_BINS,
+    NUM_FEATURES,
+    Tables,
+    advance,
+    code_bins,
+    decode_envelope,
+    new_state,
+    prepare,
+    search_envelope,
+    write_packet,
+)
+from codec.rate_control import choose_step, drop_top, vbr_packet_sizes
+
+if TYPE_CHECKING:
+    from models.envelope import EnvelopeAnalysis
+
+SURVIVORS = 8
+CHUNK_PACKETS = 1000
+VBR_MINIMUM_BYTES = 8
+# A packet's share of a VBR file grows with this power of its level above the file's floor.
+VBR_EXPONENT = 0.12
+
+
+def default_stages(bitrate_bps: int) -> int:
+    """Return the envelope stages used at a rate (chosen on the validation clips)."""
+    if bitrate_bps < 8800:
+        return 2
+    return 3 if bitrate_bps < 22000 else 4
+
+
+@njit(cache=True)
+def encode_packets(
+    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rounding,
+    survivors, out, bins, steps,
+):  # fmt: skip
+    """Encode consecutive packets and move ``state`` past them.
+
+    Parameters
+    ----------
+    envelopes : float32 [P, bands]    proposed envelopes, Q8
+    spectra : float32 [P, 2, N]
+    sizes : int64 [P]                 bytes of each packet
+    out : uint8 [sum of sizes]        result: the packets one after the other
+    bins : int32 [P, 2, N]            result: what was coded
+    steps : int64 [P, 2]              result: step (Q8) and delta
+    """
+    position = 0
+    buf = np.zeros(4096, np.uint8)
+    indices = np.zeros(8, np.int64)
+    envelope = np.empty(NUM_BANDS, np.int32)
+    offset = np.empty(NUM_BANDS, np.int32)
+    relative = np.empty(NUM_BINS, np.int32)
+    log_scale = np.empty(NUM_BINS, np.int32)
+    log_step = np.empty(NUM_BINS, np.int32)
+    for p in range(envelopes.shape[0]):
+        search_envelope(tables, state.envelope, envelopes[p], num_stages, survivors, indices)
+        decode_envelope(tables, state.envelope, indices, num_stages, envelope)
+        packet_bits = min(sizes[p] * 8, 2048)
+        envelope_bits = num_stages * stage_bits
+        base = prepare(
+            tables, state, envelope, packet_bits, envelope_bits, offset, relative, log_scale
+        )
+        q = bins[p]
+        delta, _ = choose_step(
+            tables, state, spectra[p], log_scale, relative, base, resolution, rounding,
+            packet_bits, envelope_bits, log_step, q,
+        )  # fmt: skip
+        keep = NUM_BINS
+        while not write_packet(
+            tables, state, buf, sizes[p], num_stages, stage_bits, indices, delta, log_scale,
+            log_step, q, packet_bits,
+        ):  # fmt: skip
+            keep -= 4
+            drop_top(q, max(keep, 0))
+            if keep < -8:
+                break
+        out[position : position + sizes[p]] = buf[: sizes[p]]
+        position += sizes[p]
+        steps[p, 0] = base + delta * resolution
+        steps[p, 1] = delta
+        advance(state, envelope, delta, log_step, q)
+
+
+@njit(cache=True)
+def describe_packets(
+    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rounding,
+    survivors, features, bins, deltas,
+):  # fmt: skip
+    """Encode as :func:`encode_packets`, but keep the context model's inputs, not the bytes.
+
+    ``features`` int16 [P, 2, N, features], ``bins`` int32 [P, 2, N], ``deltas`` int64 [P, 2] (the
+    step delta of the packet before and of this one) are the results.
+    """
+    coder = np.empty(0, np.int64)
+    buf = np.empty(0, np.uint8)
+    indices = np.zeros(8, np.int64)
+    envelope = np.empty(NUM_BANDS, np.int32)
+    offset = np.empty(NUM_BANDS, np.int32)
+    relative = np.empty(NUM_BINS, np.int32)
+    log_scale = np.empty(NUM_BINS, np.int32)
+    log_step = np.empty(NUM_BINS, np.int32)
+    for p in range(envelopes.shape[0]):
+        search_envelope(tables, state.envelope, envelopes[p], num_stages, survivors, indices)
+        decode_envelope(tables, state.envelope, indices, num_stages, envelope)
+        packet_bits = min(sizes[p] * 8, 2048)
+        envelope_bits = num_stages * stage_bits
+        base = prepare(
+            tables, state, envelope, packet_bits, envelope_bits, offset, relative, log_scale
+        )
+        q = bins[p]
+        delta, _ = choose_step(
+            tables, state, spectra[p], log_scale, relative, base, resolution, rounding,
+            packet_bits, envelope_bits, log_step, q,
+        )  # fmt: skip
+        code_bins(
+            DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
+        )
+        deltas[p, 0] = state.delta[0]
+        deltas[p, 1] = delta
+        advance(state, envelope, delta, log_step, q)
+
+
+def analyse(
+    analysis: EnvelopeAnalysis, config: CodecConfig, waveform: np.ndarray, packets: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return proposed envelopes (Q8) and MDCT spectra of a waveform.
+
+    Parameters
+    ----------
+    waveform : float32 array, shape [T]   16 kHz
+    packets : int                         P, enough to cover it
+
+    Returns
+    -------
+    envelopes : float32 array, shape [P, bands]
+    spectra : float32 array, shape [P, 2, N]
+    """
+    length, hop = config.packet_length, config.hop_length
+    envelopes, spectra = [], []
+    # Packet p sees the samples [320 p - 160, 320 p + 320): one hop before it, none after.
+    padded = np.zeros(packets * length + hop, np.float32)
+    padded[hop : hop + len(waveform)] = waveform
+    with torch.inference_mode():
+        for start in range(0, packets, CHUNK_PACKETS):
+            count = min(CHUNK_PACKETS, packets - start)
+            piece = torch.from_numpy(padded[start * length : (start + count) * length + hop])
+            frames = piece.unfold(0, 2 * hop, hop)[None]  # [1, 2P, 2N]
+            spectrum = _mdct_frames(frames, hop).view(1, count, config.blocks_per_packet, hop)
+            packet_frames = piece.unfold(0, 3 * hop, 2 * hop)[None]  # [1, P, 3N]
+            envelope = analysis.propose(packet_frames, spectrum)
+            envelopes.append(envelope[0].numpy() * config.log_scale)
+            spectra.append(spectrum[0].numpy())
+    if not envelopes:
+        return (
+            np.zeros((0, config.num_bands), np.float32),
+            np.zeros((0, config.blocks_per_packet, hop), np.float32),
+        )
+    return np.concatenate(envelopes), np.concatenate(spectra)
+
+
+def _mdct_frames(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
+    return frames @ mdct_matrix(hop_length)
+
+
+def vbr_demand(spectra: np.ndarray) -> np.ndarray:
+    """Return what share of the bits each packet wants, from its level, shape [P].
+
+    Loud packets mask less of their error relative to what is heard, silent ones hardly matter:
+    the share grows weakly with the level, and silence gets little.
+    """
+    power = np.square(spectra).mean((1, 2), dtype=np.float64) + 1e-9
+    reference = max(float(np.quantile(power, 0.95)), 1e-7)
+    return np.maximum(power / reference, 1e-3) ** VBR_EXPONENT
+
+
+def encode_waveform(
+    tables: Tables,
+    config: CodecConfig,
+    analysis: EnvelopeAnalysis,
+    waveform: np.ndarray,
+    sizes: list[int] | None,
+    num_stages: int,
+    vbr_total_bytes: int = 0,
+    packets: int = 0,
+) -> tuple[list[bytes], np.ndarray]:
+    """Encode a 16 kHz waveform to packets.
+
+    Parameters
+    ----------
+    waveform : float32 array, shape [T]
+    sizes : list of int or None   bytes of each packet; None lets VBR choose them
+    num_stages : int              envelope stages
+    vbr_total_bytes : int         with ``sizes=None``: bytes of all packets together
+    packets : int                 with ``sizes=None``: number of packets
+
+    Returns
+    -------
+    packets : list of bytes
+    bins : int32 array, shape [P, 2, N]   what was coded
+    """
+    count = len(sizes) if sizes is not None else packets
+    envelopes, spectra = analyse(analysis, config, waveform, count)
+    if sizes is None:
+        sizes = vbr_packet_sizes(vbr_demand(spectra), vbr_total_bytes, VBR_MINIMUM_BYTES, 255)
+    size_array = np.array(sizes, np.int64)
+    out = np.zeros(int(size_array.sum()), np.uint8)
+    bins = np.zeros((count, config.blocks_per_packet, config.hop_length), np.int32)
+    steps = np.zeros((count, 2), np.int64)
+    encode_packets(
+        tables, new_state(tables), envelopes, spectra, size_array, num_stages,
+        config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS, out, bins, steps,
+    )  # fmt: skip
+    data = out.tobytes()
+    edges = np.concatenate([[0], np.cumsum(size_array)])
+    return [data[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)], bins
+
+
+def collect_bins(
+    tables: Tables,
+    config: CodecConfig,
+    analysis: EnvelopeAnalysis,
+    waveform: np.ndarray,
+    packet_bytes: int,
+    num_stages: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the context model's inputs and targets of a waveform coded at a rate.
+
+    Returns
+    -------
+    features : int16 array, shape [P, 2, N, features]
+    bins : int32 array, shape [P, 2, N]
+    deltas : int64 array, shape [P, 2]
+    """
+    count = len(waveform) // config.packet_length
+    envelopes, spectra = analyse(analysis, config, waveform[: count * config.packet_length], count)
+    features = np.zeros((count, 2, NUM_BINS, NUM_FEATURES), np.int16)
+    bins = np.zeros((count, 2, NUM_BINS), np.int32)
+    deltas = np.zeros((count, 2), np.int64)
+    describe_packets(
+        tables, new_state(tables), envelopes, spectra, np.full(count, packet_bytes, np.int64),
+        num_stages, config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS,
+        features, bins, deltas,
+    )  # fmt: skip
+    return features, bins, deltas

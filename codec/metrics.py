@@ -1,0 +1,376 @@
+"""Score decoded speech against its reference: PESQ, pSNR, ESTOI, and two optional guards.
+
+All functions take mono waveforms at 16 kHz, float, full scale ±1, shape [T]. A metric that cannot
+be computed for a clip raises :class:`MetricError` with one line that says why; none returns a
+made-up number. `align` and `fir_map` are for peer codecs only, whose delay and fixed filtering are
+forgiven; the project's own codec gets no such help.
+"""
+
+from __future__ import annotations
+
+import warnings
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from scipy import fft as sp_fft
+from scipy import linalg, signal
+
+SAMPLE_RATE = 16000
+
+FloatArray = NDArray[np.float64]
+
+# pSNR, DESIGN section 7
+_FRAME_LENGTH = 640
+_HOP_LENGTH = 320
+_FFT_LENGTH = 1024
+_LPC_ORDER = 16
+_PRE_EMPHASIS = 0.68
+_GAMMA = 0.92
+_LAG_WINDOW_HZ = 40.0
+
+
+class MetricError(ValueError):
+    """A metric is undefined for this clip, or the package that computes it is missing."""
+
+
+def _as_pair(reference: ArrayLike, decoded: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Return both waveforms as finite float64 vectors of one length, or raise MetricError."""
+    ref = np.asarray(reference, dtype=np.float64)
+    dec = np.asarray(decoded, dtype=np.float64)
+    if ref.ndim != 1 or dec.ndim != 1:
+        raise MetricError(f"waveforms must have shape [T], got {ref.shape} and {dec.shape}")
+    if ref.size != dec.size:
+        raise MetricError(f"reference has {ref.size} samples, decoded has {dec.size}")
+    if ref.size == 0:
+        raise MetricError("clip is empty")
+    if not (np.isfinite(ref).all() and np.isfinite(dec).all()):
+        raise MetricError("waveform has NaN or infinite samples")
+    return ref, dec
+
+
+# ---------------------------------------------------------------------------- pSNR
+
+
+def _frames(x: FloatArray) -> FloatArray:
+    """Cut `x` into overlapping frames, zero-padded so that every sample is in two of them.
+
+    Returns
+    -------
+    float64 array, shape [F, 640], F = ceil(T / 320) + 1
+    """
+    num_hops = -(-x.size // _HOP_LENGTH)
+    padded = np.zeros((num_hops + 2) * _HOP_LENGTH)
+    padded[_HOP_LENGTH : _HOP_LENGTH + x.size] = x
+    return np.lib.stride_tricks.sliding_window_view(padded, _FRAME_LENGTH)[::_HOP_LENGTH]
+
+
+def _levinson(autocorrelation: FloatArray) -> FloatArray:
+    """Solve the LPC normal equations of all frames at once (Levinson-Durbin).
+
+    Parameters
+    ----------
+    autocorrelation : float64 array, shape [F, P + 1], lag 0 positive
+
+    Returns
+    -------
+    float64 array, shape [F, P + 1]: 1, a_1, ..., a_P of A(z) = 1 + sum a_k z^-k
+    """
+    num_frames, num_lags = autocorrelation.shape
+    a = np.zeros((num_frames, num_lags))
+    a[:, 0] = 1.0
+    error = autocorrelation[:, 0].copy()
+    for i in range(1, num_lags):
+        acc = np.einsum("fk,fk->f", a[:, :i], autocorrelation[:, i:0:-1])
+        reflection = -acc / error
+        a[:, 1 : i + 1] += reflection[:, None] * a[:, i - 1 :: -1][:, :i]
+        error *= 1.0 - reflection**2
+    return a
+
+
+@lru_cache(maxsize=1)
+def _psnr_tables() -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Return the Hann window [640], the lag window [17] and |1 / (1 - 0.68 z^-1)|^2 [513].
+
+    The last is already doubled for the bins that stand for a conjugate pair.
+    """
+    hann = signal.get_window("hann", _FRAME_LENGTH)  # periodic: overlaps to one at half hop
+    lags = np.arange(_LPC_ORDER + 1)
+    lag_window = np.exp(-0.5 * (2.0 * np.pi * _LAG_WINDOW_HZ * lags / SAMPLE_RATE) ** 2)
+    omega = 2.0 * np.pi * np.arange(_FFT_LENGTH // 2 + 1) / _FFT_LENGTH
+    de_emphasis = 1.0 / np.abs(1.0 - _PRE_EMPHASIS * np.exp(-1j * omega)) ** 2
+    de_emphasis[1:-1] *= 2.0
+    return hann, lag_window, de_emphasis
+
+
+def _power(frames: FloatArray) -> FloatArray:
+    """Return the power spectrum of each frame, shape [F, 513]."""
+    spectrum = sp_fft.rfft(frames, _FFT_LENGTH, axis=-1)
+    return spectrum.real**2 + spectrum.imag**2
+
+
+def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return the perceptually weighted signal-to-noise ratio in dB.
+
+    The reference x is pre-emphasised with 1 - 0.68 z^-1; LPC of order 16 on its Hann-windowed
+    frames (640 samples, hop 320) gives A(z), and the weight is W(z) = A(z / 0.92) /
+    (1 - 0.68 z^-1). Then pSNR = 10 log10(sum |W X|^2 / sum |W E|^2) over all frames and all bins
+    of a 1024-point FFT of sqrt-Hann-windowed frames of x and of the error x - y. The clip is
+    padded with zeros so that its ends, and clips shorter than a frame, count in full.
+
+    Parameters
+    ----------
+    reference, decoded : float arrays, shape [T], 16 kHz, full scale ±1
+
+    Returns
+    -------
+    float, dB; inf where decoded equals reference
+
+    Raises
+    ------
+    MetricError   lengths differ, clip empty, not finite, or the reference is digital silence
+    """
+    x, y = _as_pair(reference, decoded)
+    if not x.any():
+        raise MetricError("reference is digital silence, pSNR is undefined")
+    hann, lag_window, de_emphasis = _psnr_tables()
+
+    emphasised = x.copy()
+    emphasised[1:] -= _PRE_EMPHASIS * x[:-1]
+    # Lags up to 1024 - 640 are free of aliasing in this circular autocorrelation.
+    autocorrelation = sp_fft.irfft(_power(_frames(emphasised) * hann), _FFT_LENGTH, axis=-1)
+    autocorrelation = autocorrelation[:, : _LPC_ORDER + 1]  # [F, 17]
+    autocorrelation[:, 0] = autocorrelation[:, 0] * 1.0001 + 1e-9
+    a = _levinson(autocorrelation * lag_window)
+
+    weight = _power(a * _GAMMA ** np.arange(_LPC_ORDER + 1)) * de_emphasis  # [F, 513]
+    window = np.sqrt(hann)
+    wanted = float(np.vdot(weight, _power(_frames(x) * window)))
+    unwanted = float(np.vdot(weight, _power(_frames(x - y) * window)))
+    if unwanted == 0.0:
+        return float("inf")
+    return float(10.0 * np.log10(wanted / unwanted))
+
+
+# ---------------------------------------------------------------------------- PESQ, ESTOI
+
+
+def pesq_wb(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return wideband PESQ (ITU-T P.862.2), about 1.04 to 4.64.
+
+    Parameters
+    ----------
+    reference, decoded : float arrays, shape [T], 16 kHz, full scale ±1
+
+    Raises
+    ------
+    MetricError   clip under 0.25 s, no speech found in it, or any other failure of PESQ
+    """
+    x, y = _as_pair(reference, decoded)
+    if x.size < SAMPLE_RATE // 4:
+        raise MetricError(f"PESQ needs at least 0.25 s, clip has {x.size / SAMPLE_RATE:.3f} s")
+    if not x.any():
+        raise MetricError("reference is digital silence, PESQ is undefined")
+    if not y.any():
+        raise MetricError("decoded is digital silence, PESQ is undefined")
+    from pesq import PesqError, pesq
+
+    try:
+        score = float(pesq(SAMPLE_RATE, x.astype(np.float32), y.astype(np.float32), "wb"))
+    except (PesqError, ValueError) as exc:
+        text = exc.args[0] if exc.args else type(exc).__name__
+        text = text.decode() if isinstance(text, bytes) else str(text)
+        raise MetricError(f"PESQ failed: {text}") from exc
+    if not np.isfinite(score):
+        raise MetricError("PESQ gave no finite score")
+    return score
+
+
+def estoi(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return extended short-time objective intelligibility, about 0 to 1.
+
+    Parameters
+    ----------
+    reference, decoded : float arrays, shape [T], 16 kHz
+
+    Raises
+    ------
+    MetricError   less than 30 active frames (about 0.4 s of speech), or no finite score
+    """
+    x, y = _as_pair(reference, decoded)
+    if not x.any():
+        raise MetricError("reference is digital silence, ESTOI is undefined")
+    from pystoi import stoi
+
+    too_short = "ESTOI needs about 0.4 s of speech, clip has less"
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            score = float(stoi(x, y, SAMPLE_RATE, extended=True))
+        except (ValueError, IndexError) as exc:  # not even one analysis frame
+            raise MetricError(too_short) from exc
+    if any("Not enough STFT frames" in str(w.message) for w in caught):
+        raise MetricError(too_short)  # pystoi would return 1e-5
+    if not np.isfinite(score):
+        raise MetricError("ESTOI gave no finite score")
+    return score
+
+
+# ---------------------------------------------------------------------------- peers
+
+
+def _cross_correlation(x: FloatArray, y: FloatArray, max_lag: int) -> FloatArray:
+    """Return sum_n x[n] y[n + lag] for lag = -max_lag..max_lag, signals zero outside."""
+    length = sp_fft.next_fast_len(max(x.size, y.size) + max_lag + 1, real=True)
+    product = np.conj(sp_fft.rfft(x, length)) * sp_fft.rfft(y, length)
+    circular = sp_fft.irfft(product, length)
+    return circular[np.arange(-max_lag, max_lag + 1)]
+
+
+def align(
+    reference: ArrayLike, decoded: ArrayLike, max_delay: int = 4000
+) -> tuple[FloatArray, int]:
+    """Undo the delay of `decoded` in whole samples, found at the peak of the cross-correlation.
+
+    Parameters
+    ----------
+    reference : float array, shape [T]
+    decoded : float array, shape [any]   the peer's output, possibly of another length
+    max_delay : int                      largest delay, either way, that is searched
+
+    Returns
+    -------
+    aligned : float64 array, shape [T], zeros where the peer gave nothing
+    delay : int, positive where decoded comes later than reference
+    """
+    x = np.asarray(reference, dtype=np.float64)
+    y = np.asarray(decoded, dtype=np.float64)
+    if x.ndim != 1 or y.ndim != 1 or x.size == 0 or y.size == 0:
+        raise MetricError("align needs two waveforms of shape [T] that are not empty")
+    delay = int(np.argmax(_cross_correlation(x, y, max_delay))) - max_delay
+    aligned = np.zeros_like(x)
+    start, stop = max(0, delay), min(y.size, x.size + delay)
+    if stop > start:
+        aligned[start - delay : stop - delay] = y[start:stop]
+    return aligned, delay
+
+
+def fir_map(reference: ArrayLike, decoded: ArrayLike, taps: int = 513) -> FloatArray:
+    """Filter `decoded` with the FIR that brings it closest to `reference` in least squares.
+
+    The filter is centred (as many taps ahead as behind), so it also absorbs a rest of delay.
+
+    Parameters
+    ----------
+    reference, decoded : float arrays, shape [T], already aligned
+    taps : int, odd
+
+    Returns
+    -------
+    float64 array, shape [T]
+
+    Raises
+    ------
+    MetricError   lengths differ, clip empty or not finite
+    ValueError    taps is not a positive odd number
+    """
+    if taps < 1 or taps % 2 == 0:
+        raise ValueError(f"taps must be a positive odd number, got {taps}")
+    x, y = _as_pair(reference, decoded)
+    if not y.any():
+        return np.zeros_like(x)
+    half = taps // 2
+    column = _cross_correlation(y, y, taps - 1)[taps - 1 :].copy()
+    column[0] *= 1.0 + 1e-9  # keeps the system solvable for band-limited peers
+    target = _cross_correlation(y, x, half)  # sum_n y[n] x[n + lag]
+    impulse = linalg.solve_toeplitz(column, target)
+    return signal.fftconvolve(y, impulse)[half : half + x.size]
+
+
+# ---------------------------------------------------------------------------- optional guards
+
+
+def require(name: str) -> None:
+    """Check that the package behind "visqol" or "dnsmos" is installed.
+
+    Raises
+    ------
+    MetricError   it is not; the message says what to install
+    """
+    if name == "visqol":
+        _visqol_api()
+    elif name == "dnsmos":
+        _dnsmos_package()
+
+
+@lru_cache(maxsize=1)
+def _visqol_api() -> Any:
+    """Load ViSQOL once per process, speech mode with the lattice mapping."""
+    try:
+        from visqol import VisqolApi
+
+        api = VisqolApi()
+        api.create(mode="speech", use_lattice_model=True)
+    except (ImportError, RuntimeError) as exc:
+        raise MetricError("ViSQOL is not installed: pip install '.[eval]'") from exc
+    return api
+
+
+def visqol(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return ViSQOL MOS-LQO in speech mode (lattice mapping), 1 to 5.
+
+    Parameters
+    ----------
+    reference, decoded : float arrays, shape [T], 16 kHz
+
+    Raises
+    ------
+    MetricError   the `eval` extra is not installed, or ViSQOL fails on this clip
+    """
+    x, y = _as_pair(reference, decoded)
+    api = _visqol_api()
+    try:
+        score = float(api.measure_from_arrays(x, y, SAMPLE_RATE).moslqo)
+    except Exception as exc:  # whatever the package raises, the clip is listed with it
+        raise MetricError(f"ViSQOL failed: {exc}") from exc
+    if not np.isfinite(score):
+        raise MetricError("ViSQOL gave no finite score")
+    return score
+
+
+def _dnsmos_package() -> Any:
+    try:
+        from speechmos import dnsmos as package
+    except ImportError as exc:
+        raise MetricError("DNSMOS is not installed: pip install '.[eval]'") from exc
+    return package
+
+
+def dnsmos_scores(decoded: ArrayLike) -> dict[str, float]:
+    """Return DNSMOS P.835 of one waveform; it needs no reference.
+
+    Parameters
+    ----------
+    decoded : float array, shape [T], 16 kHz, clipped to ±1
+
+    Returns
+    -------
+    dict: "ovrl", "sig", "bak" (P.835) and "p808", each 1 to 5
+
+    Raises
+    ------
+    MetricError   the `eval` extra is not installed, or DNSMOS fails on this clip
+    """
+    _, y = _as_pair(decoded, decoded)
+    package = _dnsmos_package()
+    try:
+        scores = package.run(np.clip(y, -1.0, 1.0).astype(np.float32), SAMPLE_RATE)
+    except Exception as exc:  # as above
+        raise MetricError(f"DNSMOS failed: {exc}") from exc
+    return {name: float(scores[f"{name}_mos"]) for name in ("ovrl", "sig", "bak", "p808")}
+
+
+def dnsmos(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return DNSMOS P.835 overall of `decoded` (`reference` is not used; see `dnsmos_scores`)."""
+    return dnsmos_scores(decoded)["ovrl"]

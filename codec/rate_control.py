@@ -1,0 +1,160 @@
+"""Rate control: which step fits a packet's bytes (CBR), and which bytes a packet gets (VBR)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from codec.packet import (
+    COST,
+    COST_ONE,
+    NUM_BINS,
+    TOTAL_BITS,
+    code_bins,
+    step_context,
+)
+
+# The end of the range coder's packet may cost a fraction of a bit.
+END_BITS = COST_ONE // 2
+
+
+@njit(cache=True)
+def quantize(spectrum, log_step, rounding, q):
+    """Quantize both blocks: |q| = floor(|x| / step + rounding).
+
+    Parameters
+    ----------
+    spectrum : float32 [2, N]
+    log_step : int32 [N]        Q8 octaves
+    rounding : float
+    q : int32 [2, N]            result
+    """
+    for k in range(NUM_BINS):
+        inverse = 2.0 ** (-log_step[k] / 256.0)
+        for block in range(2):
+            value = spectrum[block, k] * inverse
+            magnitude = min(int(abs(value) + rounding), 4000)
+            q[block, k] = -magnitude if value < 0 else magnitude
+
+
+@njit(cache=True)
+def step_cost(tables, last_delta, delta):
+    """Return the cost of a step delta in 1/256 bit."""
+    limit = (tables.step_cdf.shape[1] - 2) // 2
+    context = step_context(last_delta)
+    frequency = (
+        tables.step_cdf[context, delta + limit + 1] - tables.step_cdf[context, delta + limit]
+    )
+    return np.int64(COST_ONE * (TOTAL_BITS - np.log2(frequency)) + 0.5)
+
+
+@njit(cache=True)
+def packet_cost(
+    tables, state, spectrum, log_scale, relative, base, delta, resolution, rounding, packet_bits,
+    log_step, q,
+):  # fmt: skip
+    """Quantize with a step and return its cost in 1/256 bit; fills ``log_step`` and ``q``."""
+    coder = np.empty(0, np.int64)
+    buf = np.empty(0, np.uint8)
+    dump = np.empty((2, 0, 0), np.int16)
+    for k in range(NUM_BINS):
+        log_step[k] = base + delta * resolution + relative[k]
+    quantize(spectrum, log_step, rounding, q)
+    cost = code_bins(COST, tables, state, coder, buf, log_scale, log_step, packet_bits, q, dump)
+    return cost + step_cost(tables, state.delta[0], delta)
+
+
+@njit(cache=True)
+def choose_step(
+    tables, state, spectrum, log_scale, relative, base, resolution, rounding, packet_bits,
+    envelope_bits, log_step, q,
+):  # fmt: skip
+    """Find the finest step whose bins fit the packet, by regula falsi on the true cost.
+
+    Fills ``log_step`` int32 [N] and ``q`` int32 [2, N].
+
+    Returns
+    -------
+    delta : int    step delta to transmit
+    cost : int     bits x 256 of step and bins
+    """
+    limit = (tables.step_cdf.shape[1] - 2) // 2
+    budget = (packet_bits - envelope_bits) * COST_ONE - END_BITS
+    low, high = -limit - 1, limit + 1  # low does not fit, high does
+    low_cost, high_cost = np.int64(0), np.int64(0)
+    delta = min(max(state.delta[0], -limit), limit)
+    cost = np.int64(0)
+    for _ in range(12):
+        cost = packet_cost(
+            tables, state, spectrum, log_scale, relative, base, delta, resolution, rounding,
+            packet_bits, log_step, q,
+        )  # fmt: skip
+        if cost <= budget:
+            high, high_cost = delta, cost
+        else:
+            low, low_cost = delta, cost
+        if high - low <= 1 or (high == -limit):
+            break
+        if low < -limit or high > limit:
+            # Only one side known: about one bit per octave and coded bin.
+            active = 0
+            for k in range(NUM_BINS):
+                active += (q[0, k] != 0) + (q[1, k] != 0)
+            per_step = (1.2 * active + 8.0) * resolution / 256.0 * COST_ONE
+            move = (cost - budget) / per_step
+            if cost <= budget:
+                delta = max(min(int(np.floor(delta + move)), high - 1), low + 1)
+            else:
+                delta = min(max(int(np.ceil(delta + move)), low + 1), high - 1)
+        else:
+            t = (low_cost - budget) / max(low_cost - high_cost, 1)
+            delta = min(max(int(np.ceil(low + t * (high - low))), low + 1), high - 1)
+        delta = min(max(delta, -limit), limit)
+    if high > limit:
+        # Nothing fits (a click in a tiny packet): the coarsest step, then no bins from the top.
+        high = limit
+    if delta != high or cost > budget:
+        cost = packet_cost(
+            tables, state, spectrum, log_scale, relative, base, high, resolution, rounding,
+            packet_bits, log_step, q,
+        )  # fmt: skip
+    return high, cost
+
+
+@njit(cache=True)
+def drop_top(q, keep):
+    """Zero all bins at and above ``keep``."""
+    for block in range(2):
+        for k in range(keep, NUM_BINS):
+            q[block, k] = 0
+
+
+def vbr_packet_sizes(demand: np.ndarray, total_bytes: int, minimum: int, maximum: int) -> list[int]:
+    """Share ``total_bytes`` among packets in proportion to their demand, within limits.
+
+    Parameters
+    ----------
+    demand : float array, shape [P]   positive
+    total_bytes : int                 sum of the result (as far as the limits allow)
+    minimum, maximum : int            bytes of a packet
+
+    Returns
+    -------
+    list of int, length P
+    """
+    count = len(demand)
+    if count == 0:
+        return []
+    total_bytes = int(min(max(total_bytes, minimum * count), maximum * count))
+    low, high = 0.0, float(maximum) / max(float(demand.min()), 1e-9)
+    for _ in range(60):
+        factor = 0.5 * (low + high)
+        if np.clip(demand * factor, minimum, maximum).sum() < total_bytes:
+            low = factor
+        else:
+            high = factor
+    wanted = np.clip(demand * high, minimum, maximum)
+    # Round the running sum, so that the total is met to the byte.
+    edges = np.floor(np.cumsum(wanted) * (total_bytes / wanted.sum()) + 0.5).astype(np.int64)
+    sizes = np.clip(np.diff(edges, prepend=0), minimum, maximum)
+    return [int(s) for s in sizes]

@@ -1,0 +1,176 @@
+"""Context model: a small network that picks the probability table of every bin.
+
+::
+
+    20 integer features of a bin ─► 32 ReLU ─► 16 ReLU ─► row, column ─► table [rows, columns]
+    (ratio, neighbours; codec.packet)                        (scale, shape)   of magnitudes
+
+The network corrects a baseline: with all weights zero, a bin's table is that of a Laplace
+distribution whose scale is envelope / step, the envelope-only model. Tables and network are
+trained together: the fractional row and column mix the four tables around them. At inference
+the nearest table is used, and everything is an integer (``models/export.py``).
+
+References
+----------
+Ballé et al., "Integer networks for data compression with latent-variable models", ICLR 2019 (why
+the entropy model must be integer).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from codec.config import CodecConfig
+from codec.packet import NUM_FEATURES, TABLE_COLUMNS
+from models.codec_net import laplace_code_lengths
+
+TABLE_ROWS = 72
+ROWS_PER_OCTAVE = 8
+ROW_OFFSET = 24
+FEATURE_ONE = 64.0
+ACTIVATION_LIMIT = 4095 / 256
+SECOND_HIDDEN = 16
+
+
+def laplace_log_probabilities(config: CodecConfig) -> Tensor:
+    """Return log-probabilities of magnitudes [rows, M] of Laplace bins, the last one a tail."""
+    rows = torch.arange(TABLE_ROWS)
+    log_scale = (rows - ROW_OFFSET) / ROWS_PER_OCTAVE
+    zero, one, slope = laplace_code_lengths(log_scale, config.rounding)
+    magnitudes = torch.arange(config.num_magnitudes)
+    bits = one[:, None] - 1.0 + slope[:, None] * (magnitudes - 1)  # without the sign
+    bits[:, 0] = zero
+    log_p = -bits * 0.6931471805599453
+    tail = log_p[:, -1] - torch.log(-torch.expm1(-slope * 0.6931471805599453))
+    log_p[:, -1] = tail
+    return torch.log_softmax(log_p, -1)
+
+
+class ContextModel(nn.Module):
+    """Map features of bins to distributions over their magnitudes.
+
+    Parameters
+    ----------
+    config : CodecConfig
+
+    Attributes
+    ----------
+    logits : Parameter, shape [rows, columns, M]
+    band_bias : Parameter, shape [2, bands, hidden]   first-layer bias by block and band
+    """
+
+    def __init__(self, config: CodecConfig) -> None:
+        super().__init__()
+        self.config = config
+        hidden = config.context_hidden
+        self.first = nn.Linear(NUM_FEATURES, hidden, bias=False)
+        self.band_bias = nn.Parameter(torch.zeros(2, config.num_bands, hidden))
+        self.second = nn.Linear(hidden, SECOND_HIDDEN)
+        self.third = nn.Linear(SECOND_HIDDEN, 2)
+        nn.init.zeros_(self.third.weight)
+        with torch.no_grad():
+            self.band_bias.uniform_(-0.2, 0.2)
+            self.third.bias.copy_(torch.tensor([0.0, 1.0]))
+        laplace = laplace_log_probabilities(config)
+        # Three shapes to start from: more peaked, Laplace, flatter.
+        self.logits = nn.Parameter(torch.stack([1.1 * laplace, laplace, 0.9 * laplace], 1))
+
+    def position(self, features: Tensor, block: Tensor, band: Tensor) -> tuple[Tensor, Tensor]:
+        """Return fractional row and column of each bin, each shape [M].
+
+        Parameters
+        ----------
+        features : float Tensor, shape [M, features]   integer values as in the bitstream (Q6)
+        block, band : int64 Tensor, shape [M]
+        """
+        x = features / FEATURE_ONE
+        h = (self.first(x) + self.band_bias[block, band]).clamp(0.0, ACTIVATION_LIMIT)
+        h = self.second(h).clamp(0.0, ACTIVATION_LIMIT)
+        out = self.third(h)
+        row = out[:, 0] + ROWS_PER_OCTAVE * x[:, 0] + ROW_OFFSET
+        return row.clamp(0.0, TABLE_ROWS - 1.001), out[:, 1].clamp(0.0, TABLE_COLUMNS - 1.001)
+
+    def forward(self, features: Tensor, block: Tensor, band: Tensor, symbol: Tensor) -> Tensor:
+        """Return the code length in bits of each magnitude symbol, shape [M] (no signs)."""
+        row, column = self.position(features, block, band)
+        r, c = row.floor(), column.floor()
+        fr, fc = row - r, column - c
+        p = torch.softmax(self.logits, -1)
+        index = r.long() * TABLE_COLUMNS + c.long()
+        flat = p.flatten(0, 1)
+        size = flat.shape[-1]
+        flat = flat.flatten()
+
+        def pick(offset: int) -> Tensor:
+            return flat[(index + offset) * size + symbol]
+
+        mixed = (1 - fr) * ((1 - fc) * pick(0) + fc * pick(1))
+        mixed = mixed + fr * (
+            (1 - fc) * pick(TABLE_COLUMNS) + fc * pick(TABLE_COLUMNS + 1)
+        )
+        return -torch.log2(mixed + 1e-9)
+
+
+@dataclass
+class BinData:
+    """Features and magnitudes of coded bins, as the packet coder saw them.
+
+    Attributes
+    ----------
+    features : int16, shape [M, features]
+    block, band : uint8, shape [M]
+    magnitude : uint8, shape [M]   clipped to the escape symbol
+    deltas : int32, shape [n, 2]   step delta of the packet before, and of the packet
+    """
+
+    features: np.ndarray
+    block: np.ndarray
+    band: np.ndarray
+    magnitude: np.ndarray
+    deltas: np.ndarray
+
+
+def train_context(
+    model: ContextModel,
+    data: BinData,
+    steps: int,
+    seed: int,
+    batch_size: int = 16384,
+    learning_rate: float = 4e-3,
+    quiet: bool = False,
+) -> float:
+    """Fit network and tables by minimising the bits; returns the last mean bits per bin."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.from_numpy(data.features)
+    block, band = torch.from_numpy(data.block), torch.from_numpy(data.band)
+    magnitude = torch.from_numpy(data.magnitude)
+    optimizer = torch.optim.Adam(
+        [
+            {"params": [p for n, p in model.named_parameters() if n != "logits"]},
+            {"params": [model.logits], "lr": 4 * learning_rate},
+        ],
+        lr=learning_rate,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, [learning_rate, 4 * learning_rate], total_steps=max(steps, 1)
+    )
+    smooth = float("nan")
+    bar = tqdm(range(steps), disable=quiet, unit="step", desc="context")
+    for _ in bar:
+        pick = torch.randint(len(features), (batch_size,), generator=generator)
+        bits = model(
+            features[pick].float(), block[pick].long(), band[pick].long(), magnitude[pick].long()
+        ).mean()
+        optimizer.zero_grad(set_to_none=True)
+        bits.backward()
+        optimizer.step()
+        schedule.step()
+        value = float(bits)
+        smooth = value if smooth != smooth else 0.99 * smooth + 0.01 * value
+        bar.set_postfix(bits_per_bin=f"{smooth:.4f}", refresh=False)
+    return smooth
