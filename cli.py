@@ -706,7 +706,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the codec.")] = 10000,
     context_steps: Annotated[
         int, typer.Option(min=0, help="Optimizer steps of the context model, trained afterwards.")
-    ] = 3000,
+    ] = 4000,
     context_minutes: Annotated[
         float, typer.Option(min=0.0, help="Minutes of speech to code for the context model.")
     ] = 12.0,

@@ -338,14 +338,14 @@ def _seconds(header: Header, packet: int) -> str:
 def _cut_off_message(header: Header, num_intact: int) -> str:
     return (
         f"the file is cut off after {_seconds(header, num_intact)} of {header.duration:.1f} s: "
-        "copy it again, or decode what is there with --salvage"
+        "copy it again"
     )
 
 
 def _trailing_message(num_bytes: int) -> str:
     what = "is 1 byte" if num_bytes == 1 else f"are {num_bytes} bytes"
     return (
-        f"there {what} too many at the end of the file: copy it again, or decode it with --salvage"
+        f"there {what} too many at the end of the file: copy it again"
     )
 
 
@@ -368,7 +368,7 @@ def _read_groups(header: Header, data: bytes, offset: int) -> Iterator[_Group]:
                 if size == 0 and offset <= len(data):
                     problem = (
                         f"the file is damaged at {_seconds(header, i)} (a packet of no bytes): "
-                        "copy it again, or decode the rest with --salvage"
+                        "copy it again"
                     )
                     yield _Group(packets, problem)
                     return
@@ -388,8 +388,8 @@ def _read_groups(header: Header, data: bytes, offset: int) -> Iterator[_Group]:
         if _group_crc(index, data[start:offset]) != crc:
             problem_or_none = (
                 f"the file is damaged between {_seconds(header, first)} and "
-                f"{_seconds(header, last)} (wrong checksum of group {index}): copy it again, "
-                "or decode the rest with --salvage"
+                f"{_seconds(header, last)} (wrong checksum of group {index}): "
+                "copy it again"
             )
         offset += CRC_BYTES
         yield _Group(packets, problem_or_none)

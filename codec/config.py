@@ -34,7 +34,7 @@ class CodecConfig:
     log_floor : int             smallest envelope value, in those units
     step_resolution : int       spacing of the transmitted step, in those units
     max_step_delta : int        transmitted step delta lies in [-max, max]
-    rounding : float            |q| = floor(|x| / step + rounding): below 0.5 it widens the dead zone
+    rounding : float            |q| = floor(|x| / step + rounding); 0.5 has no dead zone
     num_magnitudes : int        magnitudes coded by one symbol; the last one is the escape
     allocation_hidden, enhancer_hidden, context_hidden : int   widths of the networks
     """

@@ -17,6 +17,7 @@ from numba import njit
 from codec.config import CodecConfig
 from codec.mdct import mdct_matrix
 from codec.packet import (
+    COST,
     DUMP,
     NUM_BANDS,
     NUM_BINS,
@@ -105,12 +106,13 @@ def encode_packets(
 @njit(cache=True)
 def describe_packets(
     tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rounding,
-    survivors, features, bins, deltas,
+    survivors, features, bins, deltas, costs,
 ):  # fmt: skip
     """Encode as :func:`encode_packets`, but keep the context model's inputs, not the bytes.
 
     ``features`` int16 [P, 2, N, features], ``bins`` int32 [P, 2, N], ``deltas`` int64 [P, 2] (the
-    step delta of the packet before and of this one) are the results.
+    step delta of the packet before and of this one) and ``costs`` int64 [P] (bits x 256 of the
+    bins) are the results.
     """
     coder = np.empty(0, np.int64)
     buf = np.empty(0, np.uint8)
@@ -135,6 +137,9 @@ def describe_packets(
         )  # fmt: skip
         code_bins(
             DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
+        )
+        costs[p] = code_bins(
+            COST, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
         )
         deltas[p, 0] = state.delta[0]
         deltas[p, 1] = delta
@@ -243,6 +248,7 @@ def collect_bins(
     waveform: np.ndarray,
     packet_bytes: int,
     num_stages: int,
+    with_cost: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the context model's inputs and targets of a waveform coded at a rate.
 
@@ -250,16 +256,17 @@ def collect_bins(
     -------
     features : int16 array, shape [P, 2, N, features]
     bins : int32 array, shape [P, 2, N]
-    deltas : int64 array, shape [P, 2]
+    deltas : int64 array, shape [P, 2]; with ``with_cost`` int64 [P], bits x 256 of the bins
     """
     count = len(waveform) // config.packet_length
     envelopes, spectra = analyse(analysis, config, waveform[: count * config.packet_length], count)
     features = np.zeros((count, 2, NUM_BINS, NUM_FEATURES), np.int16)
     bins = np.zeros((count, 2, NUM_BINS), np.int32)
     deltas = np.zeros((count, 2), np.int64)
+    costs = np.zeros(count, np.int64)
     describe_packets(
         tables, new_state(tables), envelopes, spectra, np.full(count, packet_bytes, np.int64),
         num_stages, config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS,
-        features, bins, deltas,
+        features, bins, deltas, costs,
     )  # fmt: skip
-    return features, bins, deltas
+    return features, bins, costs if with_cost else deltas

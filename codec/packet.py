@@ -21,6 +21,9 @@ blocks (rescaled to this packet's step). From these a network with two hidden la
 position in a table of probability distributions, sorted by scale (rows) and shape (columns).
 """
 
+# numba infers the integer types inside the kernels; mypy cannot follow them.
+# mypy: disable-error-code="assignment,arg-type,operator"
+
 from __future__ import annotations
 
 from typing import NamedTuple

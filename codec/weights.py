@@ -19,7 +19,8 @@ from codec.config import CodecConfig
 if TYPE_CHECKING:
     from codec.packet import Tables
 
-DEFAULT_WEIGHTS = Path(__file__).resolve().parent.parent / "models" / "weights" / "codec.safetensors"
+WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
+DEFAULT_WEIGHTS = WEIGHTS_DIR / "codec.safetensors"
 TABLE_PREFIX = "tables."
 FINGERPRINT_BYTES = 4
 

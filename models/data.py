@@ -80,8 +80,8 @@ def load_torchaudio(name: str, root: Path, download: bool = True) -> list[np.nda
             folder = root / "waves_yesno"
             corpora.YESNO(root, download=download and not folder.is_dir())
     except (OSError, RuntimeError, ValueError) as error:
-        first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise AudioError(f"dataset '{name}' could not be loaded in '{root}': {first_line}") from None
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise AudioError(f"dataset '{name}' could not be loaded in '{root}': {reason}") from None
     # The torchaudio classes index and check the corpus; its files are read by libsndfile.
     return load_directory(folder)
 

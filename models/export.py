@@ -172,6 +172,7 @@ def export_weights(
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     save_file(tensors, str(temporary), metadata={"config": config, "format": "1"})
+    temporary.chmod(0o644)  # safetensors writes it for the owner only
     temporary.replace(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     full = {"fingerprint": digest[:8], "sha256": digest, **card, "config": net.config.to_dict()}

@@ -272,7 +272,7 @@ def train_step(
         dead = net.msvq.replace_dead()
         reset_moments(optimizer, net.msvq.codebooks, dead)
     log = {
-        "loss": float(total),
+        "loss": float(total.detach()),
         "gradient_norm": float(norm),
         "skipped": float(not finite),
         "learning_rate": optimizer.param_groups[0]["lr"],
@@ -280,7 +280,7 @@ def train_step(
         "bits_bins": float(out.bits.mean()),
         "bits_envelope": float(net.config.codebook_bits * stages.float().mean()),
     }
-    log |= {name: float(value.mean()) for name, value in terms.items()}
+    log |= {name: float(value.detach().mean()) for name, value in terms.items()}
     for s, value in enumerate(out.vq.perplexity.tolist()):
         log[f"perplexity_{s + 1}"] = value
     return log
