@@ -16,6 +16,13 @@ BAND_EDGES: tuple[int, ...] = (
     0, 2, 4, 6, 8, 10, 13, 16, 19, 23, 27, 32, 38, 45, 53, 63, 75, 89, 106, 127, 160,
 )  # fmt: skip
 
+# Magnitudes of bins: 0..15 have a symbol each; larger ones share a symbol with their neighbours
+# and tell them apart by raw bits (column 2); the last symbol is followed by an Exp-Golomb code.
+MAGNITUDE_BASE: tuple[int, ...] = (
+    *range(16), 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256,
+)  # fmt: skip
+MAGNITUDE_EXTRA_BITS: tuple[int, ...] = (*(16 * (0,)), 2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 6, 6, 0)
+
 
 @dataclass(frozen=True)
 class CodecConfig:
@@ -35,7 +42,7 @@ class CodecConfig:
     step_resolution : int       spacing of the transmitted step, in those units
     max_step_delta : int        transmitted step delta lies in [-max, max]
     rounding : float            |q| = floor(|x| / step + rounding); 0.5 has no dead zone
-    num_magnitudes : int        magnitudes coded by one symbol; the last one is the escape
+    num_magnitudes : int        symbols for the magnitude of a bin; the last one is the escape
     allocation_hidden, enhancer_hidden, context_hidden : int   widths of the networks
     """
 
@@ -51,7 +58,7 @@ class CodecConfig:
     step_resolution: int = 16
     max_step_delta: int = 63
     rounding: float = 0.40
-    num_magnitudes: int = 18
+    num_magnitudes: int = len(MAGNITUDE_BASE)
     allocation_hidden: int = 96
     enhancer_hidden: int = 384
     context_hidden: int = 32

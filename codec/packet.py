@@ -31,7 +31,7 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-from codec.config import CodecConfig
+from codec.config import MAGNITUDE_BASE, MAGNITUDE_EXTRA_BITS, CodecConfig
 from codec.range_kernels import (
     dec_bits,
     dec_consume,
@@ -53,13 +53,17 @@ NUM_STEP_CONTEXTS = 7
 MAGNITUDE_LIMIT = 4095
 COST_ONE = 256  # cost tables are in 1/256 bit
 
-NUM_FEATURES = 20
-TABLE_COLUMNS = 3
+NUM_FEATURES = 30
+TABLE_COLUMNS = 4
 FEATURE_LIMIT = 1023  # Q6: ±16
 HIDDEN_LIMIT = 4095  # Q8: 16
 ACCUMULATOR_LIMIT = 1 << 31
 
 COST, ENCODE, DECODE, DUMP = 0, 1, 2, 3
+
+NUM_SYMBOLS = len(MAGNITUDE_BASE)
+SYMBOL_BASE = np.array(MAGNITUDE_BASE, np.int64)
+SYMBOL_BITS = np.array(MAGNITUDE_EXTRA_BITS, np.int64)
 
 
 class Tables(NamedTuple):
@@ -84,7 +88,7 @@ class Tables(NamedTuple):
     context_b2, b3                           Q18 biases
     context_band : int32 [2, bands, H1]      Q16 bias of the first layer by block and band
     cdf : int32 [rows * columns, M + 1]      cumulative frequencies of magnitudes
-    cost : int32 [rows * columns, M]         their code lengths, 1/256 bit (encoder only)
+    cost : int32 [rows * columns, M]         their code lengths with sign, 1/256 bit (encoder only)
     """
 
     band_edges: np.ndarray
@@ -164,7 +168,7 @@ def check_tables(tables: Tables, config: CodecConfig) -> None:
         "context_w3": (second, 2),
         "context_b3": (2,),
         "context_band": (config.blocks_per_packet, bands, context),
-        "cdf": (tables.cdf.shape[0], config.num_magnitudes + 1),
+        "cdf": (tables.cdf.shape[0], NUM_SYMBOLS + 1),
     }
     for name, shape in shapes.items():
         value = getattr(tables, name)
@@ -399,6 +403,37 @@ def rescale_history(tables, state_magnitude, state_log_step, log_step, out):
 
 
 @njit(cache=True)
+def harmonic_lag(past1, past2):
+    """Estimate the spacing of harmonics from the last two blocks.
+
+    Returns
+    -------
+    lag : int        bins, 2..20, that maximise the spectrum's autocorrelation up to 3 kHz
+    strength : int   Q6, 0..64: how much of the energy repeats at that lag
+    """
+    top = 60
+    level = np.empty(top, np.int64)
+    mean = np.int64(0)
+    for k in range(top):
+        level[k] = min(past1[k] + past2[k], 1023)
+        mean += level[k]
+    mean //= top
+    energy = np.int64(1)
+    for k in range(top):
+        level[k] -= mean
+        energy += level[k] * level[k]
+    best, best_lag = np.int64(0), 2
+    for lag in range(2, 21):
+        total = np.int64(0)
+        for k in range(lag, top):
+            total += level[k] * level[k - lag]
+        total = total * top // (top - lag)
+        if total > best:
+            best, best_lag = total, lag
+    return best_lag, min((best * 64) // energy, 64)
+
+
+@njit(cache=True)
 def code_block(
     mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits, q, dump
 ):
@@ -425,10 +460,14 @@ def code_block(
     acc1 = np.empty(h1_size, np.int32)
     acc2 = np.empty(h2_size, np.int32)
     rows = tables.cdf.shape[0] // TABLE_COLUMNS
-    symbols = tables.cdf.shape[1] - 1
     band = 0
     m1 = m2 = m3 = m4 = np.int64(0)  # magnitudes of the bins below, Q4
-    wide = np.int64(0)  # decaying sum of magnitudes below, Q4
+    wide = np.int64(0)  # decaying sums of magnitudes below, Q4, over about 8 and 32 bins,
+    wider = np.int64(0)
+    expected = np.int64(0)  # and of what the envelope made expect
+    expected_wider = np.int64(0)
+    current = np.zeros(NUM_BINS + 1, np.int32)
+    lag, strength = harmonic_lag(past1, past2)
     total = np.int64(0)
     # Running sums of the last block over k-4..k+4.
     around = np.int64(0)
@@ -461,6 +500,17 @@ def code_block(
         x[17] = (log_bits - 8192) >> 4
         x[18] = log_ratio[min(k + 4, NUM_BINS - 1)] >> 2
         x[19] = _compress(tables, (m1 + m2) >> 1)
+        x[20] = log_ratio[max(k - 4, 0)] >> 2
+        x[21] = _compress(tables, expected >> 3)
+        x[22] = _compress(tables, wider >> 5)
+        x[23] = _compress(tables, expected_wider >> 5)
+        x[24] = _compress(tables, past2[k - 2]) if k >= 2 else 0
+        x[25] = _compress(tables, past2[k + 2]) if k + 2 < NUM_BINS else 0
+        # One harmonic spacing below: a voiced sound has its peaks there, too.
+        x[26] = _compress(tables, current[k - lag]) if k >= lag else 0
+        x[27] = _compress(tables, current[k - lag - 1]) if k >= lag + 1 else 0
+        x[28] = _compress(tables, current[k - lag + 1]) if k >= lag else 0
+        x[29] = strength
         for f in range(NUM_FEATURES):
             x[f] = min(max(x[f], -FEATURE_LIMIT), FEATURE_LIMIT)
         if mode == DUMP:
@@ -502,32 +552,51 @@ def code_block(
                 symbol += 1
             low, high = tables.cdf[index, symbol], tables.cdf[index, symbol + 1]
             dec_consume(coder, buf, low, high, TOTAL_BITS)
-            magnitude = np.int64(symbol)
-            if symbol == symbols - 1:
+            magnitude = SYMBOL_BASE[symbol]
+            if symbol == NUM_SYMBOLS - 1:
                 magnitude += _decode_escape(coder, buf)
+            elif SYMBOL_BITS[symbol] > 0:
+                magnitude += dec_bits(coder, buf, SYMBOL_BITS[symbol])
             if magnitude > 0 and dec_bits(coder, buf, 1) == 1:
                 q[k] = -magnitude
             else:
                 q[k] = magnitude
         else:
             magnitude = np.int64(abs(q[k]))
-            symbol = min(magnitude, symbols - 1)
+            symbol = magnitude_symbol(magnitude)
             if mode != DUMP:
-                total += tables.cost[index, symbol]
-                if magnitude > 0:
-                    total += COST_ONE
-                if symbol == symbols - 1:
-                    total += _escape_bits(magnitude - symbol) * COST_ONE
+                total += tables.cost[index, symbol]  # sign and extra bits included
+                if symbol == NUM_SYMBOLS - 1:
+                    total += _escape_bits(magnitude - SYMBOL_BASE[symbol]) * COST_ONE
             if mode == ENCODE:
                 low, high = tables.cdf[index, symbol], tables.cdf[index, symbol + 1]
                 enc_symbol(coder, buf, low, high, TOTAL_BITS)
-                if symbol == symbols - 1:
-                    _encode_escape(coder, buf, magnitude - symbol)
+                if symbol == NUM_SYMBOLS - 1:
+                    _encode_escape(coder, buf, magnitude - SYMBOL_BASE[symbol])
+                elif SYMBOL_BITS[symbol] > 0:
+                    enc_bits(coder, buf, magnitude - SYMBOL_BASE[symbol], SYMBOL_BITS[symbol])
                 if magnitude > 0:
                     enc_bits(coder, buf, 1 if q[k] < 0 else 0, 1)
         m4, m3, m2, m1 = m3, m2, m1, min(magnitude, 2000) << 4
+        current[k] = m1
         wide = wide - (wide >> 3) + m1
+        wider = wider - (wider >> 5) + m1
+        # The mean magnitude of a Laplace bin is about its scale, Q4.
+        scale = tables.exp2_table[min(max(log_ratio[k] + 2048, 0), 4095)] >> 6
+        expected = expected - (expected >> 3) + scale
+        expected_wider = expected_wider - (expected_wider >> 5) + scale
     return total
+
+
+@njit(cache=True)
+def magnitude_symbol(magnitude):
+    """Return the symbol of a magnitude >= 0."""
+    if magnitude < 16:
+        return magnitude
+    symbol = 16
+    while symbol < NUM_SYMBOLS - 1 and SYMBOL_BASE[symbol + 1] <= magnitude:
+        symbol += 1
+    return symbol
 
 
 @njit(cache=True)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codec.config import CodecConfig
+from codec.config import MAGNITUDE_EXTRA_BITS, CodecConfig
 
 if TYPE_CHECKING:
     from codec.packet import Tables
@@ -50,9 +50,17 @@ class Weights:
 
 
 def cost_of_cdf(cdf: np.ndarray) -> np.ndarray:
-    """Return code lengths in 1/256 bit of cumulative frequencies [..., M + 1]."""
+    """Return code lengths of magnitude symbols in 1/256 bit, sign and extra bits included.
+
+    Parameters
+    ----------
+    cdf : int array, shape [..., M + 1]   cumulative frequencies
+    """
     frequency = np.diff(cdf, axis=-1)
-    return np.round(256 * (15 - np.log2(np.maximum(frequency, 1)))).astype(np.int32)
+    raw = np.array(MAGNITUDE_EXTRA_BITS[: frequency.shape[-1]]) + 1
+    raw[0] = 0
+    bits = 15 - np.log2(np.maximum(frequency, 1)) + raw
+    return np.round(256 * bits).astype(np.int32)
 
 
 def read_weights_file(path: Path | None = None) -> tuple[Path, bytes]:

@@ -2,7 +2,7 @@
 
 ::
 
-    20 integer features of a bin ─► 32 ReLU ─► 16 ReLU ─► row, column ─► table [rows, columns]
+    30 integer features of a bin ─► 32 ReLU ─► 16 ReLU ─► row, column ─► table [rows, columns]
     (ratio, neighbours; codec.packet)                        (scale, shape)   of magnitudes
 
 The network corrects a baseline: with all weights zero, a bin's table is that of a Laplace
@@ -25,9 +25,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from codec.config import CodecConfig
+from codec.config import MAGNITUDE_BASE, CodecConfig
 from codec.packet import NUM_FEATURES, TABLE_COLUMNS
-from models.codec_net import laplace_code_lengths
 
 TABLE_ROWS = 72
 ROWS_PER_OCTAVE = 8
@@ -38,17 +37,15 @@ SECOND_HIDDEN = 16
 
 
 def laplace_log_probabilities(config: CodecConfig) -> Tensor:
-    """Return log-probabilities of magnitudes [rows, M] of Laplace bins, the last one a tail."""
-    rows = torch.arange(TABLE_ROWS)
-    log_scale = (rows - ROW_OFFSET) / ROWS_PER_OCTAVE
-    zero, one, slope = laplace_code_lengths(log_scale, config.rounding)
-    magnitudes = torch.arange(config.num_magnitudes)
-    bits = one[:, None] - 1.0 + slope[:, None] * (magnitudes - 1)  # without the sign
-    bits[:, 0] = zero
-    log_p = -bits * 0.6931471805599453
-    tail = log_p[:, -1] - torch.log(-torch.expm1(-slope * 0.6931471805599453))
-    log_p[:, -1] = tail
-    return torch.log_softmax(log_p, -1)
+    """Return log-probabilities of magnitude symbols [rows, M] of Laplace bins."""
+    rows = torch.arange(TABLE_ROWS, dtype=torch.float64)
+    inverse = torch.exp2(-(rows - ROW_OFFSET) / ROWS_PER_OCTAVE)[:, None]
+    # P(|q| >= m) = exp(-(m - rounding) / scale) for m >= 1, and 1 for m = 0.
+    base = torch.tensor(MAGNITUDE_BASE, dtype=torch.float64)
+    survival = torch.exp(-(base - config.rounding).clamp_min(0.0) * inverse)
+    survival = torch.cat([survival, torch.zeros_like(survival[:, :1])], 1)
+    p = (survival[:, :-1] - survival[:, 1:]).clamp_min(1e-7)
+    return torch.log(p / p.sum(-1, keepdim=True)).float()
 
 
 class ContextModel(nn.Module):
@@ -77,8 +74,9 @@ class ContextModel(nn.Module):
             self.band_bias.uniform_(-0.2, 0.2)
             self.third.bias.copy_(torch.tensor([0.0, 1.0]))
         laplace = laplace_log_probabilities(config)
-        # Three shapes to start from: more peaked, Laplace, flatter.
-        self.logits = nn.Parameter(torch.stack([1.1 * laplace, laplace, 0.9 * laplace], 1))
+        # Shapes to start from: more peaked, Laplace, flatter.
+        shapes = [1.1 * laplace, laplace, 0.9 * laplace, 0.8 * laplace]
+        self.logits = nn.Parameter(torch.stack(shapes[:TABLE_COLUMNS], 1))
 
     def position(self, features: Tensor, block: Tensor, band: Tensor) -> tuple[Tensor, Tensor]:
         """Return fractional row and column of each bin, each shape [M].
@@ -100,20 +98,19 @@ class ContextModel(nn.Module):
         row, column = self.position(features, block, band)
         r, c = row.floor(), column.floor()
         fr, fc = row - r, column - c
-        p = torch.softmax(self.logits, -1)
+        lengths = torch.log_softmax(self.logits, -1) * -1.4426950408889634
         index = r.long() * TABLE_COLUMNS + c.long()
-        flat = p.flatten(0, 1)
+        flat = lengths.flatten(0, 1)
         size = flat.shape[-1]
         flat = flat.flatten()
 
         def pick(offset: int) -> Tensor:
             return flat[(index + offset) * size + symbol]
 
-        mixed = (1 - fr) * ((1 - fc) * pick(0) + fc * pick(1))
-        mixed = mixed + fr * (
-            (1 - fc) * pick(TABLE_COLUMNS) + fc * pick(TABLE_COLUMNS + 1)
-        )
-        return -torch.log2(mixed + 1e-9)
+        # The expected length when row and column are rounded at random: unlike a mixture of the
+        # four tables, it makes each of them good alone, as it has to be at inference.
+        bits = (1 - fr) * ((1 - fc) * pick(0) + fc * pick(1))
+        return bits + fr * ((1 - fc) * pick(TABLE_COLUMNS) + fc * pick(TABLE_COLUMNS + 1))
 
 
 @dataclass
@@ -124,14 +121,14 @@ class BinData:
     ----------
     features : int16, shape [M, features]
     block, band : uint8, shape [M]
-    magnitude : uint8, shape [M]   clipped to the escape symbol
+    symbol : uint8, shape [M]      magnitude symbols
     deltas : int32, shape [n, 2]   step delta of the packet before, and of the packet
     """
 
     features: np.ndarray
     block: np.ndarray
     band: np.ndarray
-    magnitude: np.ndarray
+    symbol: np.ndarray
     deltas: np.ndarray
 
 
@@ -148,7 +145,7 @@ def train_context(
     generator = torch.Generator().manual_seed(seed)
     features = torch.from_numpy(data.features)
     block, band = torch.from_numpy(data.block), torch.from_numpy(data.band)
-    magnitude = torch.from_numpy(data.magnitude)
+    symbol = torch.from_numpy(data.symbol)
     optimizer = torch.optim.Adam(
         [
             {"params": [p for n, p in model.named_parameters() if n != "logits"]},
@@ -164,13 +161,13 @@ def train_context(
     for _ in bar:
         pick = torch.randint(len(features), (batch_size,), generator=generator)
         bits = model(
-            features[pick].float(), block[pick].long(), band[pick].long(), magnitude[pick].long()
+            features[pick].float(), block[pick].long(), band[pick].long(), symbol[pick].long()
         ).mean()
         optimizer.zero_grad(set_to_none=True)
         bits.backward()
         optimizer.step()
         schedule.step()
-        value = float(bits)
+        value = float(bits.detach())
         smooth = value if smooth != smooth else 0.99 * smooth + 0.01 * value
         bar.set_postfix(bits_per_bin=f"{smooth:.4f}", refresh=False)
     return smooth

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.config import REPORT_RATES_KBPS, CodecConfig
+from codec.config import MAGNITUDE_BASE, REPORT_RATES_KBPS, CodecConfig
 from codec.mdct import mdct
 from models.codec_net import CodecNet
 from models.data import CropSampler, load_directory, load_torchaudio
@@ -503,7 +503,7 @@ def collect_context_data(
     pieces = CropSampler([sampler.samples], length, sampler.seed, augment=True)
     count = max(int(minutes * 60 / seconds), 1)
     rng = np.random.default_rng([sampler.seed, 7, number])
-    features, magnitudes, deltas = [], [], []
+    features, symbols, deltas = [], [], []
     for i in tqdm(range(count), disable=quiet, unit="piece", desc="collect"):
         rate = 8.0 * 4.0 ** rng.random()
         piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
@@ -512,7 +512,7 @@ def collect_context_data(
             tables, config, net.analysis, piece, round(rate * 20 / 8), stages
         )
         features.append(x[1:].reshape(-1, x.shape[-1]))
-        magnitudes.append(np.minimum(np.abs(q[1:]), config.num_magnitudes - 1).ravel())
+        symbols.append(np.searchsorted(MAGNITUDE_BASE, np.abs(q[1:]).ravel(), side="right") - 1)
         deltas.append(d[1:])
     packets = len(np.concatenate(deltas))
     band = np.tile(band_of_bin(config).numpy(), 2 * packets)
@@ -521,7 +521,7 @@ def collect_context_data(
         np.concatenate(features),
         block.astype(np.uint8),
         band.astype(np.uint8),
-        np.concatenate(magnitudes).astype(np.uint8),
+        np.concatenate(symbols).astype(np.uint8),
         np.concatenate(deltas),
     )
 

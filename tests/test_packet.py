@@ -1,0 +1,383 @@
+"""Packets: bits to integers to bits at every rate, sizes, costs, and floats against integers."""
+
+import numpy as np
+import pytest
+import torch
+from numba import njit
+
+from codec import Codec
+from codec.bitstream import cbr_packet_sizes, num_packets
+from codec.config import REPORT_RATES_KBPS
+from codec.decoder import decode_integers
+from codec.encoder import (
+    SURVIVORS,
+    analyse,
+    collect_bins,
+    default_stages,
+    encode_packets,
+    encode_waveform,
+)
+from codec.packet import (
+    ENCODE,
+    HIDDEN_LIMIT,
+    NUM_FEATURES,
+    TABLE_COLUMNS,
+    TOTAL_BITS,
+    advance,
+    allocate,
+    code_bins,
+    decode_envelope,
+    new_state,
+    prepare,
+    read_packet,
+    search_envelope,
+    step_context,
+    write_packet,
+)
+from codec.range_kernels import enc_bits, enc_init, enc_symbol, enc_tell_bits
+from codec.rate_control import choose_step
+from models.envelope import band_of_bin
+from models.export import import_context, import_net
+
+RATES = [*REPORT_RATES_KBPS, 8.001, 11.111, 15.999, 29.7]
+
+
+def sizes_of(rate: float, num_samples: int) -> list[int]:
+    return cbr_packet_sizes(round(rate * 1000), num_packets(num_samples))
+
+
+def stages_of(rate: float) -> int:
+    return default_stages(round(rate * 1000))
+
+
+# --------------------------------------------------------------------------------------------------
+# Round trips
+
+
+@pytest.mark.parametrize("rate", RATES)
+def test_decoded_integers_are_the_encoders(codec: Codec, speech: np.ndarray, rate: float) -> None:
+    tables, config = codec.weights.tables, codec.config
+    sizes, stages = sizes_of(rate, len(speech)), stages_of(rate)
+    packets, bins = encode_waveform(tables, config, codec.analysis, speech, sizes, stages)
+    assert [len(packet) for packet in packets] == sizes
+
+    # The stages of encode_waveform, one by one, for what it does not return.
+    envelopes, spectra = analyse(codec.analysis, config, speech, len(sizes))
+    out = np.zeros(sum(sizes), np.uint8)
+    again = np.zeros_like(bins)
+    steps = np.zeros((len(sizes), 2), np.int64)
+    encode_packets(
+        tables, new_state(tables), envelopes, spectra, np.array(sizes), stages,
+        config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS, out, again, steps,
+    )  # fmt: skip
+    assert out.tobytes() == b"".join(packets)
+
+    decoded = decode_integers(tables, config, packets, stages)
+    np.testing.assert_array_equal(decoded.bins, bins)
+    np.testing.assert_array_equal(decoded.bins, again)
+    np.testing.assert_array_equal(decoded.step, steps[:, 0])
+    np.testing.assert_array_equal(decoded.packet_bits, 8 * np.array(sizes))
+    assert (np.abs(bins).sum((1, 2)) > 0).mean() > 0.9
+
+    last = tables.initial.copy()
+    indices, envelope = np.zeros(8, np.int64), np.zeros(20, np.int32)
+    for p in range(len(sizes)):
+        search_envelope(tables, last, envelopes[p], stages, SURVIVORS, indices)
+        decode_envelope(tables, last, indices, stages, envelope)
+        np.testing.assert_array_equal(decoded.envelope[p], envelope)
+        last[:] = envelope
+
+
+@pytest.mark.parametrize("rate", [8.0, 13.2, 32.0])
+def test_integers_to_bits_again(codec: Codec, speech: np.ndarray, rate: float) -> None:
+    """Coding the decoded integers gives the very bytes they came from."""
+    tables, config = codec.weights.tables, codec.config
+    sizes, stages = sizes_of(rate, 16000), stages_of(rate)
+    packets, _ = encode_waveform(tables, config, codec.analysis, speech[:16000], sizes, stages)
+    envelopes, _ = analyse(codec.analysis, config, speech[:16000], len(sizes))
+    decoded = decode_integers(tables, config, packets, stages)
+    state, buf = new_state(tables), np.zeros(4096, np.uint8)
+    indices, offset = np.zeros(8, np.int64), np.zeros(20, np.int32)
+    relative, log_scale = np.zeros(160, np.int32), np.zeros(160, np.int32)
+    for p, packet in enumerate(packets):
+        search_envelope(tables, state.envelope, envelopes[p], stages, SURVIVORS, indices)
+        envelope, q = decoded.envelope[p], decoded.bins[p]
+        base = prepare(
+            tables, state, envelope, 8 * len(packet), stages * 9, offset, relative, log_scale
+        )
+        np.testing.assert_array_equal(offset, decoded.offset[p])
+        delta, rest = divmod(int(decoded.step[p]) - base, config.step_resolution)
+        assert rest == 0
+        log_step = (decoded.step[p] + relative).astype(np.int32)
+        assert write_packet(
+            tables, state, buf, len(packet), stages, config.codebook_bits, indices, delta,
+            log_scale, log_step, q, 8 * len(packet),
+        )  # fmt: skip
+        assert buf[: len(packet)].tobytes() == packet
+        advance(state, envelope, delta, log_step, q)
+
+
+def extreme(name: str) -> np.ndarray:
+    rng = np.random.default_rng(0)
+    n = np.arange(8000)
+    clicks = np.zeros(8000)
+    clicks[::1777] = 1.0
+    clicks[5::1777] = -1.0
+    burst = np.where((n > 3000) & (n < 4000), rng.uniform(-1, 1, 8000), 0.0)
+    signals = {
+        "square": np.where(n // 40 % 2 == 0, 1.0, -1.0),
+        "nyquist": np.where(n % 2 == 0, 1.0, -1.0),
+        "noise": rng.uniform(-1, 1, 8000),
+        "clicks": clicks,
+        "burst": burst,
+        "silence": np.zeros(8000),
+        "denormal": 1e-30 * rng.standard_normal(8000),
+        "constant": np.ones(8000),
+        "sine": np.sin(0.4 * n),
+        "16 bit without scaling": 32767 * np.sin(0.4 * n),
+    }
+    return signals[name].astype(np.float32)
+
+
+EXTREMES = (
+    "square", "nyquist", "noise", "clicks", "burst", "silence", "denormal", "constant", "sine",
+    "16 bit without scaling",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EXTREMES)
+@pytest.mark.parametrize("rate", [8.0, 32.0])
+def test_extreme_signals(codec: Codec, name: str, rate: float) -> None:
+    tables, config = codec.weights.tables, codec.config
+    waveform = extreme(name)
+    sizes, stages = sizes_of(rate, len(waveform)), stages_of(rate)
+    packets, bins = encode_waveform(tables, config, codec.analysis, waveform, sizes, stages)
+    assert [len(packet) for packet in packets] == sizes
+    decoded = decode_integers(tables, config, packets, stages)
+    np.testing.assert_array_equal(decoded.bins, bins)
+    if name == "silence":
+        assert not bins.any()
+    assert np.isfinite(codec.decode(codec.encode(waveform, 16000, rate))).all()
+
+
+def test_extreme_jumps_in_tiny_packets(codec: Codec) -> None:
+    """Packets of 8 bytes, the least that VBR gives, hold whatever comes."""
+    rng = np.random.default_rng(1)
+    waveform = rng.uniform(-1, 1, 32000).astype(np.float32)
+    waveform *= np.repeat(10.0 ** rng.uniform(-6, 0, 100), 320).astype(np.float32)
+    count = num_packets(len(waveform))
+    tables, config = codec.weights.tables, codec.config
+    for stages in (1, config.num_stages):
+        packets, bins = encode_waveform(
+            tables, config, codec.analysis, waveform, count * [8], stages
+        )
+        decoded = decode_integers(tables, config, packets, stages)
+        np.testing.assert_array_equal(decoded.bins, bins)
+
+
+def test_huge_magnitudes(codec: Codec) -> None:
+    """Every magnitude up to 4095, the escape codes among them, comes back with its sign."""
+    tables, config = codec.weights.tables, codec.config
+    values = np.arange(-4095, 4096)
+    values = np.concatenate([values, np.zeros(-len(values) % 320, np.int64)]).astype(np.int32)
+    np.random.default_rng(0).shuffle(values)
+    indices = np.array([1, 2, 3, 0, 0, 0, 0, 0])
+    offset, relative = np.zeros(20, np.int32), np.zeros(160, np.int32)
+    log_scale, envelope = np.zeros(160, np.int32), np.zeros(20, np.int32)
+    sent, received = new_state(tables), new_state(tables)
+    got, buf = np.zeros((2, 160), np.int32), np.zeros(4096, np.uint8)
+    for q in values.reshape(-1, 2, 160):
+        decode_envelope(tables, sent.envelope, indices, 3, envelope)
+        base = prepare(tables, sent, envelope, 2048, 27, offset, relative, log_scale)
+        log_step = (base - 5 * config.step_resolution + relative).astype(np.int32)
+        assert write_packet(
+            tables, sent, buf, 2000, 3, 9, indices, -5, log_scale, log_step, q, 2048
+        )
+        advance(sent, envelope, -5, log_step, q)
+        read_packet(
+            tables, received, buf, 0, 2000, 3, 9, config.step_resolution,
+            np.zeros(20, np.int32), offset, got,
+        )  # fmt: skip
+        np.testing.assert_array_equal(got, q)
+        for a, b in zip(sent, received, strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_a_packet_that_does_not_fit_is_refused(codec: Codec) -> None:
+    tables = codec.weights.tables
+    state = new_state(tables)
+    before = [part.copy() for part in state]
+    zeros, buf = np.zeros(160, np.int32), np.zeros(4096, np.uint8)
+    q = np.full((2, 160), 9, np.int32)
+    arguments = (3, 9, np.zeros(8, np.int64), 0, zeros, zeros, q, 160)
+    assert not write_packet(tables, state, buf, 20, *arguments)
+    assert write_packet(tables, state, buf, 2000, *arguments)
+    for part, old in zip(state, before, strict=True):
+        np.testing.assert_array_equal(part, old)
+
+
+def test_random_bytes_decode_to_something(codec: Codec) -> None:
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, 256, 100).tolist()
+    packets = [rng.bytes(size) for size in sizes] + [b"\x00", b"\xff" * 255, b"\xff" * 8]
+    for stages in (1, codec.config.num_stages):
+        first = decode_integers(codec.weights.tables, codec.config, packets, stages)
+        second = decode_integers(codec.weights.tables, codec.config, packets, stages)
+        for a, b in zip(first, second, strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert np.abs(first.envelope).max() <= 8192
+        assert np.abs(first.bins).max() < 1 << 14
+
+
+# --------------------------------------------------------------------------------------------------
+# Costs
+
+
+@njit(cache=True)
+def encode_and_tell(
+    tables, state, envelopes, spectra, packet_bytes, stages, stage_bits, resolution, rounding,
+    survivors, estimated, measured,
+):  # fmt: skip
+    """Encode packets like the encoder; write estimated and used bits of each."""
+    buf = np.zeros(4096, np.uint8)
+    dump = np.empty((2, 0, 0), np.int16)
+    coder = np.zeros(8, np.int64)
+    indices = np.zeros(8, np.int64)
+    envelope = np.empty(20, np.int32)
+    offset = np.empty(20, np.int32)
+    relative = np.empty(160, np.int32)
+    log_scale = np.empty(160, np.int32)
+    log_step = np.empty(160, np.int32)
+    q = np.empty((2, 160), np.int32)
+    limit = (tables.step_cdf.shape[1] - 2) // 2
+    for p in range(envelopes.shape[0]):
+        search_envelope(tables, state.envelope, envelopes[p], stages, survivors, indices)
+        decode_envelope(tables, state.envelope, indices, stages, envelope)
+        bits = packet_bytes * 8
+        base = prepare(
+            tables, state, envelope, bits, stages * stage_bits, offset, relative, log_scale
+        )
+        delta, cost = choose_step(
+            tables, state, spectra[p], log_scale, relative, base, resolution, rounding, bits,
+            stages * stage_bits, log_step, q,
+        )  # fmt: skip
+        enc_init(coder)
+        for s in range(stages):
+            enc_bits(coder, buf, indices[s], stage_bits)
+        row = tables.step_cdf[step_context(state.delta[0])]
+        enc_symbol(coder, buf, row[delta + limit], row[delta + limit + 1], TOTAL_BITS)
+        code_bins(ENCODE, tables, state, coder, buf, log_scale, log_step, bits, q, dump)
+        estimated[p] = stages * stage_bits + cost / 256
+        measured[p] = enc_tell_bits(coder) / 8
+        advance(state, envelope, delta, log_step, q)
+
+
+@pytest.mark.parametrize("rate", [8.0, 13.2, 32.0])
+def test_estimated_bits_are_the_bits_used(codec: Codec, speech: np.ndarray, rate: float) -> None:
+    tables, config = codec.weights.tables, codec.config
+    count, stages, size = num_packets(len(speech)), stages_of(rate), round(rate * 2.5)
+    envelopes, spectra = analyse(codec.analysis, config, speech, count)
+    estimated, measured = np.zeros(count), np.zeros(count)
+    encode_and_tell(
+        tables, new_state(tables), envelopes, spectra, size, stages, config.codebook_bits,
+        config.step_resolution, config.rounding, SURVIVORS, estimated, measured,
+    )  # fmt: skip
+    assert estimated.sum() == pytest.approx(measured.sum(), rel=0.01)
+    assert np.abs(estimated - measured).max() < 1.5
+    # The packets are used, and almost never too small for what rate control has planned.
+    assert (measured <= 8 * size).mean() > 0.97
+    assert np.median(measured) > 0.97 * 8 * size
+
+
+def integer_position(
+    codec: Codec, features: np.ndarray, block: np.ndarray, band: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return row and column of the context model's table; NumPy twin of the compiled loop."""
+    t = codec.weights.tables
+    x = features.astype(np.int64)
+    first = t.context_band[block, band].astype(np.int64) + x @ t.context_w1
+    first = np.clip(first >> 8, 0, HIDDEN_LIMIT)
+    second = np.clip((first @ t.context_w2 + t.context_b2) >> 10, 0, HIDDEN_LIMIT)
+    out = (second @ t.context_w3 + t.context_b3 + (1 << 17)) >> 18
+    row = out[:, 0] + ((4 * x[:, 0] + 16) >> 5) + 24
+    rows = len(t.cdf) // TABLE_COLUMNS
+    return np.clip(row, 0, rows - 1), np.clip(out[:, 1], 0, TABLE_COLUMNS - 1)
+
+
+@pytest.fixture(scope="module")
+def described(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Features [M, features], block [M], band [M], bins [P, 320] and costs [P] at 13.2 kbit/s."""
+    features, bins, costs = collect_bins(
+        codec.weights.tables, codec.config, codec.analysis, speech, 33, 3, with_cost=True
+    )
+    count = len(bins)
+    band = np.tile(band_of_bin(codec.config).numpy(), 2 * count)
+    block = np.tile(np.repeat(np.arange(2), 160), count)
+    return features.reshape(-1, NUM_FEATURES), block, band, bins.reshape(count, 320), costs
+
+
+def test_cost_is_that_of_the_tables(codec: Codec, described: tuple[np.ndarray, ...]) -> None:
+    """The price of a packet is the sum over its bins of what the chosen tables say."""
+    features, block, band, bins, costs = described
+    row, column = integer_position(codec, features, block, band)
+    magnitude = np.abs(bins)
+    symbol = np.minimum(magnitude, 15).ravel()
+    price = codec.weights.tables.cost[row * TABLE_COLUMNS + column, symbol]
+    price = price.reshape(bins.shape).sum(1)
+    plain = (magnitude < 16).all(1)  # no extra bits, no escapes
+    assert plain.mean() > 0.5
+    np.testing.assert_array_equal(price[plain], costs[plain])
+
+
+# --------------------------------------------------------------------------------------------------
+# Integer networks against their float originals
+
+
+def test_context_model_is_the_float_one(codec: Codec, described: tuple[np.ndarray, ...]) -> None:
+    features, block, band, _, _ = described
+    row, column = integer_position(codec, features, block, band)
+    with torch.no_grad():
+        float_row, float_column = import_context(codec.weights).position(
+            torch.from_numpy(features).float(), torch.from_numpy(block), torch.from_numpy(band)
+        )
+    assert (np.abs(row - float_row.numpy()) <= 1).mean() > 0.999
+    assert (np.abs(column - float_column.numpy()) <= 1).mean() > 0.999
+    assert np.abs(row - float_row.numpy()).mean() < 0.35  # rounding alone makes 0.25
+    assert len(np.unique(row)) > 10
+
+
+@pytest.mark.parametrize("size", [20, 33, 80, 255])
+def test_allocation_is_the_float_one(codec: Codec, speech: np.ndarray, size: int) -> None:
+    tables, config = codec.weights.tables, codec.config
+    sizes = num_packets(len(speech)) * [size]
+    packets, _ = encode_waveform(tables, config, codec.analysis, speech, sizes, 3)
+    envelope = decode_integers(tables, config, packets, 3).envelope
+    real = torch.from_numpy(envelope).float() / config.log_scale
+    with torch.no_grad():
+        wanted = import_net(codec.weights).allocation(
+            real[1:], real[:-1], torch.full((len(real) - 1,), float(np.log2(8 * size)))
+        )
+    wanted = wanted - wanted.mean(-1, keepdim=True)
+    offset = np.zeros(20, np.int32)
+    for p in range(1, len(envelope)):
+        allocate(tables, envelope[p], envelope[p - 1], 8 * size, offset)
+        error = offset / config.log_scale - wanted[p - 1].clamp(-8, 8).numpy()
+        assert np.abs(error).max() < 0.02
+
+
+def test_envelope_is_the_float_one(codec: Codec) -> None:
+    net = import_net(codec.weights)
+    rng = np.random.default_rng(0)
+    stages = codec.config.num_stages
+    out = np.zeros(20, np.int32)
+    for _ in range(20):
+        indices = rng.integers(0, codec.config.codebook_size, 8)
+        previous = rng.integers(-14 * 256, 0, 20).astype(np.int32)
+        decode_envelope(codec.weights.tables, previous, indices, stages, out)
+        with torch.no_grad():
+            wanted = net.msvq.decode(
+                torch.from_numpy(indices[:stages])[None, None],
+                torch.from_numpy(previous).float()[None, None] / 256,
+                torch.tensor([stages]),
+            )[0, 0]
+        assert np.abs(out / 256 - wanted.numpy()).max() < 0.01

@@ -1,0 +1,223 @@
+"""Training: exact resumption, interrupts, export, refusals."""
+
+import csv
+import dataclasses
+import json
+import os
+import signal
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from conftest import synthetic_speech
+
+from codec import Codec
+from codec.audio import AudioError
+from codec.config import CodecConfig
+from models import trainer
+from models.trainer import TrainConfig, train
+
+TINY = CodecConfig(num_stages=3, codebook_bits=4, enhancer_hidden=16, allocation_hidden=16)
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short recordings."""
+    directory = tmp_path_factory.mktemp("speech")
+    for seed in (1, 2):
+        soundfile.write(directory / f"{seed}.wav", synthetic_speech(4.0, seed), 16000)
+    return directory
+
+
+def make_config(data_dir: Path, out_dir: Path, **changes: object) -> TrainConfig:
+    config = TrainConfig(
+        data_dir=str(data_dir), out_dir=str(out_dir), steps=20, batch_size=2, crop_seconds=0.5,
+        warmup_steps=4, replace_every=6, context_steps=4, context_minutes=0.1, num_threads=1,
+    )  # fmt: skip
+    return dataclasses.replace(config, **changes)
+
+
+def interrupt_after(monkeypatch: pytest.MonkeyPatch, step: int, number: int) -> None:
+    """Let this process receive a signal at the end of a training step."""
+    original = trainer.train_step
+
+    def train_step(state, *arguments):
+        values = original(state, *arguments)
+        if state.step == step:
+            os.kill(os.getpid(), number)
+        return values
+
+    monkeypatch.setattr(trainer, "train_step", train_step)
+
+
+def equal(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, list):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def whole_run(data_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty steps without a break."""
+    torch.set_num_threads(1)
+    out_dir = tmp_path_factory.mktemp("whole") / "run"
+    train(make_config(data_dir, out_dir), TINY, quiet=True)
+    return out_dir
+
+
+def test_resuming_is_exact(
+    data_dir: Path, whole_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten steps, Ctrl-C, a restart and ten more are the same as twenty, bit for bit.
+
+    Codewords are replaced at step 6 and, with the counters of both halves, at step 12 (which is
+    not before 60 % of the steps, hence replace_every).
+    """
+    out_dir = tmp_path / "run"
+    config = make_config(data_dir, out_dir)
+    with monkeypatch.context() as patch:
+        interrupt_after(patch, 10, signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            train(config, TINY, quiet=True)
+    half = torch.load(out_dir / "latest.pt", weights_only=True)
+    assert half["step"] == 10
+    assert not (out_dir / "codec.safetensors").exists()
+    torch.manual_seed(12345)  # whatever the new process's generators hold
+    np.random.seed(54321)
+    path = train(dataclasses.replace(config, resume=True), quiet=True)
+
+    resumed = torch.load(out_dir / "latest.pt", weights_only=True)
+    wanted = torch.load(whole_run / "latest.pt", weights_only=True)
+    assert resumed["step"] == wanted["step"] == 20
+    for part in ("codec", "net", "average", "optimizer"):
+        assert equal(resumed[part], wanted[part]), part
+    assert path.read_bytes() == (whole_run / "codec.safetensors").read_bytes()
+    assert not equal(half["net"], resumed["net"])
+
+
+def test_replacement_after_resuming_is_exact(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replacement just after a restart has the hits from before it."""
+    finals = []
+    for name in ("whole", "resumed"):
+        out_dir = tmp_path / name
+        config = make_config(data_dir, out_dir, replace_every=11)
+        with monkeypatch.context() as patch:
+            patch.setattr(trainer, "finish", lambda *_: out_dir / "none")
+            if name == "resumed":
+                with monkeypatch.context() as inner:
+                    interrupt_after(inner, 10, signal.SIGTERM)
+                    with pytest.raises(KeyboardInterrupt):
+                        train(config, TINY, quiet=True)
+                saved = torch.load(out_dir / "latest.pt", weights_only=True)
+                assert saved["net"]["msvq.usage.total"].max() > 0
+                config = dataclasses.replace(config, resume=True)
+            train(config, TINY, quiet=True)
+        finals.append(torch.load(out_dir / "latest.pt", weights_only=True))
+    for part in ("net", "average", "optimizer"):
+        assert equal(finals[0][part], finals[1][part]), part
+
+
+def test_exported_weights_work(whole_run: Path) -> None:
+    codec = Codec.load(whole_run / "codec.safetensors")
+    assert dataclasses.asdict(codec.config) == dataclasses.asdict(TINY)
+    wave = synthetic_speech(0.5, 3)
+    for bitrate in (8.0, 32.0):
+        for vbr in (False, True):
+            data = codec.encode(wave, 16000, bitrate, vbr)
+            decoded = codec.decode(data)
+            assert len(decoded) == len(wave) and np.isfinite(decoded).all()
+    card = json.loads((whole_run / "codec.json").read_text())
+    assert card["fingerprint"] == codec.fingerprint
+    assert card["training"]["steps"] == 20 and card["training"]["seed"] == 0
+    assert str(whole_run) not in json.dumps(card)  # no paths of this machine
+    assert codec.weights.card == card
+
+
+def test_run_directory(whole_run: Path, data_dir: Path) -> None:
+    settings = json.loads((whole_run / "config.json").read_text())
+    assert settings["train"]["data_dir"] == str(data_dir)
+    assert CodecConfig.from_dict(settings["codec"]) == TINY
+    assert list((whole_run / "tensorboard").glob("events*"))
+
+
+def test_log_and_validation(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = make_config(
+        data_dir, tmp_path / "run", steps=50, valid_dir=str(data_dir), batch_size=1,
+    )  # fmt: skip
+    monkeypatch.setattr(trainer, "finish", lambda *_: None)
+    monkeypatch.setattr(trainer, "REPORT_RATES_KBPS", (8.0, 32.0))
+    train(config, TINY, quiet=True)
+    with (tmp_path / "run" / "train.csv").open(newline="") as handle:
+        rows = list(csv.DictReader(handle))
+    assert [row["step"] for row in rows] == ["50"]
+    assert {"loss", "pesq", "error", "spectral", "perplexity_1", "perplexity_3"} <= rows[0].keys()
+    assert all(np.isfinite(float(value)) for value in rows[0].values())
+    history = torch.load(tmp_path / "run" / "latest.pt", weights_only=True)["history"]
+    assert [entry["step"] for entry in history] == [50]
+    scores = history[0]["valid"]
+    assert [row["bitrate_kbps"] for row in scores] == [8.0, 32.0]
+    assert scores[1]["psnr_db"] > scores[0]["psnr_db"]
+
+
+def test_training_reduces_the_loss(data_dir: Path, tmp_path: Path) -> None:
+    config = make_config(data_dir, tmp_path, steps=1000, warmup_steps=1, learning_rate=2e-3)
+    recordings, _ = trainer.load_clips(config)
+    packets = 25
+    sampler = trainer.CropSampler(recordings, (2 * packets - 1) * 160, 0, augment=False)
+    state = trainer.new_state(config, TINY)
+    trainer.initialise_msvq(state.net, sampler, packets, crops=16)
+    loss_fn = trainer.CodecLoss()
+    losses = [
+        trainer.train_step(state, config, loss_fn, sampler, packets)["loss"] for _ in range(40)
+    ]
+    assert np.isfinite(losses).all()
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+
+
+def test_refusals(data_dir: Path, whole_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="already holds a run: continue it with --resume"):
+        train(make_config(data_dir, whole_run), TINY, quiet=True)
+    with pytest.raises(ValueError, match="no checkpoint .* to resume from: start without"):
+        train(make_config(data_dir, tmp_path / "none", resume=True), TINY, quiet=True)
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(ValueError, match="--estimator nsvq"):
+        train(make_config(data_dir, whole_run, resume=True, estimator="ste"), TINY, quiet=True)
+    with pytest.raises(AudioError, match="no audio files"):
+        (tmp_path / "empty").mkdir()
+        train(make_config(tmp_path / "empty", tmp_path / "run"), TINY, quiet=True)
+    with pytest.raises(ValueError, match="unknown estimator"):
+        train(make_config(data_dir, tmp_path / "run2", estimator="vq"), TINY, quiet=True)
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no CUDA device"):
+            train(make_config(data_dir, tmp_path / "run3", device="cuda"), TINY, quiet=True)
+
+
+def test_moments_of_replaced_codewords_are_reset() -> None:
+    parameter = torch.nn.Parameter(torch.randn(2, 4, 3))
+    optimizer = torch.optim.Adam([parameter])
+    parameter.square().sum().backward()
+    optimizer.step()
+    mask = torch.zeros(2, 4, dtype=torch.bool)
+    mask[1, 2] = True
+    trainer.reset_moments(optimizer, parameter, mask)
+    moments = optimizer.state[parameter]
+    for key in ("exp_avg", "exp_avg_sq"):
+        assert (moments[key][1, 2] == 0).all()
+        assert (moments[key][~mask] != 0).all()
+
+
+def test_rates_and_stages_are_those_of_the_codec() -> None:
+    for seed in range(20):
+        bits, stages = trainer.draw_rates(np.random.default_rng(seed), 8, 5)
+        assert bits.shape == (8, 5) and (bits % 8 == 0).all()
+        assert (bits >= 160).all() and (bits <= 640).all()
+        assert (stages >= 1).all() and (stages <= 4).all()
+        assert bits[:, 0].unique().numel() > 4  # stratified: the whole range in every batch
