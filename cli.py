@@ -729,6 +729,18 @@ def train(
     spectral_weight: Annotated[
         float, typer.Option(min=0.0, help="Weight of the multi-resolution spectral loss.")
     ] = 1.0,
+    decay_fraction: Annotated[
+        float,
+        typer.Option(
+            min=0.0,
+            max=1.0,
+            help="Last part of the steps: learning rate falls, the envelope's quantizer is fixed.",
+        ),
+    ] = 0.3,
+    init_from: Annotated[
+        Path | None,
+        typer.Option(help="Start from these weights (.safetensors) instead of random ones."),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     device: Annotated[Device, typer.Option(help="Device to train on.")] = Device.cpu,
     num_threads: Annotated[
@@ -754,6 +766,7 @@ def train(
         _check_directory(valid)
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a directory with --out")
+    _check_file(init_from, "--init-from")
     from codec.audio import AudioError
     from models.trainer import TrainConfig
     from models.trainer import train as run
@@ -773,6 +786,8 @@ def train(
         spectral_weight=spectral_weight,
         context_steps=context_steps,
         context_minutes=context_minutes,
+        decay_fraction=decay_fraction,
+        init_from=None if init_from is None else str(init_from),
         seed=seed,
         device=device.value,
         num_threads=num_threads,

@@ -10,6 +10,7 @@ import torch
 
 from codec.audio import AudioError, from_codec_rate, to_codec_rate
 from codec.bitstream import (
+    BitstreamError,
     Header,
     cbr_packet_sizes,
     check_fingerprint,
@@ -126,6 +127,11 @@ class Codec:
         """Return the header and all integers of a file (exact on every machine)."""
         header, packets = read_stream(data)
         check_fingerprint(header, self.weights.fingerprint)
+        if header.num_stages > self.config.num_stages:
+            raise BitstreamError(
+                f"the header names {header.num_stages} envelope stages, the weights have "
+                f"{self.config.num_stages}: the file is damaged, copy it again"
+            )
         integers = decode_integers(self.weights.tables, self.config, packets, header.num_stages)
         return header, integers
 
@@ -161,11 +167,12 @@ class Codec:
 
 def _to_mono(wave: Any) -> np.ndarray:
     if isinstance(wave, torch.Tensor):
-        wave = wave.detach().cpu().numpy()
+        wave = wave.detach().cpu().to(torch.float32 if wave.is_floating_point() else wave.dtype)
+        wave = wave.numpy()
     wave = np.asarray(wave)
-    if np.issubdtype(wave.dtype, np.integer):
-        raise ValueError("the wave holds integers: give floats within ±1")
-    if wave.ndim == 2:
+    if not np.issubdtype(wave.dtype, np.floating):
+        raise ValueError(f"the wave holds {wave.dtype} values: give floats within ±1")
+    if wave.ndim == 2 and len(wave):
         wave = wave.mean(0)
     if wave.ndim != 1:
         raise ValueError(f"the wave has shape {wave.shape}: give [T] or [channels, T]")

@@ -42,8 +42,7 @@ class CodecConfig:
     step_resolution : int       spacing of the transmitted step, in those units
     max_step_delta : int        transmitted step delta lies in [-max, max]
     rounding : float            |q| = floor(|x| / step + rounding); 0.5 has no dead zone
-    num_magnitudes : int        symbols for the magnitude of a bin; the last one is the escape
-    allocation_hidden, enhancer_hidden, context_hidden : int   widths of the networks
+    allocation_hidden, enhancer_hidden, local_channels, context_hidden : int   network widths
     """
 
     sample_rate: int = 16000
@@ -58,10 +57,10 @@ class CodecConfig:
     step_resolution: int = 16
     max_step_delta: int = 63
     rounding: float = 0.40
-    num_magnitudes: int = len(MAGNITUDE_BASE)
     allocation_hidden: int = 96
     enhancer_hidden: int = 384
-    context_hidden: int = 32
+    local_channels: int = 24
+    context_hidden: int = 64
     band_edges: tuple[int, ...] = BAND_EDGES
 
     def __post_init__(self) -> None:

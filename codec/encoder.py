@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from codec.packet import (
     advance,
     code_bins,
     decode_envelope,
+    envelope_cost,
     new_state,
     prepare,
     search_envelope,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 SURVIVORS = 8
 CHUNK_PACKETS = 1000
-VBR_MINIMUM_BYTES = 8
+VBR_MINIMUM_BYTES = 12
 # A packet's share of a VBR file grows with this power of its level above the file's floor.
 VBR_EXPONENT = 0.12
 
@@ -85,17 +86,17 @@ def encode_packets(
         q = bins[p]
         delta, _ = choose_step(
             tables, state, spectra[p], log_scale, relative, base, resolution, rounding,
-            packet_bits, envelope_bits, log_step, q,
+            packet_bits, envelope_cost(tables, indices, num_stages), log_step, q,
         )  # fmt: skip
         keep = NUM_BINS
         while not write_packet(
-            tables, state, buf, sizes[p], num_stages, stage_bits, indices, delta, log_scale,
-            log_step, q, packet_bits,
+            tables, state, buf, sizes[p], num_stages, indices, delta, log_scale, log_step, q,
+            packet_bits,
         ):  # fmt: skip
             keep -= 4
             drop_top(q, max(keep, 0))
             if keep < -8:
-                break
+                raise ValueError("a packet is too small for its envelope")
         out[position : position + sizes[p]] = buf[: sizes[p]]
         position += sizes[p]
         steps[p, 0] = base + delta * resolution
@@ -106,13 +107,13 @@ def encode_packets(
 @njit(cache=True)
 def describe_packets(
     tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rounding,
-    survivors, features, bins, deltas, costs,
+    survivors, features, bins, deltas, chosen, costs,
 ):  # fmt: skip
     """Encode as :func:`encode_packets`, but keep the context model's inputs, not the bytes.
 
     ``features`` int16 [P, 2, N, features], ``bins`` int32 [P, 2, N], ``deltas`` int64 [P, 2] (the
-    step delta of the packet before and of this one) and ``costs`` int64 [P] (bits x 256 of the
-    bins) are the results.
+    step delta of the packet before and of this one), ``chosen`` int64 [P, 8] (envelope indices) and
+    ``costs`` int64 [P] (bits x 256 of the bins) are the results.
     """
     coder = np.empty(0, np.int64)
     buf = np.empty(0, np.uint8)
@@ -133,7 +134,7 @@ def describe_packets(
         q = bins[p]
         delta, _ = choose_step(
             tables, state, spectra[p], log_scale, relative, base, resolution, rounding,
-            packet_bits, envelope_bits, log_step, q,
+            packet_bits, envelope_cost(tables, indices, num_stages), log_step, q,
         )  # fmt: skip
         code_bins(
             DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
@@ -141,9 +142,29 @@ def describe_packets(
         costs[p] = code_bins(
             COST, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
         )
+        chosen[p] = indices
         deltas[p, 0] = state.delta[0]
         deltas[p, 1] = delta
         advance(state, envelope, delta, log_step, q)
+
+
+class DescribedBins(NamedTuple):
+    """What :func:`collect_bins` returns.
+
+    Attributes
+    ----------
+    features : int16 [P, 2, N, features]
+    bins : int32 [P, 2, N]
+    deltas : int64 [P, 2]     step delta of the packet before, and of this one
+    indices : int64 [P, 8]    envelope indices (of the stages in use)
+    costs : int64 [P]         bits x 256 of the bins
+    """
+
+    features: np.ndarray
+    bins: np.ndarray
+    deltas: np.ndarray
+    indices: np.ndarray
+    costs: np.ndarray
 
 
 def analyse(
@@ -194,6 +215,8 @@ def vbr_demand(spectra: np.ndarray) -> np.ndarray:
     Loud packets mask less of their error relative to what is heard, silent ones hardly matter:
     the share grows weakly with the level, and silence gets little.
     """
+    if len(spectra) == 0:
+        return np.zeros(0)
     power = np.square(spectra).mean((1, 2), dtype=np.float64) + 1e-9
     reference = max(float(np.quantile(power, 0.95)), 1e-7)
     return np.maximum(power / reference, 1e-3) ** VBR_EXPONENT
@@ -248,25 +271,20 @@ def collect_bins(
     waveform: np.ndarray,
     packet_bytes: int,
     num_stages: int,
-    with_cost: bool = False,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the context model's inputs and targets of a waveform coded at a rate.
-
-    Returns
-    -------
-    features : int16 array, shape [P, 2, N, features]
-    bins : int32 array, shape [P, 2, N]
-    deltas : int64 array, shape [P, 2]; with ``with_cost`` int64 [P], bits x 256 of the bins
-    """
+) -> DescribedBins:
+    """Code a waveform at a rate and return what the context model sees, instead of bytes."""
     count = len(waveform) // config.packet_length
     envelopes, spectra = analyse(analysis, config, waveform[: count * config.packet_length], count)
-    features = np.zeros((count, 2, NUM_BINS, NUM_FEATURES), np.int16)
-    bins = np.zeros((count, 2, NUM_BINS), np.int32)
-    deltas = np.zeros((count, 2), np.int64)
-    costs = np.zeros(count, np.int64)
+    result = DescribedBins(
+        np.zeros((count, 2, NUM_BINS, NUM_FEATURES), np.int16),
+        np.zeros((count, 2, NUM_BINS), np.int32),
+        np.zeros((count, 2), np.int64),
+        np.zeros((count, 8), np.int64),
+        np.zeros(count, np.int64),
+    )
     describe_packets(
         tables, new_state(tables), envelopes, spectra, np.full(count, packet_bytes, np.int64),
         num_stages, config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS,
-        features, bins, deltas, costs,
+        *result,
     )  # fmt: skip
-    return features, bins, costs if with_cost else deltas
+    return result

@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
 from codec.bitstream import check_fingerprint, overhead_bytes, read_header, read_stream
 from codec.range_coder import RangeDecoder
-from codec.weights import load_step_table
+from codec.weights import load_side_tables
 
 
 def step_context(delta: int, contexts: int) -> int:
     """Return the step table that follows ``delta`` (as in ``codec.packet``)."""
     return min(max((delta + 15) // 6, 0), contexts - 1)
+
+
+def _decode(decoder: RangeDecoder, cdf: list[int]) -> tuple[int, float]:
+    """Decode one symbol by bisection; returns it and its code length in bits."""
+    symbol = bisect_right(cdf, decoder.decode_target(15)) - 1
+    decoder.consume(cdf[symbol], cdf[symbol + 1], 15)
+    return symbol, 15 - math.log2(cdf[symbol + 1] - cdf[symbol])
 
 
 def stream_info(data: bytes, weights: str | Path | None = None) -> dict[str, Any]:
@@ -36,24 +44,24 @@ def stream_info(data: bytes, weights: str | Path | None = None) -> dict[str, Any
 
     Notes
     -----
-    Envelope and step stand first in every packet, so two symbols per packet are decoded; the
-    step is charged -log2 of its probability, and the rest of the packet belongs to the bins.
+    Envelope and step stand first in every packet, so only a few symbols per packet are decoded;
+    each is charged -log2 of its probability, and the rest of the packet belongs to the bins.
     """
     header, packets = read_stream(data)
-    table, config, fingerprint = load_step_table(Path(weights) if weights else None)
+    path = Path(weights) if weights else None
+    index_table, step_table, config, fingerprint = load_side_tables(path)
     check_fingerprint(header, fingerprint)
     limit = config.max_step_delta
-    delta, step_bits = 0, 0.0
+    delta, step_bits, envelope_bits = 0, 0.0, 0.0
     for packet in packets:
         decoder = RangeDecoder(packet)
-        for _ in range(header.num_stages):
-            decoder.decode_bits(config.codebook_bits)
-        cdf = table[step_context(delta, len(table))]
-        symbol = decoder.decode_symbol(cdf)
+        for stage in range(header.num_stages):
+            envelope_bits += _decode(decoder, index_table[stage])[1]
+        cdf = step_table[step_context(delta, len(step_table))]
+        symbol, bits = _decode(decoder, cdf)
         delta = symbol - limit
-        step_bits += 15 - math.log2(cdf[symbol + 1] - cdf[symbol])
+        step_bits += bits
     payload_bits = 8 * sum(len(p) for p in packets)
-    envelope_bits = len(packets) * header.num_stages * config.codebook_bits
     _, header_bytes = read_header(data)
     duration = header.num_samples / header.source_sample_rate
     share = {"envelope": 0.0, "step": 0.0, "bins": 0.0}

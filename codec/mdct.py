@@ -28,12 +28,14 @@ from torch import Tensor
 @lru_cache(maxsize=8)
 def mdct_matrix(hop_length: int) -> Tensor:
     """Return the windowed, orthonormal MDCT basis, float32, shape [2N, N]."""
-    n = torch.arange(2 * hop_length, dtype=torch.float64)
-    k = torch.arange(hop_length, dtype=torch.float64)
-    window = torch.sin(torch.pi * (n + 0.5) / (2 * hop_length))
-    phase = torch.pi / hop_length * (n[:, None] + 0.5 + hop_length / 2) * (k[None, :] + 0.5)
-    basis = (2.0 / hop_length) ** 0.5 * window[:, None] * torch.cos(phase)
-    return basis.to(torch.float32)
+    # The result is cached: it must not be an inference tensor, which training could not use.
+    with torch.inference_mode(False):
+        n = torch.arange(2 * hop_length, dtype=torch.float64)
+        k = torch.arange(hop_length, dtype=torch.float64)
+        window = torch.sin(torch.pi * (n + 0.5) / (2 * hop_length))
+        phase = torch.pi / hop_length * (n[:, None] + 0.5 + hop_length / 2) * (k[None, :] + 0.5)
+        basis = (2.0 / hop_length) ** 0.5 * window[:, None] * torch.cos(phase)
+        return basis.to(torch.float32)
 
 
 def num_blocks(num_samples: int, hop_length: int, blocks_per_packet: int) -> int:

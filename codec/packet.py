@@ -2,7 +2,7 @@
 
 ::
 
-    packet (20 ms)   [ envelope: S x 9 raw bits ][ step delta ][ block 0: 160 bins ][ block 1 ]
+    packet (20 ms)   [ envelope: S indices ][ step delta ][ block 0: 160 bins ][ block 1 ]
                                                                  each bin: magnitude, sign
 
 **Only integers reach the range coder.** The decoded envelope is a sum of int16 table rows and an
@@ -48,10 +48,12 @@ NUM_BANDS = 20
 LOG_ONE = 256  # one octave
 TOTAL_BITS = 15
 TOTAL = 1 << TOTAL_BITS
+OFFSET_LIMIT = 4 * LOG_ONE  # step offsets are limited softly to ± this
 SIDE_BITS = 5  # bits kept for the step's symbol and the end of the packet, in the budget
 NUM_STEP_CONTEXTS = 7
-MAGNITUDE_LIMIT = 4095
 COST_ONE = 256  # cost tables are in 1/256 bit
+# Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
+SEARCH_LAMBDA = np.float32(30.0)
 
 NUM_FEATURES = 30
 TABLE_COLUMNS = 4
@@ -81,6 +83,7 @@ class Tables(NamedTuple):
     scale_offset : int32 [bands]             Q8
     log2_bits : int32 [2049]                 Q10 log2 of a packet's bits
     expected_bits : int32 [E]                Laplace bits (1/256) per bin, by log2 scale, Q4
+    index_cdf : int32 [S, K + 1]             cumulative frequencies of the envelope's indices
     step_cdf : int32 [contexts, deltas + 1]  cumulative frequencies of the step delta
     exp2_table : int32 [4096]                round(2^(i/256 - 8) * 2^10) for rescaling
     compress_table : int32 [2048]            round(64 log2(1 + v / 8)), v a Q4 magnitude
@@ -89,6 +92,7 @@ class Tables(NamedTuple):
     context_band : int32 [2, bands, H1]      Q16 bias of the first layer by block and band
     cdf : int32 [rows * columns, M + 1]      cumulative frequencies of magnitudes
     cost : int32 [rows * columns, M]         their code lengths with sign, 1/256 bit (encoder only)
+    index_cost : int32 [S, K]                code lengths of the indices, 1/256 bit (encoder only)
     """
 
     band_edges: np.ndarray
@@ -106,6 +110,7 @@ class Tables(NamedTuple):
     scale_offset: np.ndarray
     log2_bits: np.ndarray
     expected_bits: np.ndarray
+    index_cdf: np.ndarray
     step_cdf: np.ndarray
     exp2_table: np.ndarray
     compress_table: np.ndarray
@@ -117,6 +122,7 @@ class Tables(NamedTuple):
     context_band: np.ndarray
     cdf: np.ndarray
     cost: np.ndarray
+    index_cost: np.ndarray
 
 
 class PacketState(NamedTuple):
@@ -159,6 +165,7 @@ def check_tables(tables: Tables, config: CodecConfig) -> None:
         "scale_offset": (bands,),
         "log2_bits": (2049,),
         "expected_bits": (320,),
+        "index_cdf": (config.num_stages, config.codebook_size + 1),
         "step_cdf": (NUM_STEP_CONTEXTS, 2 * config.max_step_delta + 2),
         "exp2_table": (4096,),
         "compress_table": (2048,),
@@ -179,7 +186,7 @@ def check_tables(tables: Tables, config: CodecConfig) -> None:
         raise ValueError("table cdf does not have whole rows")
     if tables.interpolation[:, 0].min() < 0 or tables.interpolation[:, 0].max() > bands - 2:
         raise ValueError("table interpolation points outside the bands")
-    for name in ("cdf", "step_cdf"):
+    for name in ("cdf", "index_cdf", "step_cdf"):
         cdf = getattr(tables, name)
         if (cdf[:, 0] != 0).any() or (cdf[:, -1] != TOTAL).any() or (np.diff(cdf) < 1).any():
             raise ValueError(f"table {name} is not a cumulative distribution")
@@ -196,15 +203,6 @@ def new_state(tables: Tables) -> PacketState:
 
 
 @njit(cache=True)
-def copy_state(source, target):
-    """Copy a :class:`PacketState` into another one, in place."""
-    target.envelope[:] = source.envelope
-    target.delta[:] = source.delta
-    target.magnitude[:] = source.magnitude
-    target.log_step[:] = source.log_step
-
-
-@njit(cache=True)
 def predict_envelope(tables, previous, out):
     """Write the integer prediction A·previous + b to ``out`` [bands], Q8."""
     for i in range(NUM_BANDS):
@@ -217,6 +215,8 @@ def predict_envelope(tables, previous, out):
 @njit(cache=True)
 def search_envelope(tables, previous, target, num_stages, survivors, indices):
     """Choose codewords by an M-best (tree) search; ties go to the lowest index.
+
+    What is minimised is the squared error plus ``SEARCH_LAMBDA`` times the bits of the indices.
 
     Parameters
     ----------
@@ -232,6 +232,7 @@ def search_envelope(tables, previous, target, num_stages, survivors, indices):
     for j in range(NUM_BANDS):
         residual[0, j] = target[j] - predicted[j]
     paths = np.zeros((survivors, 8), np.int64)
+    path_bits = np.zeros(survivors, np.float32)
     alive = 1
     best_error = np.empty(survivors, np.float32)
     best_parent = np.empty(survivors, np.int64)
@@ -245,6 +246,8 @@ def search_envelope(tables, previous, target, num_stages, survivors, indices):
                 for j in range(NUM_BANDS):
                     d = residual[a, j] - np.float32(tables.codebooks[s, i, j])
                     error += d * d
+                rate = path_bits[a] + np.float32(tables.index_cost[s, i])
+                error += SEARCH_LAMBDA * rate
                 if filled < keep or error < best_error[filled - 1]:
                     if filled < keep:
                         filled += 1
@@ -259,6 +262,7 @@ def search_envelope(tables, previous, target, num_stages, survivors, indices):
                     best_index[p] = i
         new_residual = np.empty((survivors, NUM_BANDS), np.float32)
         new_paths = np.zeros((survivors, 8), np.int64)
+        new_bits = np.zeros(survivors, np.float32)
         for p in range(filled):
             a = best_parent[p]
             i = best_index[p]
@@ -266,10 +270,21 @@ def search_envelope(tables, previous, target, num_stages, survivors, indices):
                 new_residual[p, j] = residual[a, j] - np.float32(tables.codebooks[s, i, j])
             new_paths[p, :s] = paths[a, :s]
             new_paths[p, s] = i
+            new_bits[p] = path_bits[a] + np.float32(tables.index_cost[s, i])
         residual = new_residual
         paths = new_paths
+        path_bits = new_bits
         alive = filled
     indices[:num_stages] = paths[0, :num_stages]
+
+
+@njit(cache=True)
+def envelope_cost(tables, indices, num_stages):
+    """Return the code length of an envelope's indices, 1/256 bit."""
+    total = np.int64(0)
+    for s in range(num_stages):
+        total += tables.index_cost[s, indices[s]]
+    return total
 
 
 @njit(cache=True)
@@ -334,7 +349,9 @@ def allocate(tables, envelope, previous, packet_bits, offset):
         total += out[j]
     total //= NUM_BANDS
     for j in range(NUM_BANDS):
-        offset[j] = min(max(out[j] - total, -8 * LOG_ONE), 8 * LOG_ONE)
+        v = out[j] - total
+        limited = (abs(v) * OFFSET_LIMIT) // (OFFSET_LIMIT + abs(v))
+        offset[j] = limited if v >= 0 else -limited
 
 
 @njit(cache=True)
@@ -355,8 +372,8 @@ def expected_step(tables, log_scale, relative, budget):
     low = np.int64(0)
     for k in range(NUM_BINS):
         low += log_scale[k] - relative[k]
-    low = low // NUM_BINS - 14 * LOG_ONE
-    high = low + 28 * LOG_ONE
+    low = low // NUM_BINS - 16 * LOG_ONE
+    high = low + 32 * LOG_ONE
     last = tables.expected_bits.shape[0] - 1
     goal = np.int64(budget) * COST_ONE
     while high - low > 1:
@@ -666,15 +683,16 @@ def code_bins(mode, tables, state, coder, buf, log_scale, log_step, packet_bits,
     log_bits = tables.log2_bits[packet_bits]
     rescale_history(tables, state.magnitude[0], state.log_step[0], log_step, past1)
     rescale_history(tables, state.magnitude[1], state.log_step[1], log_step, past2)
-    total = code_block(
-        mode, tables, coder, buf, 0, log_ratio, last_ratio, past1, past2, log_bits, q[0], dump[0]
-    )
-    for k in range(NUM_BINS):
-        past2[k] = past1[k]
-        past1[k] = min(np.int64(abs(q[0, k])), 2000) << 4
-    total += code_block(
-        mode, tables, coder, buf, 1, log_ratio, last_ratio, past1, past2, log_bits, q[1], dump[1]
-    )
+    total = np.int64(0)
+    for block in range(2):
+        if block == 1:
+            for k in range(NUM_BINS):
+                past2[k] = past1[k]
+                past1[k] = min(np.int64(abs(q[0, k])), 2000) << 4
+        total += code_block(
+            mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits,
+            q[block], dump[block],
+        )  # fmt: skip
     return total
 
 
@@ -693,15 +711,15 @@ def advance(state, envelope, delta, log_step, q):
 
 @njit(cache=True)
 def write_packet(
-    tables, state, buf, num_bytes, num_stages, stage_bits, indices, delta, log_scale, log_step, q,
-    packet_bits,
+    tables, state, buf, num_bytes, num_stages, indices, delta, log_scale, log_step, q, packet_bits,
 ):  # fmt: skip
     """Encode one packet into ``buf[:num_bytes]``; False if it does not fit (state unchanged)."""
     coder = np.zeros(8, np.int64)
     dump = np.empty((2, 0, 0), np.int16)
     enc_init(coder)
     for s in range(num_stages):
-        enc_bits(coder, buf, indices[s], stage_bits)
+        low, high = tables.index_cdf[s, indices[s]], tables.index_cdf[s, indices[s] + 1]
+        enc_symbol(coder, buf, low, high, TOTAL_BITS)
     limit = (tables.step_cdf.shape[1] - 2) // 2
     context = step_context(state.delta[0])
     symbol = delta + limit
@@ -734,7 +752,18 @@ def read_packet(
     dec_init(coder, buf, start, end)
     indices = np.zeros(8, np.int64)
     for s in range(num_stages):
-        indices[s] = dec_bits(coder, buf, stage_bits)
+        target = dec_target(coder, TOTAL_BITS)
+        first, last = 0, (1 << stage_bits) - 1
+        while first < last:
+            middle = (first + last) >> 1
+            if tables.index_cdf[s, middle + 1] <= target:
+                first = middle + 1
+            else:
+                last = middle
+        indices[s] = first
+        dec_consume(
+            coder, buf, tables.index_cdf[s, first], tables.index_cdf[s, first + 1], TOTAL_BITS
+        )
     context = step_context(state.delta[0])
     target = dec_target(coder, TOTAL_BITS)
     symbol = 0

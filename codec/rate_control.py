@@ -67,11 +67,12 @@ def packet_cost(
 @njit(cache=True)
 def choose_step(
     tables, state, spectrum, log_scale, relative, base, resolution, rounding, packet_bits,
-    envelope_bits, log_step, q,
+    envelope_cost, log_step, q,
 ):  # fmt: skip
     """Find the finest step whose bins fit the packet, by regula falsi on the true cost.
 
-    Fills ``log_step`` int32 [N] and ``q`` int32 [2, N].
+    ``envelope_cost`` is what the envelope's indices take, 1/256 bit. Fills ``log_step`` int32 [N]
+    and ``q`` int32 [2, N].
 
     Returns
     -------
@@ -79,7 +80,7 @@ def choose_step(
     cost : int     bits x 256 of step and bins
     """
     limit = (tables.step_cdf.shape[1] - 2) // 2
-    budget = (packet_bits - envelope_bits) * COST_ONE - END_BITS
+    budget = packet_bits * COST_ONE - envelope_cost - END_BITS
     low, high = -limit - 1, limit + 1  # low does not fit, high does
     low_cost, high_cost = np.int64(0), np.int64(0)
     delta = min(max(state.delta[0], -limit), limit)

@@ -23,6 +23,7 @@ WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 DEFAULT_WEIGHTS = WEIGHTS_DIR / "codec.safetensors"
 TABLE_PREFIX = "tables."
 FINGERPRINT_BYTES = 4
+DERIVED_TABLES = ("cost", "index_cost")  # computed when loading
 
 
 class WeightsError(ValueError):
@@ -49,18 +50,22 @@ class Weights:
     card: dict[str, Any]
 
 
-def cost_of_cdf(cdf: np.ndarray) -> np.ndarray:
+def code_lengths(cdf: np.ndarray) -> np.ndarray:
+    """Return code lengths in 1/256 bit of cumulative frequencies [..., M + 1] (total 2^15)."""
+    frequency = np.maximum(np.diff(cdf, axis=-1), 1)
+    return np.round(256 * (15 - np.log2(frequency))).astype(np.int32)
+
+
+def magnitude_costs(cdf: np.ndarray) -> np.ndarray:
     """Return code lengths of magnitude symbols in 1/256 bit, sign and extra bits included.
 
     Parameters
     ----------
     cdf : int array, shape [..., M + 1]   cumulative frequencies
     """
-    frequency = np.diff(cdf, axis=-1)
-    raw = np.array(MAGNITUDE_EXTRA_BITS[: frequency.shape[-1]]) + 1
+    raw = np.array(MAGNITUDE_EXTRA_BITS) + 1
     raw[0] = 0
-    bits = 15 - np.log2(np.maximum(frequency, 1)) + raw
-    return np.round(256 * bits).astype(np.int32)
+    return code_lengths(cdf) + np.int32(256) * raw.astype(np.int32)
 
 
 def read_weights_file(path: Path | None = None) -> tuple[Path, bytes]:
@@ -98,9 +103,13 @@ def load_weights(path: Path | None = None) -> Weights:
         values = {
             name: np.ascontiguousarray(tensors[TABLE_PREFIX + name])
             for name in Tables._fields
-            if name != "cost"
+            if name not in DERIVED_TABLES
         }
-        tables = Tables(**values, cost=cost_of_cdf(values["cdf"]))
+        tables = Tables(
+            **values,
+            cost=magnitude_costs(values["cdf"]),
+            index_cost=code_lengths(values["index_cdf"]),
+        )
         check_tables(tables, config)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
@@ -115,8 +124,10 @@ def load_weights(path: Path | None = None) -> Weights:
     return Weights(config, tables, networks, fingerprint, card)
 
 
-def load_step_table(path: Path | None = None) -> tuple[list[list[int]], CodecConfig, bytes]:
-    """Return the step's cumulative tables, the config and the fingerprint, and nothing else.
+def load_side_tables(
+    path: Path | None = None,
+) -> tuple[list[list[int]], list[list[int]], CodecConfig, bytes]:
+    """Return the tables of indices and steps, the config and the fingerprint, and nothing else.
 
     ``codec info`` needs no more, and answers at once.
     """
@@ -126,7 +137,8 @@ def load_step_table(path: Path | None = None) -> tuple[list[list[int]], CodecCon
     try:
         with safe_open(str(path), framework="numpy") as handle:
             config = CodecConfig.from_dict(json.loads((handle.metadata() or {})["config"]))
-            table = handle.get_tensor(TABLE_PREFIX + "step_cdf").tolist()
+            index_table = handle.get_tensor(TABLE_PREFIX + "index_cdf").tolist()
+            step_table = handle.get_tensor(TABLE_PREFIX + "step_cdf").tolist()
     except (SafetensorError, KeyError, ValueError) as error:
         raise WeightsError(f"'{path}' is not a weights file of this codec: {error}") from None
-    return table, config, fingerprint
+    return index_table, step_table, config, fingerprint

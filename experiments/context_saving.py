@@ -59,13 +59,12 @@ def main() -> None:
         stages = min(default_stages(round(rate * 1000)), config.num_stages)
         magnitudes, ratios, context_bits = [], [], 0.0
         for clip in clips:
-            features, bins, costs = collect_bins(
-                codec.weights.tables, config, codec.analysis, clip, round(rate * 20 / 8), stages,
-                with_cost=True,
-            )  # fmt: skip
-            magnitudes.append(np.abs(bins))
-            ratios.append(features[..., 0] / 64.0)  # Q6 of the bitstream's own log ratio
-            context_bits += costs.sum() / COST_ONE
+            got = collect_bins(
+                codec.weights.tables, config, codec.analysis, clip, round(rate * 20 / 8), stages
+            )
+            magnitudes.append(np.abs(got.bins))
+            ratios.append(got.features[..., 0] / 64.0)  # Q6 of the bitstream's own log ratio
+            context_bits += got.costs.sum() / COST_ONE
         q, log_ratio = np.concatenate(magnitudes), np.concatenate(ratios)
         assert np.abs(log_ratio).max() * 64 <= FEATURE_LIMIT
         total = 0.0

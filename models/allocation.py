@@ -14,13 +14,18 @@ from codec.config import CodecConfig
 # Inputs of the network: envelope shape, previous envelope on the same mean, level, packet size.
 LEVEL_CENTRE = -8.0
 SIZE_CENTRE = 8.0
+# Offsets lie within ± this many octaves. Without a limit a band whose bins are all zero has no
+# gradient, drifts ever farther and never comes back.
+OFFSET_LIMIT = 4.0
 
 
 class StepAllocation(nn.Module):
     """Map the decoded envelope and the packet's bits to step offsets in octaves.
 
     ``offset = 0.2 * (envelope - mean) + MLP(...)``: the exponent 0.2 is the best one found by
-    hand for PESQ (a step that follows the envelope weakly); the network learns the rest.
+    hand for PESQ (a step that follows the envelope weakly); the network learns the rest. The mean
+    over the bands is taken off (the packet's step takes it up), and what is left is limited softly,
+    ``x / (1 + |x| / 4)``.
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -63,4 +68,6 @@ class StepAllocation(nn.Module):
         float Tensor, shape [B, P, bands]   octaves, to be added to the packet's step
         """
         offset = 0.2 * (envelope - envelope.mean(-1, keepdim=True))
-        return offset + self.network(self.features(envelope, previous, log_bits))
+        offset = offset + self.network(self.features(envelope, previous, log_bits))
+        offset = offset - offset.mean(-1, keepdim=True)
+        return offset / (1.0 + offset.abs() / OFFSET_LIMIT)

@@ -2,7 +2,7 @@
 
 ::
 
-    30 integer features of a bin ─► 32 ReLU ─► 16 ReLU ─► row, column ─► table [rows, columns]
+    30 integer features of a bin ─► 64 ReLU ─► 32 ReLU ─► row, column ─► table [rows, columns]
     (ratio, neighbours; codec.packet)                        (scale, shape)   of magnitudes
 
 The network corrects a baseline: with all weights zero, a bin's table is that of a Laplace
@@ -33,7 +33,6 @@ ROWS_PER_OCTAVE = 8
 ROW_OFFSET = 24
 FEATURE_ONE = 64.0
 ACTIVATION_LIMIT = 4095 / 256
-SECOND_HIDDEN = 16
 
 
 def laplace_log_probabilities(config: CodecConfig) -> Tensor:
@@ -67,8 +66,8 @@ class ContextModel(nn.Module):
         hidden = config.context_hidden
         self.first = nn.Linear(NUM_FEATURES, hidden, bias=False)
         self.band_bias = nn.Parameter(torch.zeros(2, config.num_bands, hidden))
-        self.second = nn.Linear(hidden, SECOND_HIDDEN)
-        self.third = nn.Linear(SECOND_HIDDEN, 2)
+        self.second = nn.Linear(hidden, hidden // 2)
+        self.third = nn.Linear(hidden // 2, 2)
         nn.init.zeros_(self.third.weight)
         with torch.no_grad():
             self.band_bias.uniform_(-0.2, 0.2)
@@ -122,7 +121,9 @@ class BinData:
     features : int16, shape [M, features]
     block, band : uint8, shape [M]
     symbol : uint8, shape [M]      magnitude symbols
-    deltas : int32, shape [n, 2]   step delta of the packet before, and of the packet
+    deltas : int64, shape [n, 2]   step delta of the packet before, and of the packet
+    indices : int64, shape [n, 8]  envelope indices
+    num_stages : int64, shape [n]  how many of them are in use
     """
 
     features: np.ndarray
@@ -130,6 +131,8 @@ class BinData:
     band: np.ndarray
     symbol: np.ndarray
     deltas: np.ndarray
+    indices: np.ndarray
+    num_stages: np.ndarray
 
 
 def train_context(

@@ -5,6 +5,7 @@
     bins of both blocks / envelope ─┐
     step / envelope per band ───────┤► linear ─► causal conv (3 packets) ─► GRU ─► linear ─┐
     envelope shape, level, rate ────┘                                                      │
+    bins of 2 packets ─► conv over frequency (local branch) ─► gain, value ──────────────(+)
               ┌──────────────── gain [2, N], value [2, N], noise level [2, bands] ◄────────┘
               ▼
     y = bins * gain + envelope * (value + noise level * noise where the bin was zero)
@@ -68,6 +69,17 @@ class Enhancer(nn.Module):
         with torch.no_grad():
             self.outputs.weight.mul_(0.1)
             self.outputs.bias.zero_()
+        channels = config.local_channels
+        # Per bin: both blocks of this packet and of the last one, and the step over the envelope.
+        self.local = nn.Sequential(
+            nn.Conv1d(2 * blocks + 1, channels, 7, padding=3),
+            nn.GELU(),
+            nn.Conv1d(channels, channels, 7, padding=3),
+            nn.GELU(),
+        )
+        self.local_outputs = nn.Conv1d(channels, 2 * blocks, 3, padding=1)
+        nn.init.zeros_(self.local_outputs.weight)
+        nn.init.zeros_(self.local_outputs.bias)
 
     def forward(
         self,
@@ -76,8 +88,8 @@ class Enhancer(nn.Module):
         log_step: Tensor,
         log_bits: Tensor,
         noise: Tensor,
-        state: tuple[Tensor, Tensor, Tensor] | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, Tensor, Tensor]]:
+        state: tuple[Tensor, ...] | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the enhanced spectrum and the state for the packets that follow.
 
         Parameters
@@ -87,7 +99,8 @@ class Enhancer(nn.Module):
         log_step : float Tensor, shape [B, P, bands]  quantizer step, octaves
         log_bits : float Tensor, shape [B, P]         log2 of the packet's bits
         noise : float Tensor, shape [B, P, 2, N]      unit-variance noise
-        state : (level [B, 1], conv input [B, 2, H], GRU state [1, B, H]) or None at the start
+        state : (level [B, 1], conv input [B, 2, H], GRU state [1, B, H], bins of the last packet
+                [B, 2, N]) or None at the start
 
         Returns
         -------
@@ -105,8 +118,9 @@ class Enhancer(nn.Module):
                 mean[:, 0],
                 bins.new_zeros(batch, 2, config.enhancer_hidden),
                 bins.new_zeros(1, batch, config.enhancer_hidden),
+                bins.new_zeros(batch, blocks, num_bins),
             )
-        last_level, history, memory = state
+        last_level, history, memory, last_bins = state
 
         relative = bins / scale
         compressed = relative.sign() * torch.log1p(relative.abs())
@@ -134,5 +148,13 @@ class Enhancer(nn.Module):
         value = out[..., split : 2 * split].view(batch, packets, blocks, num_bins)
         level = out[..., 2 * split :].view(batch, packets, blocks, config.num_bands)
         amplitude = torch.exp((2.0 * level - 0.7).clamp(-8.0, 2.0)) @ self.interpolation.T
+
+        previous = torch.cat([last_bins[:, None], bins[:, :-1]], 1) / scale
+        previous = previous.sign() * torch.log1p(previous.abs())
+        ratio = 0.5 * ((log_step - envelope) @ self.interpolation.T)[:, :, None]
+        grid = torch.cat([compressed, previous, ratio], 2).flatten(0, 1)  # [B*P, 5, N]
+        local = self.local_outputs(self.local(grid)).view(batch, packets, 2, blocks, num_bins)
+        gain = gain + local[:, :, 0]
+        value = value + local[:, :, 1]
         spectrum = bins * gain + scale * (value + amplitude * noise * (bins == 0))
-        return spectrum, (mean[:, -1], extended[:, -2:], memory)
+        return spectrum, (mean[:, -1], extended[:, -2:], memory, bins[:, -1])

@@ -25,7 +25,14 @@ from codec.packet import (
     TOTAL,
     Tables,
 )
-from codec.weights import TABLE_PREFIX, Weights, cost_of_cdf, load_weights
+from codec.weights import (
+    DERIVED_TABLES,
+    TABLE_PREFIX,
+    Weights,
+    code_lengths,
+    load_weights,
+    magnitude_costs,
+)
 from models.codec_net import CodecNet, laplace_code_lengths
 from models.context import ContextModel
 
@@ -98,7 +105,35 @@ def step_cdf(deltas: np.ndarray, max_delta: int) -> np.ndarray:
     return quantize_cdf(smooth + prior)
 
 
-def build_tables(net: CodecNet, context: ContextModel, deltas: np.ndarray) -> Tables:
+def index_cdf(indices: np.ndarray, num_stages: np.ndarray, config: CodecConfig) -> np.ndarray:
+    """Return tables of the envelope's indices, one per stage.
+
+    Parameters
+    ----------
+    indices : int array, shape [n, >= S]
+    num_stages : int array, shape [n]      stages in use in each row
+
+    Returns
+    -------
+    int32 array, shape [S, K + 1]
+    """
+    counts = np.stack(
+        [
+            np.bincount(indices[num_stages > s, s], minlength=config.codebook_size)
+            for s in range(config.num_stages)
+        ]
+    )
+    # Half a count for what was never seen: no index is impossible.
+    return quantize_cdf(counts + 0.5 + 0.02 * counts.mean(-1, keepdims=True))
+
+
+def build_tables(
+    net: CodecNet,
+    context: ContextModel,
+    deltas: np.ndarray,
+    indices: np.ndarray,
+    num_stages: np.ndarray,
+) -> Tables:
     """Quantize everything on the entropy path to integers (see ``codec.packet``).
 
     Raises
@@ -118,6 +153,7 @@ def build_tables(net: CodecNet, context: ContextModel, deltas: np.ndarray) -> Ta
     exp2 = 2.0 ** (np.arange(4096) / 256 - 8 + 10)
     p = torch.softmax(context.logits.detach().double().cpu(), -1).flatten(0, 1).numpy()
     cdf = quantize_cdf(p)
+    index_table = index_cdf(indices, num_stages, config)
     band_bias = context.band_bias
     tables = Tables(
         band_edges=np.array(config.band_edges, np.int32),
@@ -135,6 +171,7 @@ def build_tables(net: CodecNet, context: ContextModel, deltas: np.ndarray) -> Ta
         scale_offset=_fixed(net.scale_offset, 8),
         log2_bits=np.round(1024 * np.log2(np.maximum(bits, 1))).astype(np.int32),
         expected_bits=laplace_expected_bits(config.rounding),
+        index_cdf=index_table,
         step_cdf=step_cdf(deltas, config.max_step_delta),
         exp2_table=np.round(exp2).astype(np.int32),
         compress_table=np.round(compress).astype(np.int32),
@@ -145,7 +182,8 @@ def build_tables(net: CodecNet, context: ContextModel, deltas: np.ndarray) -> Ta
         context_b3=_fixed(context.third.bias, 18),
         context_band=_fixed(band_bias, 16),
         cdf=cdf,
-        cost=cost_of_cdf(cdf),
+        cost=magnitude_costs(cdf),
+        index_cost=code_lengths(index_table),
     )
     first = np.abs(tables.context_w1).sum(0) * FEATURE_LIMIT + np.abs(tables.context_band).max()
     second = np.abs(tables.context_w2).sum(0) * HIDDEN_LIMIT + np.abs(tables.context_b2)
@@ -162,7 +200,9 @@ def export_weights(
     The card's fields are kept as given, with config, fingerprint and SHA-256 added.
     """
     tensors = {
-        TABLE_PREFIX + name: value for name, value in tables._asdict().items() if name != "cost"
+        TABLE_PREFIX + name: value
+        for name, value in tables._asdict().items()
+        if name not in DERIVED_TABLES
     }
     for part in ("analysis", "enhancer"):
         module = getattr(net, part)
@@ -171,7 +211,8 @@ def export_weights(
     config = json.dumps(net.config.to_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file(tensors, str(temporary), metadata={"config": config, "format": "1"})
+    # One metadata key only: several are stored in random order, which would change the fingerprint.
+    save_file(tensors, str(temporary), metadata={"config": config})
     temporary.chmod(0o644)  # safetensors writes it for the owner only
     temporary.replace(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -180,38 +221,51 @@ def export_weights(
     return load_weights(path)
 
 
-def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
-    """Rebuild the float graph from shipped weights, to fine-tune or to measure it."""
-    config = CodecConfig.from_dict(weights.config.to_dict())
-    net = CodecNet(config, estimator)
+def _real(x: np.ndarray, bits: int) -> torch.Tensor:
+    return torch.from_numpy(x.astype(np.float64) / (1 << bits)).float()
+
+
+def load_net(net: CodecNet, weights: Weights) -> None:
+    """Copy shipped weights into a float graph, to fine-tune it.
+
+    Parts of the enhancer that the weights do not have keep their initial values.
+
+    Raises
+    ------
+    ValueError   a tensor has another shape
+    """
     t = weights.tables
-
-    def real(x: np.ndarray, bits: int) -> torch.Tensor:
-        return torch.from_numpy(x.astype(np.float64) / (1 << bits)).float()
-
     layers = net.allocation.network
-    with torch.no_grad():
-        net.msvq.codebooks.copy_(real(t.codebooks, 8))
-        net.msvq.predictor.copy_(real(t.predictor, 12))
-        net.msvq.bias.copy_(real(t.bias, 8))
-        net.msvq.initial.copy_(real(t.initial, 8))
-        net.scale_offset.copy_(real(t.scale_offset, 8))
-        for i, (w, b) in enumerate(
-            (
-                (t.allocation_w1, t.allocation_b1),
-                (t.allocation_w2, t.allocation_b2),
-                (t.allocation_w3, t.allocation_b3),
-            )
-        ):
-            layers[2 * i].weight.copy_(real(w, 12).T)
-            layers[2 * i].bias.copy_(real(b, 22))
-    for part in ("analysis", "enhancer"):
-        state = {
-            name.removeprefix(part + "."): torch.from_numpy(value.astype(np.float32))
-            for name, value in weights.networks.items()
-            if name.startswith(part + ".")
-        }
-        getattr(net, part).load_state_dict(state)
+    tensors = {
+        "msvq.codebooks": _real(t.codebooks, 8),
+        "msvq.predictor": _real(t.predictor, 12),
+        "msvq.bias": _real(t.bias, 8),
+        "msvq.initial": _real(t.initial, 8),
+        "scale_offset": _real(t.scale_offset, 8),
+    }
+    dense = (
+        (t.allocation_w1, t.allocation_b1),
+        (t.allocation_w2, t.allocation_b2),
+        (t.allocation_w3, t.allocation_b3),
+    )
+    assert len(layers) == 2 * len(dense) - 1
+    for i, (weight, bias) in enumerate(dense):
+        tensors[f"allocation.network.{2 * i}.weight"] = _real(weight, 12).T
+        tensors[f"allocation.network.{2 * i}.bias"] = _real(bias, 22)
+    for name, value in weights.networks.items():
+        tensors[name] = torch.from_numpy(value.astype(np.float32))
+    state = net.state_dict()
+    for name, value in tensors.items():
+        if name not in state or state[name].shape != value.shape:
+            raise ValueError(f"'{name}' of the weights does not fit this model")
+        state[name] = value
+    net.load_state_dict(state)
+
+
+def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
+    """Rebuild the float graph from shipped weights."""
+    net = CodecNet(CodecConfig.from_dict(weights.config.to_dict()), estimator)
+    load_net(net, weights)
     return net
 
 
@@ -220,16 +274,13 @@ def import_context(weights: Weights) -> ContextModel:
     model = ContextModel(weights.config)
     t = weights.tables
 
-    def real(x: np.ndarray, bits: int) -> torch.Tensor:
-        return torch.from_numpy(x.astype(np.float64) / (1 << bits)).float()
-
     with torch.no_grad():
-        model.first.weight.copy_(real(t.context_w1, 10).T)
-        model.band_bias.copy_(real(t.context_band, 16))
-        model.second.weight.copy_(real(t.context_w2, 10).T)
-        model.second.bias.copy_(real(t.context_b2, 18))
-        model.third.weight.copy_(real(t.context_w3, 10).T)
-        model.third.bias.copy_(real(t.context_b3, 18))
+        model.first.weight.copy_(_real(t.context_w1, 10).T)
+        model.band_bias.copy_(_real(t.context_band, 16))
+        model.second.weight.copy_(_real(t.context_w2, 10).T)
+        model.second.bias.copy_(_real(t.context_b2, 18))
+        model.third.weight.copy_(_real(t.context_w3, 10).T)
+        model.third.bias.copy_(_real(t.context_b3, 18))
         p = torch.from_numpy(np.diff(t.cdf, axis=-1) / TOTAL).float()
         model.logits.copy_(torch.log(p).view_as(model.logits))
     return model

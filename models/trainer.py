@@ -55,6 +55,7 @@ class TrainConfig:
     seed : int
     device : str              'cpu' or 'cuda'
     num_threads : int         CPU threads; 0 leaves torch's choice
+    init_from : str | None    weights (.safetensors) to start from instead of the seed
     resume : bool             continue from out_dir/latest.pt
     checkpoint_every, validate_every : int   steps
     """
@@ -81,6 +82,7 @@ class TrainConfig:
     seed: int = 0
     device: str = "cpu"
     num_threads: int = 0
+    init_from: str | None = None
     resume: bool = False
     checkpoint_every: int = 500
     validate_every: int = 2000
@@ -99,7 +101,9 @@ class TrainState:
     context: dict[str, Any] | None = None
 
 
-def draw_rates(rng: np.random.Generator, batch_size: int, packets: int) -> tuple[Tensor, Tensor]:
+def draw_rates(
+    rng: np.random.Generator, batch_size: int, packets: int, max_stages: int
+) -> tuple[Tensor, Tensor]:
     """Draw one rate per crop (stratified, log-uniform from 8 to 32 kbit/s) and MSVQ stages.
 
     Returns
@@ -114,7 +118,12 @@ def draw_rates(rng: np.random.Generator, batch_size: int, packets: int) -> tuple
     stages = np.where((rate > 20) & (rng.random(batch_size) < 0.6), 4, stages)
     other = rng.integers(1, 5, batch_size)
     stages = np.where(rng.random(batch_size) < 0.15, other, stages)
-    packet_bits = torch.from_numpy(bits.astype(np.float32))[:, None].repeat(1, packets)
+    stages = np.minimum(stages, max_stages)
+    # In some crops every packet has its own size, as in a VBR file.
+    varied = rng.random((batch_size, 1)) < 0.25
+    spread = np.exp2(np.where(varied, rng.normal(0, 0.4, (batch_size, packets)), 0.0))
+    bits = np.clip(np.round(bits[:, None] * spread / 8) * 8, 64, 2040)
+    packet_bits = torch.from_numpy(bits.astype(np.float32))
     return packet_bits, torch.from_numpy(stages.astype(np.int64))
 
 
@@ -248,7 +257,7 @@ def train_step(
     for group in optimizer.param_groups:
         group["lr"] = learning_rate_at(config, step)
     waveform = sampler.batch(step, config.batch_size).to(config.device)
-    packet_bits, stages = draw_rates(rng, config.batch_size, packets)
+    packet_bits, stages = draw_rates(rng, config.batch_size, packets, net.config.num_stages)
     packet_bits, stages = packet_bits.to(config.device), stages.to(config.device)
 
     net.train()
@@ -308,7 +317,8 @@ def validate(
             packets = int(min(len(clip), seconds * 16000) // length)
             reference = clip[: packets * length - length // 2].astype(np.float32) / 32768
             bits = torch.full((1, packets), round(rate * 20 / 8) * 8.0, device=device)
-            stages = torch.tensor([default_stages(round(rate * 1000))], device=device)
+            used = min(default_stages(round(rate * 1000)), net.config.num_stages)
+            stages = torch.tensor([used], device=device)
             torch.manual_seed(0)
             out = net(torch.from_numpy(reference)[None].to(device), bits, stages)
             decoded = out.waveform[0].cpu().numpy()
@@ -398,7 +408,13 @@ def train(config: TrainConfig, codec: CodecConfig | None = None, quiet: bool = F
         state = load_checkpoint(checkpoint, config)
     else:
         state = new_state(config, codec)
-        initialise_msvq(state.net, sampler, packets)
+        if config.init_from:
+            from codec.weights import load_weights
+            from models.export import load_net
+
+            load_net(state.net, load_weights(Path(config.init_from)))
+        else:
+            initialise_msvq(state.net, sampler, packets)
         state.average.load_state_dict(state.net.state_dict())
     loss_fn = CodecLoss(config.pesq_weight, config.error_weight, config.spectral_weight)
     loss_fn.to(config.device)
@@ -457,14 +473,15 @@ def finish(
     net = state.average.cpu().eval()
     torch.manual_seed(config.seed)
     context = ContextModel(net.config)
-    tables = build_tables(net, context, np.zeros((0, 2), np.int64))
+    nothing = np.zeros((0, 8), np.int64)
+    tables = build_tables(net, context, nothing[:, :2], nothing, nothing[:, 0])
     bits = math.nan
     for number, share in enumerate((0.25, 1.0)):
         minutes = config.context_minutes * share
         data = collect_context_data(net, tables, sampler, minutes, number, quiet)
         steps = max(int(config.context_steps * share), 1)
         bits = train_context(context, data, steps, config.seed + number, quiet=quiet)
-        tables = build_tables(net, context, data.deltas)
+        tables = build_tables(net, context, data.deltas, data.indices, data.num_stages)
     path = Path(config.out_dir) / "codec.safetensors"
     options = {k: v for k, v in asdict(config).items() if not k.endswith("_dir")}
     card: dict[str, Any] = {
@@ -503,17 +520,19 @@ def collect_context_data(
     pieces = CropSampler([sampler.samples], length, sampler.seed, augment=True)
     count = max(int(minutes * 60 / seconds), 1)
     rng = np.random.default_rng([sampler.seed, 7, number])
-    features, symbols, deltas = [], [], []
+    features, symbols, deltas, indices, used = [], [], [], [], []
     for i in tqdm(range(count), disable=quiet, unit="piece", desc="collect"):
         rate = 8.0 * 4.0 ** rng.random()
         piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
         stages = min(default_stages(round(rate * 1000)), config.num_stages)
-        x, q, d = collect_bins(
-            tables, config, net.analysis, piece, round(rate * 20 / 8), stages
-        )
-        features.append(x[1:].reshape(-1, x.shape[-1]))
-        symbols.append(np.searchsorted(MAGNITUDE_BASE, np.abs(q[1:]).ravel(), side="right") - 1)
-        deltas.append(d[1:])
+        got = collect_bins(tables, config, net.analysis, piece, round(rate * 20 / 8), stages)
+        # The first packet has no past; it is rare in use, too.
+        magnitude = np.abs(got.bins[1:]).ravel()
+        features.append(got.features[1:].reshape(-1, got.features.shape[-1]))
+        symbols.append(np.searchsorted(MAGNITUDE_BASE, magnitude, side="right") - 1)
+        deltas.append(got.deltas[1:])
+        indices.append(got.indices[1:])
+        used.append(np.full(len(got.indices) - 1, stages))
     packets = len(np.concatenate(deltas))
     band = np.tile(band_of_bin(config).numpy(), 2 * packets)
     block = np.tile(np.repeat(np.arange(2), config.hop_length), packets)
@@ -523,6 +542,8 @@ def collect_context_data(
         band.astype(np.uint8),
         np.concatenate(symbols).astype(np.uint8),
         np.concatenate(deltas),
+        np.concatenate(indices),
+        np.concatenate(used),
     )
 
 

@@ -54,7 +54,8 @@ def synthetic_speech(seconds: float, seed: int = 0) -> np.ndarray:
     for centre, swing, bandwidth, gain in (
         (550, 250, 80, 1.0), (1500, 500, 120, 0.6), (2700, 300, 200, 0.3),
     ):  # fmt: skip
-        frequency = centre + swing * np.sin(2 * np.pi * rng.uniform(1, 3) * time + rng.uniform(0, 6))
+        speed, start = rng.uniform(1, 3), rng.uniform(0, 6)
+        frequency = centre + swing * np.sin(2 * np.pi * speed * time + start)
         radius = np.exp(-np.pi * bandwidth / 16000)
         out += gain * _resonate(source, 2 * np.pi * frequency / 16000, radius)
     # Fricatives: noise above 2.5 kHz or so.

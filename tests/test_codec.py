@@ -1,6 +1,7 @@
 """The codec as a user sees it: lengths, refusals, rates, determinism, quality."""
 
 import copy
+import dataclasses
 import hashlib
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import codec.decoder
 import codec.encoder
 from codec import BitstreamError, Codec
 from codec.audio import AudioError
-from codec.bitstream import HEADER_BYTES, cbr_bytes, read_stream
+from codec.bitstream import HEADER_BYTES, cbr_bytes, read_stream, write_stream
 from codec.config import REPORT_RATES_KBPS
 from codec.encoder import analyse
 from codec.metrics import pesq_wb, psnr
@@ -126,6 +127,14 @@ def test_wrong_fingerprint(codec: Codec, stream: bytes) -> None:
     with pytest.raises(BitstreamError, match=f"{codec.fingerprint}.*00010203"):
         other.decode(stream)
     assert read_stream(other.encode(np.zeros(100)))[0].fingerprint == b"\x00\x01\x02\x03"
+
+
+def test_more_stages_than_the_weights_have(codec: Codec, stream: bytes) -> None:
+    """A sound header may still ask for codebooks that do not exist."""
+    header, packets = read_stream(stream)
+    forged = write_stream(dataclasses.replace(header, num_stages=8), packets)
+    with pytest.raises(BitstreamError, match="stages"):
+        codec.decode(forged)
 
 
 def test_damaged_file(codec: Codec, stream: bytes) -> None:

@@ -8,9 +8,9 @@ from codec import Codec
 from codec.config import CodecConfig
 from codec.encoder import analyse
 from codec.mdct import mdct
-from codec.packet import search_envelope
+from codec.packet import SEARCH_LAMBDA, search_envelope
 from codec.weights import Weights
-from models.codec_net import CONTEXT_SAVING, SIDE_BITS, CodecNet, CodecOutput
+from models.codec_net import CodecNet, CodecOutput
 from models.context import ContextModel
 from models.export import build_tables, import_net
 from models.losses import CodecLoss
@@ -117,7 +117,7 @@ def test_more_stages_make_a_smaller_error() -> None:
 
 def speech_batch(speech: np.ndarray, packets: int = 24) -> torch.Tensor:
     length = (2 * packets - 1) * 160
-    return torch.from_numpy(np.stack([speech[3000 : 3000 + length], speech[20000 : 20000 + length]]))
+    return torch.from_numpy(np.stack([speech[start : start + length] for start in (3000, 20000)]))
 
 
 def run_graph(speech: np.ndarray, hard: bool = False) -> tuple[CodecNet, CodecOutput]:
@@ -125,8 +125,9 @@ def run_graph(speech: np.ndarray, hard: bool = False) -> tuple[CodecNet, CodecOu
     net = CodecNet(SMALL)
     waveform = speech_batch(speech)
     with torch.no_grad():
-        for layer in (net.allocation.network[4], net.analysis.network[-1]):
-            layer.weight.normal_(std=0.05)  # zero at the start, and so are all gradients before it
+        for parameter in net.parameters():
+            if not parameter.any():  # zero at the start, and so are all gradients before it
+                parameter.normal_(std=0.05)
         spectrum = mdct(waveform, 48, 160).view(2, 24, 2, 160)
         net.msvq.initialise(net.analysis(waveform, spectrum))
     net.train()
@@ -162,16 +163,27 @@ def test_hard_envelope_freezes_its_quantizer(speech: np.ndarray) -> None:
 
 @pytest.mark.parametrize("training", [False, True])
 def test_bits_are_met_inside_the_graph(
-    codec: Codec, demo_speech: np.ndarray, training: bool
+    codec: Codec, demo_speech: np.ndarray, training: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    budgets = []
+    original = CodecNet.search_step
+
+    def search_step(net: CodecNet, *arguments: torch.Tensor) -> torch.Tensor:
+        budgets.append(arguments[-1])
+        return original(net, *arguments)
+
+    monkeypatch.setattr(CodecNet, "search_step", search_step)
     net = import_net(codec.weights).train(training)
     waveform = torch.from_numpy(demo_speech[: 199 * 160])[None].repeat(4, 1)
     stages = torch.tensor([2, 3, 3, 4])
     bits = torch.tensor([[160.0], [264.0], [400.0], [640.0]]).expand(4, 100)
     with torch.no_grad():
         out = net(waveform, bits, stages)
-    side = net.config.codebook_bits * stages[:, None] + SIDE_BITS
-    ratio = out.bits * CONTEXT_SAVING / (bits - side)
+    (budget,) = budgets
+    # In Laplace bits: what the packet has left beside the envelope, over the model's saving.
+    left = bits - net.config.codebook_bits * stages[:, None]
+    assert (budget > 0.9 * left).all() and (budget < 1.35 * left).all()
+    ratio = out.bits / budget
     assert (ratio < 1 + 1e-4).all()  # never more than the packet holds
     assert (ratio.median(1).values > 0.97).all()
     assert (ratio.mean(1) > 0.95).all()
@@ -188,6 +200,13 @@ def chosen(weights: Weights, target: np.ndarray, previous: np.ndarray, stages: i
     return indices[:stages]
 
 
+def objective(weights: Weights, residual: np.ndarray, stage: int) -> np.ndarray:
+    """Return what the search minimises for each codeword of a stage: error and bits, [K]."""
+    t = weights.tables
+    error = np.square(residual - t.codebooks[stage].astype(np.int64)).sum(-1)
+    return error + float(SEARCH_LAMBDA) * t.index_cost[stage]
+
+
 def predict(weights: Weights, previous: np.ndarray) -> np.ndarray:
     t = weights.tables
     return ((t.predictor.astype(np.int64) @ previous + 2048) >> 12) + t.bias
@@ -201,12 +220,10 @@ def cases(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_one_stage_is_brute_force(codec: Codec, speech: np.ndarray) -> None:
-    codebook = codec.weights.tables.codebooks[0].astype(np.int64)
     for target, previous in zip(*cases(codec, speech), strict=True):
-        distance = np.square(target - predict(codec.weights, previous) - codebook).sum(-1)
+        wanted = objective(codec.weights, target - predict(codec.weights, previous), 0).argmin()
         for survivors in (1, 8):
-            index = chosen(codec.weights, target, previous, 1, survivors)
-            assert index[0] == distance.argmin()
+            assert chosen(codec.weights, target, previous, 1, survivors)[0] == wanted
 
 
 def test_one_survivor_is_greedy(codec: Codec, speech: np.ndarray) -> None:
@@ -214,28 +231,33 @@ def test_one_survivor_is_greedy(codec: Codec, speech: np.ndarray) -> None:
     for target, previous in zip(*cases(codec, speech), strict=True):
         residual = target - predict(codec.weights, previous)
         for s, index in enumerate(chosen(codec.weights, target, previous, 3, 1)):
-            assert index == np.square(residual - codebooks[s]).sum(-1).argmin()
+            assert index == objective(codec.weights, residual, s).argmin()
             residual = residual - codebooks[s, index]
 
 
 @pytest.mark.parametrize("stages", [2, 3, 4])
 def test_more_survivors_are_better(codec: Codec, speech: np.ndarray, stages: int) -> None:
-    codebooks = codec.weights.tables.codebooks.astype(np.int64)
-    errors = {1: 0.0, 8: 0.0}
+    totals = {1: 0.0, 8: 0.0}
     for target, previous in zip(*cases(codec, speech), strict=True):
-        residual = target - predict(codec.weights, previous)
-        for survivors in errors:
+        for survivors in totals:
+            residual = target - predict(codec.weights, previous)
             indices = chosen(codec.weights, target, previous, stages, survivors)
-            value = codebooks[np.arange(stages), indices].sum(0)
-            errors[survivors] += float(np.square(residual - value).sum())
-    assert errors[8] < errors[1]
+            for s, index in enumerate(indices):
+                residual = residual - codec.weights.tables.codebooks[s, index]
+                totals[survivors] += SEARCH_LAMBDA * codec.weights.tables.index_cost[s, index]
+            totals[survivors] += float(np.square(residual).sum())
+    assert totals[8] < totals[1]
 
 
 def test_many_survivors_find_the_best_path() -> None:
     """With as many survivors as codewords, two stages are searched in full."""
     torch.manual_seed(0)
     config = CodecConfig(num_stages=2, codebook_bits=3, allocation_hidden=8, enhancer_hidden=8)
-    tables = build_tables(CodecNet(config), ContextModel(config), np.zeros((0, 2), np.int64))
+    nothing = np.zeros((0, 8), np.int64)
+    drawn = np.random.default_rng(1).geometric(0.5, (500, 2)).clip(1, 8) - 1  # not all alike
+    tables = build_tables(
+        CodecNet(config), ContextModel(config), nothing[:, :2], drawn, np.full(500, 2)
+    )
     codebooks = tables.codebooks.astype(np.int64)
     rng = np.random.default_rng(0)
     previous = tables.initial
@@ -245,15 +267,18 @@ def test_many_survivors_find_the_best_path() -> None:
         indices = np.zeros(8, np.int64)
         search_envelope(tables, previous, target, 2, 8, indices)
         sums = codebooks[0][:, None] + codebooks[1][None]
-        distance = np.square(target - predicted - sums).sum(-1)
-        assert distance[indices[0], indices[1]] == distance.min()
+        bits = tables.index_cost[0][:, None] + tables.index_cost[1]
+        total = np.square(target - predicted - sums).sum(-1) + float(SEARCH_LAMBDA) * bits
+        assert total[indices[0], indices[1]] == total.min()
 
 
 def test_equal_codewords_give_the_lowest_index(codec: Codec) -> None:
     tables = codec.weights.tables
     codebooks = tables.codebooks.copy()
     codebooks[:, 1::2] = codebooks[:, 0::2]  # every codeword twice
-    doubled = tables._replace(codebooks=codebooks)
+    cost = tables.index_cost.copy()
+    cost[:, 1::2] = cost[:, 0::2]
+    doubled = tables._replace(codebooks=codebooks, index_cost=cost)
     rng = np.random.default_rng(0)
     for _ in range(20):
         target = np.round(tables.initial + 500 * rng.standard_normal(20)).astype(np.float32)
