@@ -41,7 +41,8 @@ class CodecConfig:
     log_floor : int             smallest envelope value, in those units
     step_resolution : int       spacing of the transmitted step, in those units
     max_step_delta : int        transmitted step delta lies in [-max, max]
-    rounding : float            |q| = floor(|x| / step + rounding); 0.5 has no dead zone
+    rounding : float            |q| = floor(|x| / step + rounding): a dead zone of ±0.6
+    rdo_lambda : float          price of a bit in squared steps in the encoder's rounding
     allocation_hidden, enhancer_hidden, local_channels, context_hidden : int   network widths
     """
 
@@ -57,6 +58,7 @@ class CodecConfig:
     step_resolution: int = 16
     max_step_delta: int = 63
     rounding: float = 0.40
+    rdo_lambda: float = 0.0
     allocation_hidden: int = 96
     enhancer_hidden: int = 384
     local_channels: int = 24

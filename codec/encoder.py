@@ -17,11 +17,11 @@ from numba import njit
 from codec.config import CodecConfig
 from codec.mdct import mdct_matrix
 from codec.packet import (
-    COST,
     DUMP,
     NUM_BANDS,
     NUM_BINS,
     NUM_FEATURES,
+    PRICE,
     Tables,
     advance,
     code_bins,
@@ -53,7 +53,7 @@ def default_stages(bitrate_bps: int) -> int:
 
 @njit(cache=True)
 def encode_packets(
-    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rounding,
+    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rdo_lambda,
     survivors, out, bins, steps,
 ):  # fmt: skip
     """Encode consecutive packets and move ``state`` past them.
@@ -85,7 +85,7 @@ def encode_packets(
         )
         q = bins[p]
         delta, _ = choose_step(
-            tables, state, spectra[p], log_scale, relative, base, resolution, rounding,
+            tables, state, spectra[p], log_scale, relative, base, resolution, rdo_lambda,
             packet_bits, envelope_cost(tables, indices, num_stages), log_step, q,
         )  # fmt: skip
         keep = NUM_BINS
@@ -106,7 +106,7 @@ def encode_packets(
 
 @njit(cache=True)
 def describe_packets(
-    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rounding,
+    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rdo_lambda,
     survivors, features, bins, deltas, chosen, costs,
 ):  # fmt: skip
     """Encode as :func:`encode_packets`, but keep the context model's inputs, not the bytes.
@@ -117,6 +117,7 @@ def describe_packets(
     """
     coder = np.empty(0, np.int64)
     buf = np.empty(0, np.uint8)
+    ratio = np.empty((2, 0), np.float32)
     indices = np.zeros(8, np.int64)
     envelope = np.empty(NUM_BANDS, np.int32)
     offset = np.empty(NUM_BANDS, np.int32)
@@ -133,15 +134,17 @@ def describe_packets(
         )
         q = bins[p]
         delta, _ = choose_step(
-            tables, state, spectra[p], log_scale, relative, base, resolution, rounding,
+            tables, state, spectra[p], log_scale, relative, base, resolution, rdo_lambda,
             packet_bits, envelope_cost(tables, indices, num_stages), log_step, q,
         )  # fmt: skip
         code_bins(
-            DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
-        )
+            DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q,
+            features[p],
+        )  # fmt: skip
         costs[p] = code_bins(
-            COST, tables, state, coder, buf, log_scale, log_step, packet_bits, q, features[p]
-        )
+            PRICE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q,
+            features[p],
+        )  # fmt: skip
         chosen[p] = indices
         deltas[p, 0] = state.delta[0]
         deltas[p, 1] = delta
@@ -257,7 +260,8 @@ def encode_waveform(
     steps = np.zeros((count, 2), np.int64)
     encode_packets(
         tables, new_state(tables), envelopes, spectra, size_array, num_stages,
-        config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS, out, bins, steps,
+        config.codebook_bits, config.step_resolution, config.rdo_lambda, SURVIVORS, out, bins,
+        steps,
     )  # fmt: skip
     data = out.tobytes()
     edges = np.concatenate([[0], np.cumsum(size_array)])
@@ -284,7 +288,7 @@ def collect_bins(
     )
     describe_packets(
         tables, new_state(tables), envelopes, spectra, np.full(count, packet_bytes, np.int64),
-        num_stages, config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS,
+        num_stages, config.codebook_bits, config.step_resolution, config.rdo_lambda, SURVIVORS,
         *result,
     )  # fmt: skip
     return result

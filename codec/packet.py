@@ -48,6 +48,7 @@ NUM_BANDS = 20
 LOG_ONE = 256  # one octave
 TOTAL_BITS = 15
 TOTAL = 1 << TOTAL_BITS
+DEAD_ZONE = 0.2  # a bin rounds up from 0.6 on: 1 - 2 * CodecConfig.rounding
 OFFSET_LIMIT = 4 * LOG_ONE  # step offsets are limited softly to ± this
 SIDE_BITS = 5  # bits kept for the step's symbol and the end of the packet, in the budget
 NUM_STEP_CONTEXTS = 7
@@ -61,7 +62,9 @@ FEATURE_LIMIT = 1023  # Q6: ±16
 HIDDEN_LIMIT = 4095  # Q8: 16
 ACCUMULATOR_LIMIT = 1 << 31
 
-COST, ENCODE, DECODE, DUMP = 0, 1, 2, 3
+# What a pass over the bins does: choose their values and price them, price given values, write
+# them, read them, or write down the context model's inputs.
+QUANTIZE, PRICE, ENCODE, DECODE, DUMP = 0, 1, 2, 3, 4
 
 NUM_SYMBOLS = len(MAGNITUDE_BASE)
 SYMBOL_BASE = np.array(MAGNITUDE_BASE, np.int64)
@@ -452,24 +455,28 @@ def harmonic_lag(past1, past2):
 
 @njit(cache=True)
 def code_block(
-    mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits, q, dump
-):
-    """Code, decode, price or describe the 160 bins of one block.
+    mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits, ratio,
+    rdo_lambda, q, dump,
+):  # fmt: skip
+    """Quantize, price, code, decode or describe the 160 bins of one block.
 
     Parameters
     ----------
-    mode : COST, ENCODE, DECODE or DUMP
+    mode : QUANTIZE, PRICE, ENCODE, DECODE or DUMP
     coder, buf : state and bytes of the range coder (ENCODE, DECODE)
     block : int                       0 or 1 in the packet
     log_ratio, last_ratio : int32 [N] Laplace scale over step, Q8: this envelope, the last one
     past1, past2 : int32 [N]          rescaled magnitudes of the last two blocks, Q4
     log_bits : int                    Q10 log2 of the packet's bits
-    q : int32 [N]                     bins: read, or written (DECODE)
+    ratio : float32 [N]               bins over steps (QUANTIZE)
+    rdo_lambda : float                price of a bit in squared steps (QUANTIZE): a bin takes the
+                                      value that minimises squared error + price x bits
+    q : int32 [N]                     bins: read, or written (QUANTIZE, DECODE)
     dump : int16 [N, features]        written (DUMP)
 
     Returns
     -------
-    int   bits x 256 of all symbols (COST and ENCODE), else 0
+    int   bits x 256 of all symbols (QUANTIZE, PRICE and ENCODE), else 0
     """
     h1_size = tables.context_w1.shape[1]
     h2_size = tables.context_w2.shape[1]
@@ -579,6 +586,17 @@ def code_block(
             else:
                 q[k] = magnitude
         else:
+            if mode == QUANTIZE:
+                value = min(abs(ratio[k]), np.float32(4000))
+                below = np.int64(value)
+                low = magnitude_symbol(below)
+                high = magnitude_symbol(below + 1)
+                # (value - below)^2 against (below + 1 - value)^2, each with its bits, and the upper
+                # value at a disadvantage.
+                price = rdo_lambda * (tables.cost[index, high] - tables.cost[index, low])
+                if 2 * (value - below) - 1 > DEAD_ZONE + price:
+                    below += 1
+                q[k] = -below if ratio[k] < 0 else below
             magnitude = np.int64(abs(q[k]))
             symbol = magnitude_symbol(magnitude)
             if mode != DUMP:
@@ -663,11 +681,13 @@ def prepare(tables, state, envelope, packet_bits, envelope_bits, offset, relativ
 
 
 @njit(cache=True)
-def code_bins(mode, tables, state, coder, buf, log_scale, log_step, packet_bits, q, dump):
+def code_bins(
+    mode, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, rdo_lambda, q, dump
+):
     """Run :func:`code_block` over both blocks of a packet; returns bits x 256.
 
-    ``log_step`` int32 [N], Q8, is the step of each bin; ``q`` int32 [2, N]. The state is read,
-    not changed.
+    ``log_step`` int32 [N], Q8, is the step of each bin; ``ratio`` float32 [2, N] and ``rdo_lambda``
+    (per 1/256 bit) are for QUANTIZE; ``q`` int32 [2, N]. The state is read, not changed.
     """
     log_ratio = np.empty(NUM_BINS, np.int32)
     last_ratio = np.empty(NUM_BINS, np.int32)
@@ -691,7 +711,7 @@ def code_bins(mode, tables, state, coder, buf, log_scale, log_step, packet_bits,
                 past1[k] = min(np.int64(abs(q[0, k])), 2000) << 4
         total += code_block(
             mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits,
-            q[block], dump[block],
+            ratio[block], rdo_lambda, q[block], dump[block],
         )  # fmt: skip
     return total
 
@@ -727,7 +747,10 @@ def write_packet(
         coder, buf, tables.step_cdf[context, symbol], tables.step_cdf[context, symbol + 1],
         TOTAL_BITS,
     )  # fmt: skip
-    code_bins(ENCODE, tables, state, coder, buf, log_scale, log_step, packet_bits, q, dump)
+    ratio = np.empty((2, 0), np.float32)
+    code_bins(
+        ENCODE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q, dump
+    )
     return enc_finish(coder, buf, num_bytes)
 
 
@@ -786,6 +809,9 @@ def read_packet(
     step = base + delta * resolution
     for k in range(NUM_BINS):
         log_step[k] = step + relative[k]
-    code_bins(DECODE, tables, state, coder, buf, log_scale, log_step, packet_bits, q, dump)
+    ratio = np.empty((2, 0), np.float32)
+    code_bins(
+        DECODE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q, dump
+    )
     advance(state, envelope, delta, log_step, q)
     return step

@@ -6,9 +6,9 @@ import numpy as np
 from numba import njit
 
 from codec.packet import (
-    COST,
     COST_ONE,
     NUM_BINS,
+    QUANTIZE,
     TOTAL_BITS,
     code_bins,
     step_context,
@@ -19,22 +19,19 @@ END_BITS = COST_ONE // 2
 
 
 @njit(cache=True)
-def quantize(spectrum, log_step, rounding, q):
-    """Quantize both blocks: |q| = floor(|x| / step + rounding).
+def normalise(spectrum, log_step, ratio):
+    """Divide both blocks by their steps.
 
     Parameters
     ----------
     spectrum : float32 [2, N]
     log_step : int32 [N]        Q8 octaves
-    rounding : float
-    q : int32 [2, N]            result
+    ratio : float32 [2, N]      result
     """
     for k in range(NUM_BINS):
-        inverse = 2.0 ** (-log_step[k] / 256.0)
-        for block in range(2):
-            value = spectrum[block, k] * inverse
-            magnitude = min(int(abs(value) + rounding), 4000)
-            q[block, k] = -magnitude if value < 0 else magnitude
+        inverse = np.float32(2.0 ** (-log_step[k] / 256.0))
+        ratio[0, k] = spectrum[0, k] * inverse
+        ratio[1, k] = spectrum[1, k] * inverse
 
 
 @njit(cache=True)
@@ -50,7 +47,7 @@ def step_cost(tables, last_delta, delta):
 
 @njit(cache=True)
 def packet_cost(
-    tables, state, spectrum, log_scale, relative, base, delta, resolution, rounding, packet_bits,
+    tables, state, spectrum, log_scale, relative, base, delta, resolution, rdo_lambda, packet_bits,
     log_step, q,
 ):  # fmt: skip
     """Quantize with a step and return its cost in 1/256 bit; fills ``log_step`` and ``q``."""
@@ -59,14 +56,18 @@ def packet_cost(
     dump = np.empty((2, 0, 0), np.int16)
     for k in range(NUM_BINS):
         log_step[k] = base + delta * resolution + relative[k]
-    quantize(spectrum, log_step, rounding, q)
-    cost = code_bins(COST, tables, state, coder, buf, log_scale, log_step, packet_bits, q, dump)
+    ratio = np.empty((2, NUM_BINS), np.float32)
+    normalise(spectrum, log_step, ratio)
+    cost = code_bins(
+        QUANTIZE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio,
+        rdo_lambda / COST_ONE, q, dump,
+    )  # fmt: skip
     return cost + step_cost(tables, state.delta[0], delta)
 
 
 @njit(cache=True)
 def choose_step(
-    tables, state, spectrum, log_scale, relative, base, resolution, rounding, packet_bits,
+    tables, state, spectrum, log_scale, relative, base, resolution, rdo_lambda, packet_bits,
     envelope_cost, log_step, q,
 ):  # fmt: skip
     """Find the finest step whose bins fit the packet, by regula falsi on the true cost.
@@ -87,7 +88,7 @@ def choose_step(
     cost = np.int64(0)
     for _ in range(12):
         cost = packet_cost(
-            tables, state, spectrum, log_scale, relative, base, delta, resolution, rounding,
+            tables, state, spectrum, log_scale, relative, base, delta, resolution, rdo_lambda,
             packet_bits, log_step, q,
         )  # fmt: skip
         if cost <= budget:
@@ -116,7 +117,7 @@ def choose_step(
         high = limit
     if delta != high or cost > budget:
         cost = packet_cost(
-            tables, state, spectrum, log_scale, relative, base, high, resolution, rounding,
+            tables, state, spectrum, log_scale, relative, base, high, resolution, rdo_lambda,
             packet_bits, log_step, q,
         )  # fmt: skip
     return high, cost

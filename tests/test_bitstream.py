@@ -269,7 +269,7 @@ def test_length_of_the_payload() -> None:
     message = error_of(data[: 24 + 65 * 20 + 3])
     assert message == (
         "the file is cut off after 1.3 s of 4.0 s: "
-        "copy it again, or decode what is there with --salvage"
+        "copy it again"
     )
     assert "is cut off after 0.0 s of 4.0 s" in error_of(data[:24])
     assert "is cut off after 4.0 s of 4.0 s" in error_of(data[:-1])

@@ -70,7 +70,8 @@ def test_decoded_integers_are_the_encoders(codec: Codec, speech: np.ndarray, rat
     steps = np.zeros((len(sizes), 2), np.int64)
     encode_packets(
         tables, new_state(tables), envelopes, spectra, np.array(sizes), stages,
-        config.codebook_bits, config.step_resolution, config.rounding, SURVIVORS, out, again, steps,
+        config.codebook_bits, config.step_resolution, config.rdo_lambda, SURVIVORS, out, again,
+        steps,
     )  # fmt: skip
     assert out.tobytes() == b"".join(packets)
 
@@ -235,7 +236,7 @@ def test_random_bytes_decode_to_something(codec: Codec) -> None:
 
 @njit(cache=True)
 def encode_and_tell(
-    tables, state, envelopes, spectra, packet_bytes, stages, stage_bits, resolution, rounding,
+    tables, state, envelopes, spectra, packet_bytes, stages, stage_bits, resolution, rdo_lambda,
     survivors, estimated, measured,
 ):  # fmt: skip
     """Encode packets like the encoder; write estimated and used bits of each."""
@@ -258,7 +259,7 @@ def encode_and_tell(
             tables, state, envelope, bits, stages * stage_bits, offset, relative, log_scale
         )
         delta, cost = choose_step(
-            tables, state, spectra[p], log_scale, relative, base, resolution, rounding, bits,
+            tables, state, spectra[p], log_scale, relative, base, resolution, rdo_lambda, bits,
             envelope_cost(tables, indices, stages), log_step, q,
         )  # fmt: skip
         enc_init(coder)
@@ -267,7 +268,10 @@ def encode_and_tell(
             enc_symbol(coder, buf, row[indices[s]], row[indices[s] + 1], TOTAL_BITS)
         row = tables.step_cdf[step_context(state.delta[0])]
         enc_symbol(coder, buf, row[delta + limit], row[delta + limit + 1], TOTAL_BITS)
-        code_bins(ENCODE, tables, state, coder, buf, log_scale, log_step, bits, q, dump)
+        code_bins(
+            ENCODE, tables, state, coder, buf, log_scale, log_step, bits,
+            np.empty((2, 0), np.float32), 0.0, q, dump,
+        )  # fmt: skip
         estimated[p] = (envelope_cost(tables, indices, stages) + cost) / 256
         measured[p] = enc_tell_bits(coder) / 8
         advance(state, envelope, delta, log_step, q)
@@ -281,7 +285,7 @@ def test_estimated_bits_are_the_bits_used(codec: Codec, speech: np.ndarray, rate
     estimated, measured = np.zeros(count), np.zeros(count)
     encode_and_tell(
         tables, new_state(tables), envelopes, spectra, size, stages, config.codebook_bits,
-        config.step_resolution, config.rounding, SURVIVORS, estimated, measured,
+        config.step_resolution, config.rdo_lambda, SURVIVORS, estimated, measured,
     )  # fmt: skip
     assert estimated.sum() == pytest.approx(measured.sum(), rel=0.01)
     assert np.abs(estimated - measured).max() < 1.5
@@ -357,11 +361,10 @@ def test_allocation_is_the_float_one(codec: Codec, speech: np.ndarray, size: int
         wanted = import_net(codec.weights).allocation(
             real[1:], real[:-1], torch.full((len(real) - 1,), float(np.log2(8 * size)))
         )
-    wanted = wanted - wanted.mean(-1, keepdim=True)
     offset, errors = np.zeros(20, np.int32), []
     for p in range(1, len(envelope)):
         allocate(tables, envelope[p], envelope[p - 1], 8 * size, offset)
-        error = offset / config.log_scale - wanted[p - 1].clamp(-8, 8).numpy()
+        error = offset / config.log_scale - wanted[p - 1].numpy()
         errors.append(np.abs(error).max())
     assert np.quantile(errors, 0.9) < 0.02 and max(errors) < 0.05  # octaves
 

@@ -238,11 +238,13 @@ def test_moments_of_replaced_codewords_are_reset() -> None:
 
 def test_rates_and_stages_are_those_of_the_codec() -> None:
     for seed in range(20):
-        bits, stages = trainer.draw_rates(np.random.default_rng(seed), 8, 5)
+        bits, stages = trainer.draw_rates(np.random.default_rng(seed), 8, 5, 4)
         assert bits.shape == (8, 5) and (bits % 8 == 0).all()
         assert (bits >= 64).all() and (bits <= 2040).all()
         steady = bits[(bits == bits[:, :1]).all(1)]
         assert len(steady) > 2 and (steady >= 160).all() and (steady <= 640).all()
         assert (stages >= 1).all() and (stages <= 4).all()
+        few = trainer.draw_rates(np.random.default_rng(seed), 8, 5, 2)[1]
+        assert (few >= 1).all() and (few <= 2).all()
         middle = bits.median(1).values
         assert middle.min() < 280 < 400 < middle.max()  # all of the range in every batch
