@@ -277,7 +277,10 @@ def _load_codec(weights: Path | None) -> "Codec":
     from codec.weights import WeightsError
 
     try:
-        return Codec.load(weights)
+        codec = Codec.load(weights)
+        if sys.stderr.isatty() and not codec.is_compiled():
+            _note("compiling the packet coder; this takes about half a minute, once")
+        return codec
     except WeightsError as error:
         raise UserError(str(error)) from error
     except (OSError, ValueError, KeyError, RuntimeError) as error:  # wrong shapes, say

@@ -20,7 +20,7 @@ from codec.bitstream import (
     write_stream,
 )
 from codec.decoder import DecodedIntegers, decode_integers, synthesise
-from codec.encoder import default_stages, encode_waveform
+from codec.encoder import default_stages, encode_packets, encode_waveform
 from codec.weights import Weights, load_weights
 from models.enhancer import Enhancer
 from models.envelope import EnvelopeAnalysis
@@ -71,6 +71,13 @@ class Codec:
         codec.weights.WeightsError   the file is missing, damaged or of another version
         """
         return cls(load_weights(Path(weights) if weights is not None else None))
+
+    @staticmethod
+    def is_compiled() -> bool:
+        """Tell whether numba has the packet coder in its cache (else the first call takes long)."""
+        cache = getattr(encode_packets, "_cache", None)
+        folder = Path(getattr(cache, "cache_path", ""))
+        return any(folder.glob("encoder.encode_packets-*.nbi"))
 
     def encode(
         self, wave: Any, sample_rate: int = 16000, bitrate: float = 13.2, vbr: bool = False

@@ -292,6 +292,9 @@ def train_step(
     log |= {name: float(value.detach().mean()) for name, value in terms.items()}
     for s, value in enumerate(out.vq.perplexity.tolist()):
         log[f"perplexity_{s + 1}"] = value
+    unused = (net.msvq.usage.hits == 0).float().mean(-1)  # since the last replacement
+    for s, value in enumerate(unused.tolist()):
+        log[f"unused_{s + 1}"] = value
     return log
 
 
@@ -331,6 +334,21 @@ def validate(
     return rows
 
 
+@torch.no_grad()
+def listen(net: CodecNet, clip: np.ndarray, rate_kbps: float = 13.2) -> np.ndarray:
+    """Return up to 5 s of a clip (int16) as the graph decodes it, float32."""
+    net.eval()
+    length = net.config.packet_length
+    packets = min(len(clip), 80000) // length
+    if packets == 0:
+        return np.zeros(0, np.float32)
+    reference = torch.from_numpy(clip[: packets * length - length // 2].astype(np.float32) / 32768)
+    device = next(net.parameters()).device
+    bits = torch.full((1, packets), round(rate_kbps * 20 / 8) * 8.0, device=device)
+    stages = torch.full((1,), min(3, net.config.num_stages), device=device)
+    return net(reference[None].to(device), bits, stages).waveform[0].cpu().numpy()
+
+
 class RunLog:
     """TensorBoard beside a CSV of the same numbers."""
 
@@ -351,6 +369,11 @@ class RunLog:
             if new:
                 writer.writeheader()
             writer.writerow({"step": step, **{k: f"{v:.6g}" for k, v in values.items()}})
+
+    def audio(self, step: int, name: str, waveform: np.ndarray) -> None:
+        """Write a clip to listen to, float [T] at 16 kHz."""
+        clip = torch.from_numpy(np.clip(waveform, -1, 1))[None]
+        self.writer.add_audio(name, clip, step, sample_rate=16000)
 
     def validation(self, step: int, rows: list[dict[str, float]]) -> None:
         """Write PESQ and pSNR per rate."""
@@ -441,6 +464,8 @@ def train(config: TrainConfig, codec: CodecConfig | None = None, quiet: bool = F
                 rows = validate(state.average, valid, config.device)
                 state.history.append({"step": state.step, "valid": rows})
                 log.validation(state.step, rows)
+                log.audio(state.step, "valid/reference", valid[0][:80000] / np.float32(32768))
+                log.audio(state.step, "valid/decoded_13.2", listen(state.average, valid[0]))
                 text = "  ".join(f"{r['pesq_wb']:.2f}/{r['psnr_db']:.1f}" for r in rows)
                 tqdm.write(f"step {state.step}: PESQ/pSNR {text}")
             if last or stopped() or state.step % config.checkpoint_every == 0:
