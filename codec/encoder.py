@@ -46,8 +46,6 @@ VBR_EXPONENT = 0.12
 
 def default_stages(bitrate_bps: int) -> int:
     """Return the envelope stages used at a rate (chosen on the validation clips)."""
-    if bitrate_bps < 8800:
-        return 2
     return 3 if bitrate_bps < 22000 else 4
 
 
