@@ -182,7 +182,8 @@ class CodecNet(nn.Module):
             sensitivity = (q - ratio) * torch.where(q == 0, near, 1.0)
         bins = (q * width).detach() + sensitivity * (width - width.detach())
 
-        noise = torch.randn_like(spectrum)
+        # Random signs: of all white noises in the MDCT domain the one with the steadiest spectrum.
+        noise = torch.randint(0, 2, spectrum.shape, device=spectrum.device).to(spectrum) * 2 - 1
         band_step = step[..., None] + offset
         enhanced, _ = self.enhancer(bins, decoded, band_step, log_bits, noise)
         out = inverse_mdct(enhanced.flatten(1, 2), length)
