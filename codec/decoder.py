@@ -78,8 +78,8 @@ def decode_integers(
 def noise(first_packet: int, packets: int, blocks: int, num_bins: int) -> np.ndarray:
     """Return the decoder's noise: random signs, the same everywhere, float32 [P, blocks, N].
 
-    Each sign is one bit of a hash of the bin's position in the file. Of all white noises in the MDCT
-    domain, signs have the steadiest spectrum.
+    Each sign is one bit of a hash of the bin's position in the file. Of all white noises in the
+    MDCT domain, signs have the steadiest spectrum.
     """
     count = packets * blocks * num_bins
     start = first_packet * blocks * num_bins
