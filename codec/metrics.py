@@ -21,7 +21,7 @@ SAMPLE_RATE = 16000
 
 FloatArray = NDArray[np.float64]
 
-# pSNR, DESIGN section 7
+# pSNR: perceptually weighted SNR, with the weighting filter of AMR-WB (3GPP TS 26.190)
 _FRAME_LENGTH = 640
 _HOP_LENGTH = 320
 _FFT_LENGTH = 1024

@@ -9,7 +9,7 @@
 
 The step search is the rate control of training: for every packet it bisects the step until the
 bits meet the packet's budget, then takes one differentiable Newton step, so that the gradient
-knows that bits spent in one band coarsen all others (DESIGN: "rate met inside the graph").
+knows that bits spent in one band coarsen all others.
 """
 
 from __future__ import annotations

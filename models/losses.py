@@ -86,7 +86,7 @@ class SpectralLoss(nn.Module):
 
 
 class CodecLoss(nn.Module):
-    """Sum of the losses with their weights (DESIGN section 3 and 5).
+    """Sum of the losses with their weights.
 
     Parameters
     ----------
