@@ -67,6 +67,13 @@ class Estimator(StrEnum):
     diveq = "diveq"
 
 
+class Precision(StrEnum):
+    """Name the arithmetic of training."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+
+
 # --------------------------------------------------------------------------------------------------
 # Errors and exit codes
 
@@ -688,7 +695,20 @@ def evaluate(
         raise typer.Exit(EXIT_SOME_FILES)
 
 
+@contextlib.contextmanager
+def _one_voice() -> Generator[None]:
+    """Let only the first process of a machine complain, where torchrun started several."""
+    try:
+        yield
+    except (UserError, Interrupted) as error:
+        if os.environ.get("LOCAL_RANK", "0") == "0":
+            raise
+        code = EXIT_USER if isinstance(error, UserError) else EXIT_INTERRUPTED
+        raise typer.Exit(code) from None
+
+
 @app.command()
+@_one_voice()
 def train(
     data_dir: Annotated[
         Path,
@@ -713,9 +733,11 @@ def train(
     context_minutes: Annotated[
         float, typer.Option(min=0.0, help="Minutes of speech to code for the context model.")
     ] = 12.0,
-    batch_size: Annotated[int, typer.Option(min=1, help="Crops in each step.")] = 8,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Crops in each step, for each process.")
+    ] = 8,
     crop_seconds: Annotated[
-        float, typer.Option(min=0.1, help="Length of a crop in seconds.")
+        float, typer.Option(min=0.4, help="Length of a crop in seconds (PESQ needs 0.34).")
     ] = 2.0,
     learning_rate: Annotated[
         float, typer.Option(min=0.0, help="Peak learning rate of Adam.")
@@ -727,11 +749,18 @@ def train(
         float, typer.Option(min=0.0, help="Weight of the differentiable PESQ loss.")
     ] = 1.0,
     error_weight: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the log weighted error (pSNR).")
-    ] = 0.3,
+        float, typer.Option(min=0.0, help="Weight of the log weighted error (pSNR), at 8 kbit/s.")
+    ] = 0.12,
     spectral_weight: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the multi-resolution spectral loss.")
-    ] = 1.0,
+        float,
+        typer.Option(min=0.0, help="Weight of the multi-resolution spectral loss, at 8 kbit/s."),
+    ] = 0.7,
+    error_weight_32: Annotated[
+        float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
+    ] = 0.1,
+    spectral_weight_32: Annotated[
+        float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
+    ] = 1.8,
     decay_fraction: Annotated[
         float,
         typer.Option(
@@ -744,11 +773,21 @@ def train(
         Path | None,
         typer.Option(help="Start from these weights (.safetensors) instead of random ones."),
     ] = None,
+    refit_allocation: Annotated[
+        bool,
+        typer.Option(help="With --init-from: first bring back steps that are out of reach."),
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
     device: Annotated[Device, typer.Option(help="Device to train on.")] = Device.cpu,
     num_threads: Annotated[
         int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch.")
     ] = 0,
+    precision: Annotated[
+        Precision, typer.Option(help="Arithmetic of linear and convolution layers.")
+    ] = Precision.float32,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile enhancer and spectral loss (torch.compile).")
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")
     ] = False,
@@ -761,7 +800,8 @@ def train(
 ) -> None:
     """Train the codec on speech and export its weights.
 
-    Ctrl-C saves a checkpoint; the same command with --resume goes on from there.
+    Ctrl-C saves a checkpoint; the same command with --resume goes on from there. Several processes
+    share the work when started by torchrun; see docs/training.md.
     """
     if dataset is None:
         _check_directory(data_dir)
@@ -787,6 +827,9 @@ def train(
         pesq_weight=pesq_weight,
         error_weight=error_weight,
         spectral_weight=spectral_weight,
+        error_weight_32=error_weight_32,
+        spectral_weight_32=spectral_weight_32,
+        refit_allocation=refit_allocation,
         context_steps=context_steps,
         context_minutes=context_minutes,
         decay_fraction=decay_fraction,
@@ -794,6 +837,8 @@ def train(
         seed=seed,
         device=device.value,
         num_threads=num_threads,
+        precision=precision.value,
+        compile=compile,
         resume=resume,
         checkpoint_every=checkpoint_every,
         validate_every=validate_every,
@@ -806,7 +851,8 @@ def train(
         raise Interrupted(hint) from None
     except (AudioError, ValueError) as error:
         raise UserError(str(error)) from error
-    print(f"weights exported to {exported}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"weights exported to {exported}")
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MAGIC = b"NSVQ"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 HEADER_BYTES = 24
 CRC_BYTES = 2
 FLAG_VBR = 0x01

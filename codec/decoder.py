@@ -13,12 +13,11 @@ from numba import njit
 
 from codec.config import CodecConfig
 from codec.mdct import inverse_mdct
+from codec.noise import fill_noise
 from codec.packet import NUM_BANDS, NUM_BINS, Tables, new_state, read_packet
 from models.enhancer import Enhancer
 
 CHUNK_PACKETS = 500
-# Constants of a 32-bit mixing hash (Steele et al., "Fast splittable PRNGs", OOPSLA 2014).
-MIX_1, MIX_2, MIX_3 = 0x9E3779B9, 0x85EBCA6B, 0xC2B2AE35
 
 
 class DecodedIntegers(NamedTuple):
@@ -75,22 +74,6 @@ def decode_integers(
     return result
 
 
-def noise(first_packet: int, packets: int, blocks: int, num_bins: int) -> np.ndarray:
-    """Return the decoder's noise: random signs, the same everywhere, float32 [P, blocks, N].
-
-    Each sign is one bit of a hash of the bin's position in the file. Of all white noises in the
-    MDCT domain, signs have the steadiest spectrum.
-    """
-    count = packets * blocks * num_bins
-    start = first_packet * blocks * num_bins
-    x = ((np.arange(start, start + count, dtype=np.uint64) + 1) * MIX_1) & 0xFFFFFFFF
-    x = ((x ^ (x >> np.uint64(16))) * MIX_2) & 0xFFFFFFFF
-    x = ((x ^ (x >> np.uint64(13))) * MIX_3) & 0xFFFFFFFF
-    x = x ^ (x >> np.uint64(16))
-    values = ((x >> np.uint64(7)) & np.uint64(1)).astype(np.float32) * 2 - 1
-    return values.reshape(packets, blocks, num_bins)
-
-
 def synthesise(
     enhancer: Enhancer, config: CodecConfig, integers: DecodedIntegers, num_samples: int
 ) -> np.ndarray:
@@ -119,7 +102,7 @@ def synthesise(
             width = torch.exp2(band_step @ enhancer.interpolation.T)[:, :, None]
             bins = torch.from_numpy(integers.bins[part]).float()[None] * width
             log_bits = torch.log2(torch.from_numpy(integers.packet_bits[part]).float())[None]
-            fill = torch.from_numpy(noise(start, count, blocks, config.hop_length))[None]
+            fill = torch.from_numpy(fill_noise(start, count, blocks, config.hop_length))[None]
             spectrum, state = enhancer(bins, envelope, band_step, log_bits, fill, state)
             spectra.append(spectrum.flatten(1, 2))
         waveform = inverse_mdct(torch.cat(spectra, 1), num_samples)[0]

@@ -17,6 +17,7 @@ from numba import njit
 from codec.config import CodecConfig
 from codec.mdct import mdct_matrix
 from codec.packet import (
+    COST_ONE,
     DUMP,
     NUM_BANDS,
     NUM_BINS,
@@ -24,9 +25,11 @@ from codec.packet import (
     PRICE,
     Tables,
     advance,
+    allocate,
     code_bins,
     decode_envelope,
     envelope_cost,
+    interpolate,
     new_state,
     prepare,
     search_envelope,
@@ -40,13 +43,47 @@ if TYPE_CHECKING:
 SURVIVORS = 8
 CHUNK_PACKETS = 1000
 VBR_MINIMUM_BYTES = 12
-# A packet's share of a VBR file grows with this power of its level above the file's floor.
+# VBR: powers of a packet's level, chosen on the validation clips (see vbr_demand).
+VBR_POWER = 0.5
 VBR_EXPONENT = 0.12
 
 
 def default_stages(bitrate_bps: int) -> int:
     """Return the envelope stages used at a rate (chosen on the validation clips)."""
     return 3 if bitrate_bps < 22000 else 4
+
+
+@njit(cache=True)
+def choose_packet(
+    tables, state, proposed, spectrum, packet_bits, num_stages, stage_bits, resolution, rdo_lambda,
+    survivors, indices, envelope, log_scale, log_step, q,
+):  # fmt: skip
+    """Choose all integers of a packet: envelope indices, step and bins.
+
+    Parameters
+    ----------
+    proposed : float32 [bands]        proposed envelope, Q8
+    spectrum : float32 [2, N]
+    indices : int64 [8], envelope : int32 [bands]             results
+    log_scale, log_step : int32 [N], q : int32 [2, N]         results
+
+    Returns
+    -------
+    step : int    Q8, before the bands' offsets
+    delta : int   step delta to transmit
+    """
+    offset = np.empty(NUM_BANDS, np.int32)
+    relative = np.empty(NUM_BINS, np.int32)
+    search_envelope(tables, state.envelope, proposed, num_stages, survivors, indices)
+    decode_envelope(tables, state.envelope, indices, num_stages, envelope)
+    base = prepare(
+        tables, state, envelope, packet_bits, num_stages * stage_bits, offset, relative, log_scale
+    )
+    delta, _ = choose_step(
+        tables, state, spectrum, log_scale, relative, base, resolution, rdo_lambda, packet_bits,
+        envelope_cost(tables, indices, num_stages), log_step, q,
+    )  # fmt: skip
+    return base + delta * resolution, delta
 
 
 @njit(cache=True)
@@ -69,22 +106,14 @@ def encode_packets(
     buf = np.zeros(4096, np.uint8)
     indices = np.zeros(8, np.int64)
     envelope = np.empty(NUM_BANDS, np.int32)
-    offset = np.empty(NUM_BANDS, np.int32)
-    relative = np.empty(NUM_BINS, np.int32)
     log_scale = np.empty(NUM_BINS, np.int32)
     log_step = np.empty(NUM_BINS, np.int32)
     for p in range(envelopes.shape[0]):
-        search_envelope(tables, state.envelope, envelopes[p], num_stages, survivors, indices)
-        decode_envelope(tables, state.envelope, indices, num_stages, envelope)
         packet_bits = min(sizes[p] * 8, 2048)
-        envelope_bits = num_stages * stage_bits
-        base = prepare(
-            tables, state, envelope, packet_bits, envelope_bits, offset, relative, log_scale
-        )
         q = bins[p]
-        delta, _ = choose_step(
-            tables, state, spectra[p], log_scale, relative, base, resolution, rdo_lambda,
-            packet_bits, envelope_cost(tables, indices, num_stages), log_step, q,
+        step, delta = choose_packet(
+            tables, state, envelopes[p], spectra[p], packet_bits, num_stages, stage_bits,
+            resolution, rdo_lambda, survivors, indices, envelope, log_scale, log_step, q,
         )  # fmt: skip
         keep = NUM_BINS
         while not write_packet(
@@ -97,7 +126,7 @@ def encode_packets(
                 raise ValueError("a packet is too small for its envelope")
         out[position : position + sizes[p]] = buf[: sizes[p]]
         position += sizes[p]
-        steps[p, 0] = base + delta * resolution
+        steps[p, 0] = step
         steps[p, 1] = delta
         advance(state, envelope, delta, log_step, q)
 
@@ -118,30 +147,22 @@ def describe_packets(
     ratio = np.empty((2, 0), np.float32)
     indices = np.zeros(8, np.int64)
     envelope = np.empty(NUM_BANDS, np.int32)
-    offset = np.empty(NUM_BANDS, np.int32)
-    relative = np.empty(NUM_BINS, np.int32)
     log_scale = np.empty(NUM_BINS, np.int32)
     log_step = np.empty(NUM_BINS, np.int32)
     for p in range(envelopes.shape[0]):
-        search_envelope(tables, state.envelope, envelopes[p], num_stages, survivors, indices)
-        decode_envelope(tables, state.envelope, indices, num_stages, envelope)
         packet_bits = min(sizes[p] * 8, 2048)
-        envelope_bits = num_stages * stage_bits
-        base = prepare(
-            tables, state, envelope, packet_bits, envelope_bits, offset, relative, log_scale
-        )
         q = bins[p]
-        delta, _ = choose_step(
-            tables, state, spectra[p], log_scale, relative, base, resolution, rdo_lambda,
-            packet_bits, envelope_cost(tables, indices, num_stages), log_step, q,
+        _, delta = choose_packet(
+            tables, state, envelopes[p], spectra[p], packet_bits, num_stages, stage_bits,
+            resolution, rdo_lambda, survivors, indices, envelope, log_scale, log_step, q,
         )  # fmt: skip
         code_bins(
-            DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q,
-            features[p],
+            DUMP, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio, 0.0,
+            q, features[p],
         )  # fmt: skip
         costs[p] = code_bins(
-            PRICE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q,
-            features[p],
+            PRICE, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio, 0.0,
+            q, features[p],
         )  # fmt: skip
         chosen[p] = indices
         deltas[p, 0] = state.delta[0]
@@ -210,17 +231,72 @@ def _mdct_frames(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
     return frames @ mdct_matrix(hop_length)
 
 
-def vbr_demand(spectra: np.ndarray) -> np.ndarray:
-    """Return what share of the bits each packet wants, from its level, shape [P].
+@njit(cache=True)
+def _expected_bits(tables, envelopes, levels, nominal_bits, step, bits):
+    """Write the Laplace bits of every packet at ``step`` + its level, both Q8, to ``bits`` [P]."""
+    envelope = np.empty(NUM_BANDS, np.int32)
+    previous = tables.initial.astype(np.int32)
+    offset = np.empty(NUM_BANDS, np.int32)
+    relative = np.empty(NUM_BINS, np.int32)
+    log_scale = np.empty(NUM_BINS, np.int32)
+    last = tables.expected_bits.shape[0] - 1
+    for p in range(envelopes.shape[0]):
+        for j in range(NUM_BANDS):
+            envelope[j] = np.int32(envelopes[p, j])
+        allocate(tables, envelope, previous, nominal_bits, offset)
+        interpolate(tables, offset, relative)
+        interpolate(tables, envelope, log_scale)
+        total = 0.0
+        for k in range(NUM_BINS):
+            ratio = log_scale[k] - relative[k] - step - levels[p]
+            total += tables.expected_bits[min(max((np.int64(ratio) >> 4) + 128, 0), last)]
+        bits[p] = 2.0 * total / COST_ONE
+        previous[:] = envelope
 
-    Loud packets mask less of their error relative to what is heard, silent ones hardly matter:
-    the share grows weakly with the level, and silence gets little.
+
+def vbr_demand(
+    tables: Tables,
+    envelopes: np.ndarray,
+    spectra: np.ndarray,
+    total_bytes: int,
+    envelope_bits: int,
+) -> np.ndarray:
+    """Return what share of the bits each packet wants, shape [P].
+
+    The geometric mean of two rules, better together than either (docs/design.md). First, the bits
+    that the envelope needs at a step of constant distance to the packet's level to the power
+    ``VBR_POWER``: with 0 the noise would have one level in the whole file, and pauses no bits; with
+    1 every packet would have the same signal-to-noise ratio. Second, the level itself: energy to
+    the power ``VBR_EXPONENT``.
+
+    Parameters
+    ----------
+    tables : Tables
+    envelopes : float32 [P, bands]    proposed envelopes, Q8
+    spectra : float32 [P, 2, N]
+    total_bytes : int                 of all packets
+    envelope_bits : int               of the indices of a packet
     """
-    if len(spectra) == 0:
+    count = len(spectra)
+    if count == 0:
         return np.zeros(0)
-    power = np.square(spectra).mean((1, 2), dtype=np.float64) + 1e-9
-    reference = max(float(np.quantile(power, 0.95)), 1e-7)
-    return np.maximum(power / reference, 1e-3) ** VBR_EXPONENT
+    energy = np.square(spectra).mean((1, 2), dtype=np.float64) + 1e-9
+    levels = 128 * VBR_POWER * np.log2(energy)
+    nominal = int(np.clip(8 * total_bytes // count, 64, 2048))
+    bits = np.zeros(count)
+    low, high = -20.0 * 256, 20.0 * 256
+    for _ in range(24):
+        step = 0.5 * (low + high)
+        _expected_bits(tables, envelopes, levels, nominal, step, bits)
+        sizes = np.clip((0.9 * bits + envelope_bits) / 8, VBR_MINIMUM_BYTES, 255)
+        if sizes.sum() > total_bytes:
+            low = step
+        else:
+            high = step
+    wanted = np.maximum((0.9 * bits + envelope_bits) / 8, 1.0)
+    loud = max(float(np.quantile(energy, 0.95)), 1e-7)
+    share = np.maximum(energy / loud, 1e-3) ** VBR_EXPONENT
+    return np.sqrt(wanted * share)
 
 
 def encode_waveform(
@@ -251,7 +327,9 @@ def encode_waveform(
     count = len(sizes) if sizes is not None else packets
     envelopes, spectra = analyse(analysis, config, waveform, count)
     if sizes is None:
-        sizes = vbr_packet_sizes(vbr_demand(spectra), vbr_total_bytes, VBR_MINIMUM_BYTES, 255)
+        bits = num_stages * (config.codebook_bits - 1)
+        demand = vbr_demand(tables, envelopes, spectra, vbr_total_bytes, bits)
+        sizes = vbr_packet_sizes(demand, vbr_total_bytes, VBR_MINIMUM_BYTES, 255)
     size_array = np.array(sizes, np.int64)
     out = np.zeros(int(size_array.sum()), np.uint8)
     bins = np.zeros((count, config.blocks_per_packet, config.hop_length), np.int32)

@@ -17,8 +17,10 @@ activations Q8, its weights Q10. Probabilities have 15 bits.
 
 What the context model knows of a bin: the ratio of envelope to step here and in the packet
 before, the magnitudes of the bins below it in this block, and those around it in the last two
-blocks (rescaled to this packet's step). From these a network with two hidden layers computes a
-position in a table of probability distributions, sorted by scale (rows) and shape (columns).
+blocks (rescaled to this packet's step), and how far the step lies from the expected one, which
+tells how compressible the whole packet is. From these a network with two hidden layers computes a
+position in a table of probability distributions, sorted by scale (rows) and shape (columns); the
+four around the position are mixed.
 """
 
 # numba infers the integer types inside the kernels; mypy cannot follow them.
@@ -56,8 +58,9 @@ COST_ONE = 256  # cost tables are in 1/256 bit
 # Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
 SEARCH_LAMBDA = np.float32(30.0)
 
-NUM_FEATURES = 30
+NUM_FEATURES = 32
 TABLE_COLUMNS = 4
+TABLE_PARTS = 16  # positions between two rows or columns
 FEATURE_LIMIT = 1023  # Q6: ±16
 HIDDEN_LIMIT = 4095  # Q8: 16
 ACCUMULATOR_LIMIT = 1 << 31
@@ -69,6 +72,8 @@ QUANTIZE, PRICE, ENCODE, DECODE, DUMP = 0, 1, 2, 3, 4
 NUM_SYMBOLS = len(MAGNITUDE_BASE)
 SYMBOL_BASE = np.array(MAGNITUDE_BASE, np.int64)
 SYMBOL_BITS = np.array(MAGNITUDE_EXTRA_BITS, np.int64)
+# Raw bits that follow a symbol, sign included, in 1/256 bit.
+RAW_COST = COST_ONE * (SYMBOL_BITS + (SYMBOL_BASE > 0))
 
 
 class Tables(NamedTuple):
@@ -94,7 +99,7 @@ class Tables(NamedTuple):
     context_b2, b3                           Q18 biases
     context_band : int32 [2, bands, H1]      Q16 bias of the first layer by block and band
     cdf : int32 [rows * columns, M + 1]      cumulative frequencies of magnitudes
-    cost : int32 [rows * columns, M]         their code lengths with sign, 1/256 bit (encoder only)
+    frequency_cost : int32 [2^15 + 1]        code length of a frequency, 1/256 bit (encoder only)
     index_cost : int32 [S, K]                code lengths of the indices, 1/256 bit (encoder only)
     """
 
@@ -124,7 +129,7 @@ class Tables(NamedTuple):
     context_b3: np.ndarray
     context_band: np.ndarray
     cdf: np.ndarray
-    cost: np.ndarray
+    frequency_cost: np.ndarray
     index_cost: np.ndarray
 
 
@@ -454,9 +459,37 @@ def harmonic_lag(past1, past2):
 
 
 @njit(cache=True)
+def mixed_cdf(cdf, index, fine_row, fine_column, symbol):
+    """Return the cumulative frequency below ``symbol`` between four tables.
+
+    Parameters
+    ----------
+    cdf : int32 [rows * columns, M + 1]
+    index : int                           table on the lower side in row and column
+    fine_row, fine_column : int           position to the next ones, 0..16
+
+    A mixture of distributions in which every symbol has a frequency of 1 or more has that, too:
+    the weights sum to 256, so neighbours differ by at least 256 before the shift.
+    """
+    low = cdf[index, symbol] * (TABLE_PARTS - fine_column) + cdf[index + 1, symbol] * fine_column
+    index += TABLE_COLUMNS
+    high = cdf[index, symbol] * (TABLE_PARTS - fine_column) + cdf[index + 1, symbol] * fine_column
+    return (low * (TABLE_PARTS - fine_row) + high * fine_row) >> 8
+
+
+@njit(cache=True)
+def symbol_cost(tables, index, fine_row, fine_column, symbol):
+    """Return the bits x 256 of a magnitude symbol with its sign and raw bits."""
+    frequency = mixed_cdf(tables.cdf, index, fine_row, fine_column, symbol + 1) - mixed_cdf(
+        tables.cdf, index, fine_row, fine_column, symbol
+    )
+    return tables.frequency_cost[frequency] + RAW_COST[symbol]
+
+
+@njit(cache=True)
 def code_block(
-    mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits, ratio,
-    rdo_lambda, q, dump,
+    mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits, delta,
+    last_delta, ratio, rdo_lambda, q, dump,
 ):  # fmt: skip
     """Quantize, price, code, decode or describe the 160 bins of one block.
 
@@ -468,6 +501,7 @@ def code_block(
     log_ratio, last_ratio : int32 [N] Laplace scale over step, Q8: this envelope, the last one
     past1, past2 : int32 [N]          rescaled magnitudes of the last two blocks, Q4
     log_bits : int                    Q10 log2 of the packet's bits
+    delta, last_delta : int           step delta of this packet and of the last one
     ratio : float32 [N]               bins over steps (QUANTIZE)
     rdo_lambda : float                price of a bit in squared steps (QUANTIZE): a bin takes the
                                       value that minimises squared error + price x bits
@@ -535,12 +569,14 @@ def code_block(
         x[27] = _compress(tables, current[k - lag - 1]) if k >= lag + 1 else 0
         x[28] = _compress(tables, current[k - lag + 1]) if k >= lag else 0
         x[29] = strength
+        x[30] = delta * 8
+        x[31] = last_delta * 8
         for f in range(NUM_FEATURES):
             x[f] = min(max(x[f], -FEATURE_LIMIT), FEATURE_LIMIT)
         if mode == DUMP:
             for f in range(NUM_FEATURES):
                 dump[k, f] = x[f]
-            index = 0
+            index = fine_row = fine_column = 0
         else:
             for o in range(h1_size):
                 acc1[o] = tables.context_band[block, band, o]
@@ -563,18 +599,25 @@ def code_block(
                     row += v * tables.context_w3[i, 0]
                     column += v * tables.context_w3[i, 1]
             # Rows are an eighth of an octave apart; the envelope's ratio is the baseline.
-            row = ((row + (1 << 17)) >> 18) + ((log_ratio[k] + 16) >> 5) + 24
-            column = (column + (1 << 17)) >> 18
-            row = min(max(row, 0), rows - 1)
-            column = min(max(column, 0), TABLE_COLUMNS - 1)
-            index = row * TABLE_COLUMNS + column
+            row = ((row + (1 << 13)) >> 14) + (log_ratio[k] >> 1) + 24 * TABLE_PARTS
+            column = (column + (1 << 13)) >> 14
+            row = min(max(row, 0), (rows - 1) * TABLE_PARTS)
+            column = min(max(column, 0), (TABLE_COLUMNS - 1) * TABLE_PARTS)
+            first_row = min(row // TABLE_PARTS, rows - 2)
+            first_column = min(column // TABLE_PARTS, TABLE_COLUMNS - 2)
+            fine_row = row - first_row * TABLE_PARTS
+            fine_column = column - first_column * TABLE_PARTS
+            index = first_row * TABLE_COLUMNS + first_column
 
         if mode == DECODE:
             target = dec_target(coder, TOTAL_BITS)
             symbol = 0
-            while tables.cdf[index, symbol + 1] <= target:
+            low = np.int64(0)
+            high = np.int64(mixed_cdf(tables.cdf, index, fine_row, fine_column, 1))
+            while high <= target:
                 symbol += 1
-            low, high = tables.cdf[index, symbol], tables.cdf[index, symbol + 1]
+                low = high
+                high = np.int64(mixed_cdf(tables.cdf, index, fine_row, fine_column, symbol + 1))
             dec_consume(coder, buf, low, high, TOTAL_BITS)
             magnitude = SYMBOL_BASE[symbol]
             if symbol == NUM_SYMBOLS - 1:
@@ -589,22 +632,28 @@ def code_block(
             if mode == QUANTIZE:
                 value = min(abs(ratio[k]), np.float32(4000))
                 below = np.int64(value)
-                low = magnitude_symbol(below)
-                high = magnitude_symbol(below + 1)
                 # (value - below)^2 against (below + 1 - value)^2, each with its bits, and the upper
                 # value at a disadvantage.
-                price = rdo_lambda * (tables.cost[index, high] - tables.cost[index, low])
+                price = 0.0
+                if rdo_lambda > 0.0:
+                    upper = magnitude_symbol(below + 1)
+                    lower = magnitude_symbol(below)
+                    price = rdo_lambda * (
+                        symbol_cost(tables, index, fine_row, fine_column, upper)
+                        - symbol_cost(tables, index, fine_row, fine_column, lower)
+                    )
                 if 2 * (value - below) - 1 > DEAD_ZONE + price:
                     below += 1
                 q[k] = -below if ratio[k] < 0 else below
             magnitude = np.int64(abs(q[k]))
             symbol = magnitude_symbol(magnitude)
             if mode != DUMP:
-                total += tables.cost[index, symbol]  # sign and extra bits included
+                total += symbol_cost(tables, index, fine_row, fine_column, symbol)
                 if symbol == NUM_SYMBOLS - 1:
                     total += _escape_bits(magnitude - SYMBOL_BASE[symbol]) * COST_ONE
             if mode == ENCODE:
-                low, high = tables.cdf[index, symbol], tables.cdf[index, symbol + 1]
+                low = mixed_cdf(tables.cdf, index, fine_row, fine_column, symbol)
+                high = mixed_cdf(tables.cdf, index, fine_row, fine_column, symbol + 1)
                 enc_symbol(coder, buf, low, high, TOTAL_BITS)
                 if symbol == NUM_SYMBOLS - 1:
                     _encode_escape(coder, buf, magnitude - SYMBOL_BASE[symbol])
@@ -682,8 +731,9 @@ def prepare(tables, state, envelope, packet_bits, envelope_bits, offset, relativ
 
 @njit(cache=True)
 def code_bins(
-    mode, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, rdo_lambda, q, dump
-):
+    mode, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio, rdo_lambda, q,
+    dump,
+):  # fmt: skip
     """Run :func:`code_block` over both blocks of a packet; returns bits x 256.
 
     ``log_step`` int32 [N], Q8, is the step of each bin; ``ratio`` float32 [2, N] and ``rdo_lambda``
@@ -710,8 +760,8 @@ def code_bins(
                 past2[k] = past1[k]
                 past1[k] = min(np.int64(abs(q[0, k])), 2000) << 4
         total += code_block(
-            mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits,
-            ratio[block], rdo_lambda, q[block], dump[block],
+            mode, tables, coder, buf, block, log_ratio, last_ratio, past1, past2, log_bits, delta,
+            state.delta[0], ratio[block], rdo_lambda, q[block], dump[block],
         )  # fmt: skip
     return total
 
@@ -749,8 +799,9 @@ def write_packet(
     )  # fmt: skip
     ratio = np.empty((2, 0), np.float32)
     code_bins(
-        ENCODE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q, dump
-    )
+        ENCODE, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio, 0.0, q,
+        dump,
+    )  # fmt: skip
     return enc_finish(coder, buf, num_bytes)
 
 
@@ -811,7 +862,8 @@ def read_packet(
         log_step[k] = step + relative[k]
     ratio = np.empty((2, 0), np.float32)
     code_bins(
-        DECODE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio, 0.0, q, dump
-    )
+        DECODE, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio, 0.0, q,
+        dump,
+    )  # fmt: skip
     advance(state, envelope, delta, log_step, q)
     return step

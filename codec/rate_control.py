@@ -59,7 +59,7 @@ def packet_cost(
     ratio = np.empty((2, NUM_BINS), np.float32)
     normalise(spectrum, log_step, ratio)
     cost = code_bins(
-        QUANTIZE, tables, state, coder, buf, log_scale, log_step, packet_bits, ratio,
+        QUANTIZE, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio,
         rdo_lambda / COST_ONE, q, dump,
     )  # fmt: skip
     return cost + step_cost(tables, state.delta[0], delta)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codec.config import MAGNITUDE_EXTRA_BITS, CodecConfig
+from codec.config import CodecConfig
 
 if TYPE_CHECKING:
     from codec.packet import Tables
@@ -23,7 +23,7 @@ WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 DEFAULT_WEIGHTS = WEIGHTS_DIR / "codec.safetensors"
 TABLE_PREFIX = "tables."
 FINGERPRINT_BYTES = 4
-DERIVED_TABLES = ("cost", "index_cost")  # computed when loading
+DERIVED_TABLES = ("frequency_cost", "index_cost")  # computed when loading
 
 
 class WeightsError(ValueError):
@@ -56,16 +56,10 @@ def code_lengths(cdf: np.ndarray) -> np.ndarray:
     return np.round(256 * (15 - np.log2(frequency))).astype(np.int32)
 
 
-def magnitude_costs(cdf: np.ndarray) -> np.ndarray:
-    """Return code lengths of magnitude symbols in 1/256 bit, sign and extra bits included.
-
-    Parameters
-    ----------
-    cdf : int array, shape [..., M + 1]   cumulative frequencies
-    """
-    raw = np.array(MAGNITUDE_EXTRA_BITS) + 1
-    raw[0] = 0
-    return code_lengths(cdf) + np.int32(256) * raw.astype(np.int32)
+def frequency_costs() -> np.ndarray:
+    """Return the code length in 1/256 bit of every frequency 0..2^15, int32 [2^15 + 1]."""
+    frequency = np.maximum(np.arange((1 << 15) + 1), 1)
+    return np.round(256 * (15 - np.log2(frequency))).astype(np.int32)
 
 
 def read_weights_file(path: Path | None = None) -> tuple[Path, bytes]:
@@ -107,7 +101,7 @@ def load_weights(path: Path | None = None) -> Weights:
         }
         tables = Tables(
             **values,
-            cost=magnitude_costs(values["cdf"]),
+            frequency_cost=frequency_costs(),
             index_cost=code_lengths(values["index_cdf"]),
         )
         check_tables(tables, config)

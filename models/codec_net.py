@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from codec.config import CodecConfig
 from codec.mdct import inverse_mdct, mdct
+from codec.noise import random_noise
 from models.allocation import StepAllocation
 from models.enhancer import Enhancer, bin_interpolation
 from models.envelope import EnvelopeAnalysis
@@ -30,6 +31,8 @@ from models.quantizers import QuantizerOutput
 LOG2E = 1.4426950408889634
 # Bits of a packet that are neither envelope nor bins: the step's symbol and the coder's end.
 SIDE_BITS = 5.0
+# Half width, in steps, of the zone around the first threshold in which a bin may change sides.
+EDGE = 0.2
 
 
 class CodecOutput(NamedTuple):
@@ -43,6 +46,7 @@ class CodecOutput(NamedTuple):
     bins : float Tensor, shape [B, P, 2, N]         integers q
     bits : float Tensor, shape [B, P]               hard Laplace bits of the bins
     step : float Tensor, shape [B, P]               octaves
+    depth : float Tensor, shape [B, P, bands]       step of each band over its envelope, octaves
     """
 
     waveform: Tensor
@@ -51,6 +55,7 @@ class CodecOutput(NamedTuple):
     bins: Tensor
     bits: Tensor
     step: Tensor
+    depth: Tensor
 
 
 def laplace_code_lengths(log_scale: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
@@ -176,18 +181,25 @@ class CodecNet(nn.Module):
         with torch.no_grad():
             ratio = spectrum / width
             q = ratio.sign() * torch.floor(ratio.abs() + config.rounding)
-            # d(error)/d(step): error/step for coded bins; a zeroed bin's error does not depend
-            # on the step except near the threshold, where it may be about to change sides.
-            near = (ratio.abs() / (1.0 - config.rounding)).square().clamp_max(1.0)
-            sensitivity = (q - ratio) * torch.where(q == 0, near, 1.0)
+            size = ratio.abs()
+            # d(q * width)/d(width) = q - ratio * dq/d(ratio). Above one step the staircase is
+            # taken as a line. Below, a bin counts only if it is near the threshold and may change
+            # sides: a straight line would ask for finer steps where nothing is ever coded.
+            edge = ((size - (1.0 - config.rounding)).abs() < EDGE).to(size) / (2 * EDGE)
+            sensitivity = q - ratio * torch.where(size < 1.0, edge, 1.0)
         bins = (q * width).detach() + sensitivity * (width - width.detach())
+        # A bin that becomes coded loses its noise: the second half of what a finer step buys.
+        uncoded = (q == 0).to(size)
+        if self.training:
+            soft_zero = (spectrum / width).abs()
+            soft_zero = ((1.0 - config.rounding + EDGE - soft_zero) / (2 * EDGE)).clamp(0.0, 1.0)
+            uncoded = uncoded + soft_zero - soft_zero.detach()
 
-        # Random signs: of all white noises in the MDCT domain the one with the steadiest spectrum.
-        noise = torch.randint(0, 2, spectrum.shape, device=spectrum.device).to(spectrum) * 2 - 1
+        noise = random_noise(spectrum)
         band_step = step[..., None] + offset
-        enhanced, _ = self.enhancer(bins, decoded, band_step, log_bits, noise)
+        enhanced, _ = self.enhancer(bins, decoded, band_step, log_bits, noise, uncoded=uncoded)
         out = inverse_mdct(enhanced.flatten(1, 2), length)
-        return CodecOutput(out, envelope, vq, q, bits, step)
+        return CodecOutput(out, envelope, vq, q, bits, step, band_step - decoded)
 
     def soft_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
         """Return Laplace bits [B, P] without rounding: differentiable in step and scale."""

@@ -7,8 +7,9 @@
 
 The network corrects a baseline: with all weights zero, a bin's table is that of a Laplace
 distribution whose scale is envelope / step, the envelope-only model. Tables and network are
-trained together: the fractional row and column mix the four tables around them. At inference
-the nearest table is used, and everything is an integer (``models/export.py``).
+trained together: the fractional row and column mix the four tables around them, in training with
+real weights, at inference with multiples of 1/16, and then everything is an integer
+(``models/export.py``).
 
 References
 ----------
@@ -97,19 +98,18 @@ class ContextModel(nn.Module):
         row, column = self.position(features, block, band)
         r, c = row.floor(), column.floor()
         fr, fc = row - r, column - c
-        lengths = torch.log_softmax(self.logits, -1) * -1.4426950408889634
         index = r.long() * TABLE_COLUMNS + c.long()
-        flat = lengths.flatten(0, 1)
-        size = flat.shape[-1]
-        flat = flat.flatten()
+        probability = torch.softmax(self.logits, -1).flatten(0, 1)
+        size = probability.shape[-1]
+        flat = probability.flatten()
 
         def pick(offset: int) -> Tensor:
             return flat[(index + offset) * size + symbol]
 
-        # The expected length when row and column are rounded at random: unlike a mixture of the
-        # four tables, it makes each of them good alone, as it has to be at inference.
-        bits = (1 - fr) * ((1 - fc) * pick(0) + fc * pick(1))
-        return bits + fr * ((1 - fc) * pick(TABLE_COLUMNS) + fc * pick(TABLE_COLUMNS + 1))
+        low = (1 - fc) * pick(0) + fc * pick(1)
+        high = (1 - fc) * pick(TABLE_COLUMNS) + fc * pick(TABLE_COLUMNS + 1)
+        # Every symbol keeps a frequency of at least 1 of 2^15.
+        return -torch.log2((1 - fr) * low + fr * high + 2.0**-15)
 
 
 @dataclass

@@ -93,6 +93,7 @@ class Enhancer(nn.Module):
         log_bits: Tensor,
         noise: Tensor,
         state: tuple[Tensor, ...] | None = None,
+        uncoded: Tensor | None = None,
     ) -> tuple[Tensor, tuple[Tensor, ...]]:
         """Return the enhanced spectrum and the state for the packets that follow.
 
@@ -105,6 +106,7 @@ class Enhancer(nn.Module):
         noise : float Tensor, shape [B, P, 2, N]      noise, random signs
         state : (level [B, 1], conv input [B, 2, H], GRU state [1, B, H], bins of the last packet
                 [B, 2, N]) or None at the start
+        uncoded : float Tensor, shape [B, P, 2, N]    1 where noise goes; None: where bins are 0
 
         Returns
         -------
@@ -165,5 +167,7 @@ class Enhancer(nn.Module):
         coded = (bins != 0).any(2).to(bins).flatten(0, 1)[:, None]  # [B*P, 1, N]
         near = torch.nn.functional.max_pool1d(coded, 2 * VALUE_REACH + 1, 1, VALUE_REACH)
         value = value * near.view(batch, packets, 1, num_bins)
-        spectrum = bins * gain + scale * (value + amplitude * noise * (bins == 0))
+        if uncoded is None:
+            uncoded = (bins == 0).to(bins)
+        spectrum = bins * gain + scale * (value + amplitude * noise * uncoded)
         return spectrum, (mean[:, -1], extended[:, -2:], memory, bins[:, -1])

@@ -30,8 +30,8 @@ from codec.weights import (
     TABLE_PREFIX,
     Weights,
     code_lengths,
+    frequency_costs,
     load_weights,
-    magnitude_costs,
 )
 from models.codec_net import CodecNet, laplace_code_lengths
 from models.context import ContextModel
@@ -182,7 +182,7 @@ def build_tables(
         context_b3=_fixed(context.third.bias, 18),
         context_band=_fixed(band_bias, 16),
         cdf=cdf,
-        cost=magnitude_costs(cdf),
+        frequency_cost=frequency_costs(),
         index_cost=code_lengths(index_table),
     )
     first = np.abs(tables.context_w1).sum(0) * FEATURE_LIMIT + np.abs(tables.context_band).max()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch_pesq import PesqLoss
@@ -91,20 +93,48 @@ class CodecLoss(nn.Module):
     Parameters
     ----------
     pesq, error, spectral : float   weights of PESQ disturbance, ln(weighted error), spectrum
+    error_32, spectral_32 : float, optional
+        weights at 32 kbit/s, where the first ones hold at 8; between them the weights are
+        interpolated geometrically over the logarithm of the rate. None: the same at all rates
     """
 
-    def __init__(self, pesq: float = 1.0, error: float = 0.3, spectral: float = 1.0) -> None:
+    def __init__(
+        self,
+        pesq: float = 1.0,
+        error: float = 0.3,
+        spectral: float = 1.0,
+        error_32: float | None = None,
+        spectral_32: float | None = None,
+    ) -> None:
         super().__init__()
         self.weights = {"pesq": pesq, "error": error, "spectral": spectral}
+        self.weights_32 = {
+            "pesq": pesq,
+            "error": error if error_32 is None else error_32,
+            "spectral": spectral if spectral_32 is None else spectral_32,
+        }
         self.pesq = PesqLoss(1.0, sample_rate=16000)
         self.spectral = SpectralLoss()
 
-    def forward(self, reference: Tensor, decoded: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return the weighted loss per clip [B] and its unweighted terms, each [B]."""
+    def forward(
+        self, reference: Tensor, decoded: Tensor, rate_kbps: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the weighted loss per clip [B] and its unweighted terms, each [B].
+
+        ``rate_kbps`` [B] picks the weights; None takes those of 8 kbit/s.
+        """
         terms = {
             "pesq": self.pesq(reference.clone(), decoded.clone()),
             "error": torch.log(weighted_error(reference, decoded)),
             "spectral": self.spectral(reference, decoded),
         }
-        total = torch.stack([self.weights[k] * v for k, v in terms.items()]).sum(0)
+        if rate_kbps is None:
+            position = torch.zeros_like(terms["error"])
+        else:
+            position = (0.5 * torch.log2(rate_kbps / 8.0)).clamp(0.0, 1.0)
+        total = torch.zeros_like(terms["error"])
+        for name, value in terms.items():
+            low, high = self.weights[name], self.weights_32[name]
+            change = math.log(max(high, 1e-6) / max(low, 1e-6))
+            total = total + low * torch.exp(position * change) * value
         return total, terms

@@ -1,7 +1,9 @@
 """Training: one loop over the whole graph, then the context model; logs, checkpoints, export.
 
 Read :func:`train` from top to bottom. Everything random in step ``n`` is drawn from (seed, n), so
-``--resume`` continues exactly: 20 steps are bit for bit 10 steps, a restart, and 10 more.
+``--resume`` continues exactly: 20 steps are bit for bit 10 steps, a restart, and 10 more. The
+processes of ``torchrun`` share the batch of a step: it is drawn as for one process, and each takes
+its slice.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import csv
 import json
 import math
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,14 +22,20 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from codec.config import MAGNITUDE_BASE, REPORT_RATES_KBPS, CodecConfig
 from codec.mdct import mdct
+from models.allocation import StepAllocation
 from models.codec_net import CodecNet
 from models.data import CropSampler, load_directory, load_torchaudio
+from models.distributed import ALONE, RANK_SEED, ProcessGroup, process_group
 from models.losses import CodecLoss
+from models.quantizers import perplexity
+
+# Octaves by which a band's step may lie above its envelope for nothing: 1 % of its bins are coded.
+DEPTH_LIMIT = 2.5
 
 
 @dataclass
@@ -40,21 +49,26 @@ class TrainConfig:
     valid_dir : str | None    folder of validation clips; None skips validation
     dataset : str | None      corpus of torchaudio.datasets, e.g. 'librispeech:train-clean-100'
     steps : int               optimizer steps of the graph
-    batch_size : int          crops per step
+    batch_size : int          crops per step and process
     crop_seconds : float
     learning_rate : float     of Adam, after warm-up and before the decay
     decay_fraction : float    last part of the steps: learning rate falls, the envelope is hard
     warmup_steps : int
     ema : float               decay of the weight average that is validated and exported
     estimator : str           'nsvq', 'ste' or 'diveq'
-    pesq_weight, error_weight, spectral_weight : float   weights of the losses
+    pesq_weight, error_weight, spectral_weight : float   weights of the losses at 8 kbit/s
+    error_weight_32, spectral_weight_32 : float   at 32 kbit/s; what lies between is interpolated
+    depth_weight : float      weight of the squared octaves by which a step is out of reach
+    refit_allocation : bool   with ``init_from``: bring steps that are out of reach back first
     envelope_weight : float   weight of the envelope's squared error (octaves)
     replace_every : int       steps between replacements of dead codewords
     context_steps : int       optimizer steps of the context model (second stage)
     context_minutes : float   speech coded to train it on
     seed : int
     device : str              'cpu' or 'cuda'
-    num_threads : int         CPU threads; 0 leaves torch's choice
+    num_threads : int         CPU threads of a process; 0 leaves torch's choice
+    precision : str           'float32', or 'bfloat16' in linear and convolution layers
+    compile : bool            torch.compile of the enhancer and the spectral loss
     init_from : str | None    weights (.safetensors) to start from instead of the seed
     resume : bool             continue from out_dir/latest.pt
     checkpoint_every, validate_every : int   steps
@@ -73,8 +87,12 @@ class TrainConfig:
     ema: float = 0.998
     estimator: str = "nsvq"
     pesq_weight: float = 1.0
-    error_weight: float = 0.3
-    spectral_weight: float = 1.0
+    error_weight: float = 0.12
+    spectral_weight: float = 0.7
+    error_weight_32: float = 0.1
+    spectral_weight_32: float = 1.8
+    depth_weight: float = 0.02
+    refit_allocation: bool = False
     envelope_weight: float = 0.1
     replace_every: int = 500
     context_steps: int = 4000
@@ -82,6 +100,8 @@ class TrainConfig:
     seed: int = 0
     device: str = "cpu"
     num_threads: int = 0
+    precision: str = "float32"
+    compile: bool = False
     init_from: str | None = None
     resume: bool = False
     checkpoint_every: int = 500
@@ -90,13 +110,18 @@ class TrainConfig:
 
 @dataclass
 class TrainState:
-    """What a checkpoint holds beside the configuration."""
+    """What a checkpoint holds beside the configuration.
+
+    ``seconds`` is all of the run; ``step_seconds`` is spent in steps, on ``speech_seconds``.
+    """
 
     net: CodecNet
     average: CodecNet
     optimizer: torch.optim.Optimizer
     step: int = 0
     seconds: float = 0.0
+    step_seconds: float = 0.0
+    speech_seconds: float = 0.0
     history: list[dict[str, Any]] = field(default_factory=list)
     context: dict[str, Any] | None = None
 
@@ -174,6 +199,8 @@ def save_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> None:
             "optimizer": state.optimizer.state_dict(),
             "step": state.step,
             "seconds": state.seconds,
+            "step_seconds": state.step_seconds,
+            "speech_seconds": state.speech_seconds,
             "history": state.history,
             "context": state.context,
         },
@@ -213,6 +240,9 @@ def load_checkpoint(path: Path, config: TrainConfig) -> TrainState:
     state.average.load_state_dict(saved["average"])
     state.optimizer.load_state_dict(saved["optimizer"])
     state.step, state.seconds = saved["step"], saved["seconds"]
+    # Checkpoints of older versions have no throughput.
+    state.step_seconds = saved.get("step_seconds", 0.0)
+    state.speech_seconds = saved.get("speech_seconds", 0.0)
     state.history, state.context = saved["history"], saved["context"]
     return state
 
@@ -228,6 +258,54 @@ def initialise_msvq(net: CodecNet, sampler: CropSampler, packets: int, crops: in
     net.msvq.initialise(net.analysis(waveform, spectrum))
 
 
+def refit_allocation(
+    net: CodecNet, sampler: CropSampler, packets: int, crops: int = 64, steps: int = 600
+) -> float:
+    """Fit a fresh allocation network to the present one, with all bands brought into reach.
+
+    A step that lies octaves above its band has lost its gradient. Here it comes back to
+    ``DEPTH_LIMIT`` octaves above the envelope at 8 kbit/s, and to 1.2 at 32 kbit/s, where there are
+    bits for every band; training then finds out whether they are worth it there.
+
+    Returns
+    -------
+    float   rms difference from what was asked for, octaves
+    """
+    device = next(net.parameters()).device
+    net.eval()
+    inputs, wanted = [], []
+    rng = np.random.default_rng([sampler.seed, 11])
+    with torch.no_grad():
+        for i in range(crops // 8):
+            waveform = sampler.batch((1 << 42) + i, 8).to(device)
+            bits, stages = draw_rates(rng, 8, packets, net.config.num_stages)
+            bits, stages = bits.to(device), stages.to(device)
+            out = net(waveform, bits, stages, True)
+            envelope = out.vq.quantized
+            previous = torch.cat([net.msvq.initial.expand(8, 1, -1), envelope[:, :-1]], 1)
+            position = (0.5 * torch.log2(bits / 160)).clamp(0.0, 1.0)[..., None]
+            limit = DEPTH_LIMIT + position * (1.2 - DEPTH_LIMIT)
+            step = envelope + torch.minimum(out.depth, limit)
+            wanted.append((step - step.mean(-1, keepdim=True)).flatten(0, 1))
+            inputs.append([x.flatten(0, 1)[None] for x in (envelope, previous, bits.log2())])
+        envelope, previous, log_bits = (torch.cat(x, 1) for x in zip(*inputs, strict=True))
+        target = torch.cat(wanted)[None].clamp(-3.5, 3.5)
+    fresh = StepAllocation(net.config).to(device)
+    optimizer = torch.optim.Adam(fresh.parameters(), lr=3e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    error = torch.zeros(())
+    for _ in range(steps):
+        pick = torch.randint(target.shape[1], (512,), device=device)
+        got = fresh(envelope[:, pick], previous[:, pick], log_bits[:, pick])
+        error = (got - target[:, pick]).square().mean()
+        optimizer.zero_grad(set_to_none=True)
+        error.backward()
+        optimizer.step()
+        schedule.step()
+    net.allocation.load_state_dict(fresh.state_dict())
+    return float(error.detach().sqrt())
+
+
 def update_average(state: TrainState, decay: float) -> None:
     """Move the weight average towards the network; buffers are copied."""
     # A young average must not remember the initial weights.
@@ -235,8 +313,8 @@ def update_average(state: TrainState, decay: float) -> None:
     with torch.no_grad():
         for slow, fast in zip(state.average.parameters(), state.net.parameters(), strict=True):
             slow.lerp_(fast, 1 - decay)
-        for slow, fast in zip(state.average.buffers(), state.net.buffers(), strict=True):
-            slow.copy_(fast)
+        for old, new in zip(state.average.buffers(), state.net.buffers(), strict=True):
+            old.copy_(new)
 
 
 def reset_moments(optimizer: torch.optim.Optimizer, parameter: Tensor, mask: Tensor) -> None:
@@ -247,52 +325,119 @@ def reset_moments(optimizer: torch.optim.Optimizer, parameter: Tensor, mask: Ten
             moments[key][mask] = 0.0
 
 
+def use_bfloat16(net: CodecNet) -> None:
+    """Let the linear and convolution layers compute in bfloat16; their outputs are float32.
+
+    The layers, not whole networks: between them lie envelopes in octaves and powers, which the
+    8 bits of a bfloat16 would spoil. The GRU stays float32: on CUDA, autocast may give it float16.
+    """
+
+    def wrap(layer: nn.Module) -> None:
+        inner = layer.forward
+
+        def forward(x: Tensor) -> Tensor:
+            with torch.autocast(x.device.type, torch.bfloat16):
+                return inner(x).float()
+
+        layer.forward = forward
+
+    for layer in net.modules():
+        if isinstance(layer, nn.Linear | nn.Conv1d):
+            wrap(layer)
+
+
+def use_compiler(net: CodecNet, loss_fn: CodecLoss) -> str | None:
+    """Compile the enhancer and the spectral loss; returns why not, if that is impossible here.
+
+    The PESQ loss checks its types at run time, which torch.compile cannot trace.
+    """
+    device = next(net.parameters()).device
+    try:  # a trial: compilation is lazy, and would fail in the midst of the first step
+        torch.compile(lambda x: (x * 2).sin())(torch.zeros(8, device=device))
+    except Exception as error:
+        return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    net.enhancer.compile(dynamic=False)
+    loss_fn.spectral.compile(dynamic=False)
+    return None
+
+
 def train_step(
-    state: TrainState, config: TrainConfig, loss_fn: CodecLoss, sampler: CropSampler, packets: int
+    state: TrainState,
+    config: TrainConfig,
+    loss_fn: CodecLoss,
+    sampler: CropSampler,
+    packets: int,
+    group: ProcessGroup = ALONE,
 ) -> dict[str, float]:
     """Run one optimizer step and return what is logged."""
     net, optimizer, step = state.net, state.optimizer, state.step
     rng = np.random.default_rng([config.seed, step, 1])
-    torch.manual_seed((config.seed * 1_000_003 + step) % (1 << 62))
-    for group in optimizer.param_groups:
-        group["lr"] = learning_rate_at(config, step)
-    waveform = sampler.batch(step, config.batch_size).to(config.device)
-    packet_bits, stages = draw_rates(rng, config.batch_size, packets, net.config.num_stages)
+    # Noise differs from rank to rank, else it would be the same in all slices of the batch.
+    seed = config.seed * 1_000_003 + step + group.rank * RANK_SEED
+    torch.manual_seed(seed % (1 << 62))
+    for param_group in optimizer.param_groups:
+        param_group["lr"] = learning_rate_at(config, step)
+    batch_size = config.batch_size * group.size
+    waveform = group.part(sampler.batch(step, batch_size)).to(config.device)
+    packet_bits, stages = map(
+        group.part, draw_rates(rng, batch_size, packets, net.config.num_stages)
+    )
     packet_bits, stages = packet_bits.to(config.device), stages.to(config.device)
 
     net.train()
     hard = step >= hard_from(config)
+    usage = net.msvq.usage
+    hits, counted = usage.hits.clone(), usage.total.clone()
     out = net(waveform, packet_bits, stages, hard)
-    loss, terms = loss_fn(waveform, out.waveform)
+    perplexities = out.vq.perplexity
+    if group.size > 1:  # count the hits of the whole batch
+        new_hits = group.sum_(usage.hits - hits)
+        perplexities = perplexity(new_hits)
+        usage.hits.copy_(hits + new_hits)
+        usage.total.copy_(counted + group.sum_(usage.total - counted))
+    rate_kbps = packet_bits.mean(-1) * net.config.packet_rate / 1000
+    loss, terms = loss_fn(waveform, out.waveform, rate_kbps)
     distortion = (out.vq.hard - out.envelope).square().mean()
-    total = loss.mean() + out.vq.auxiliary_loss
+    # A band whose step is far above its envelope is never coded and gets no gradient: stay near.
+    depth = (out.depth - DEPTH_LIMIT).clamp_min(0.0).square().mean()
+    total = loss.mean() + out.vq.auxiliary_loss + config.depth_weight * depth
     if not hard:
         total = total + config.envelope_weight * distortion
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+    group.average_gradients(net.parameters())
     norm = torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-    # One step on a NaN gradient (PESQ on silence) would ruin the weights.
+    # One step on a NaN gradient (PESQ on silence) would ruin the weights. All ranks skip it.
     finite = bool(torch.isfinite(norm))
     if finite:
         optimizer.step()
     update_average(state, config.ema)
     state.step += 1
     if not hard and state.step % config.replace_every == 0 and state.step < 0.6 * config.steps:
-        dead = net.msvq.replace_dead()
+        dead = net.msvq.replace_dead()  # the same on all ranks, but for the random choice
+        group.broadcast_([net.msvq.codebooks])
         reset_moments(optimizer, net.msvq.codebooks, dead)
+    means = {name: value.mean() for name, value in terms.items()}
+    means |= {
+        "total": total,
+        "distortion": distortion,
+        "bits": out.bits.mean(),
+        "stages": stages.float().mean(),
+    }
+    mean = group.mean(means)
     log = {
-        "loss": float(total.detach()),
+        "loss": mean["total"],
         "gradient_norm": float(norm),
         "skipped": float(not finite),
         "learning_rate": optimizer.param_groups[0]["lr"],
-        "envelope_rms_db": 6.0206 * float(distortion.detach().sqrt()),
-        "bits_bins": float(out.bits.mean()),
-        "bits_envelope": float(net.config.codebook_bits * stages.float().mean()),
+        "envelope_rms_db": 6.0206 * math.sqrt(mean["distortion"]),
+        "bits_bins": mean["bits"],
+        "bits_envelope": net.config.codebook_bits * mean["stages"],
     }
-    log |= {name: float(value.detach().mean()) for name, value in terms.items()}
-    for s, value in enumerate(out.vq.perplexity.tolist()):
+    log |= {name: mean[name] for name in terms}
+    for s, value in enumerate(perplexities.tolist()):
         log[f"perplexity_{s + 1}"] = value
-    unused = (net.msvq.usage.hits == 0).float().mean(-1)  # since the last replacement
+    unused = (usage.hits == 0).float().mean(-1)  # since the last replacement
     for s, value in enumerate(unused.tolist()):
         log[f"unused_{s + 1}"] = value
     return log
@@ -383,13 +528,16 @@ class RunLog:
                 self.writer.add_scalar(tag, row[name], step)
 
 
-def load_clips(config: TrainConfig) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Return training recordings and validation clips as int16."""
+def load_clips(
+    config: TrainConfig,
+    group: ProcessGroup = ALONE,
+) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """Return training recordings and, on rank 0, validation clips as int16."""
     if config.dataset:
-        recordings = load_torchaudio(config.dataset, Path(config.data_dir))
+        recordings = load_torchaudio(config.dataset, Path(config.data_dir), group.main)
     else:
         recordings = load_directory(Path(config.data_dir))
-    valid = load_directory(Path(config.valid_dir)) if config.valid_dir else []
+    valid = load_directory(Path(config.valid_dir)) if config.valid_dir and group.main else []
     return recordings, valid
 
 
@@ -413,70 +561,151 @@ def train(config: TrainConfig, codec: CodecConfig | None = None, quiet: bool = F
     """
     if config.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no CUDA device is available: use --device cpu")
+    if config.precision not in ("float32", "bfloat16"):
+        raise ValueError(f"unknown precision '{config.precision}': use float32 or bfloat16")
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
-    out_dir = Path(config.out_dir)
-    checkpoint = out_dir / "latest.pt"
+    with process_group(config.device) as group:
+        with group.agreement():
+            check_run_directory(config)
+            # A corpus may have to be downloaded: rank 0 goes first.
+            waits = config.dataset and not group.main
+            clips = None if waits else load_clips(config, group)
+        with group.agreement():
+            recordings, valid = clips or load_clips(config, group)
+            state, sampler = prepare(config, codec or CodecConfig(), recordings, group)
+        for net in (state.net, state.average):
+            group.broadcast_([*net.parameters(), *net.buffers()])
+        train_graph(config, state, sampler, valid, group, quiet)
+    # From here on the other processes have nothing to do: they end, rank 0 goes on.
+    if not group.main:
+        return Path(config.out_dir) / "codec.safetensors"
+    return finish(config, state, sampler, valid, quiet, group.size)
+
+
+def check_run_directory(config: TrainConfig) -> None:
+    """Refuse to resume what is not there, and to overwrite what is."""
+    checkpoint = Path(config.out_dir) / "latest.pt"
     if config.resume and not checkpoint.is_file():
         raise ValueError(f"no checkpoint '{checkpoint}' to resume from: start without --resume")
     if checkpoint.is_file() and not config.resume:
-        raise ValueError(f"'{out_dir}' already holds a run: continue it with --resume")
-    recordings, valid = load_clips(config)
-    codec = codec or CodecConfig()
-    packets = max(int(config.crop_seconds * codec.packet_rate), 4)
-    sampler = CropSampler(recordings, (2 * packets - 1) * codec.hop_length, config.seed)
-    out_dir.mkdir(parents=True, exist_ok=True)
+        raise ValueError(f"'{config.out_dir}' already holds a run: continue it with --resume")
 
-    if config.resume:
-        state = load_checkpoint(checkpoint, config)
-    else:
-        state = new_state(config, codec)
-        if config.init_from:
-            from codec.weights import load_weights
-            from models.export import load_net
 
-            load_net(state.net, load_weights(Path(config.init_from)))
-        else:
-            initialise_msvq(state.net, sampler, packets)
-        state.average.load_state_dict(state.net.state_dict())
-    loss_fn = CodecLoss(config.pesq_weight, config.error_weight, config.spectral_weight)
-    loss_fn.to(config.device)
-    log = RunLog(out_dir)
-    (out_dir / "config.json").write_text(
-        json.dumps({"train": asdict(config), "codec": state.net.config.to_dict()}, indent=2)
+def packets_per_crop(config: TrainConfig, codec: CodecConfig) -> int:
+    """Return the length of a crop in packets."""
+    return max(int(config.crop_seconds * codec.packet_rate), 4)
+
+
+def prepare(
+    config: TrainConfig, codec: CodecConfig, recordings: list[np.ndarray], group: ProcessGroup
+) -> tuple[TrainState, CropSampler]:
+    """Build or load what is trained; a new network is initialised from data on rank 0 only."""
+    resumed = load_checkpoint(Path(config.out_dir) / "latest.pt", config) if config.resume else None
+    state = resumed or new_state(config, codec)
+    packets = packets_per_crop(config, state.net.config)
+    crop_samples = (2 * packets - 1) * state.net.config.hop_length
+    sampler = CropSampler(recordings, crop_samples, config.seed)
+    if group.main:
+        Path(config.out_dir).mkdir(parents=True, exist_ok=True)
+    if resumed:
+        return state, sampler
+    if config.init_from:
+        from codec.weights import load_weights
+        from models.export import load_net
+
+        load_net(state.net, load_weights(Path(config.init_from)))
+        if config.refit_allocation:
+            refit_allocation(state.net, sampler, packets)
+    elif group.main:
+        initialise_msvq(state.net, sampler, packets)
+    state.average.load_state_dict(state.net.state_dict())
+    return state, sampler
+
+
+def train_graph(
+    config: TrainConfig,
+    state: TrainState,
+    sampler: CropSampler,
+    valid: list[np.ndarray],
+    group: ProcessGroup,
+    quiet: bool,
+) -> None:
+    """Run the steps that are left; rank 0 logs, validates and saves checkpoints.
+
+    Raises
+    ------
+    KeyboardInterrupt   on all ranks after Ctrl-C on one of them, once the checkpoint is saved
+    """
+    out_dir = Path(config.out_dir)
+    packets = packets_per_crop(config, state.net.config)
+    loss_fn = CodecLoss(
+        config.pesq_weight,
+        config.error_weight,
+        config.spectral_weight,
+        config.error_weight_32,
+        config.spectral_weight_32,
     )
+    loss_fn.to(config.device)
+    if config.precision == "bfloat16":
+        use_bfloat16(state.net)
+    problem = use_compiler(state.net, loss_fn) if config.compile else None
+    log = None
+    if group.main:
+        if problem:
+            tqdm.write(f"codec: note: trained without --compile: {problem}", file=sys.stderr)
+        log = RunLog(out_dir)
+        (out_dir / "config.json").write_text(
+            json.dumps({"train": asdict(config), "codec": state.net.config.to_dict()}, indent=2)
+        )
 
+    quiet = quiet or not group.main
     bar = tqdm(total=config.steps, initial=state.step, disable=quiet, unit="step", desc="train")
     started = time.monotonic()
+    speech = config.batch_size * group.size * sampler.crop_samples / 16000  # seconds, each step
     smooth: dict[str, float] = {}
     with catch_interrupt() as stopped:
         while state.step < config.steps:
-            values = train_step(state, config, loss_fn, sampler, packets)
+            begun = time.monotonic()
+            values = train_step(state, config, loss_fn, sampler, packets, group)
+            taken = time.monotonic() - begun
+            state.step_seconds += taken
+            state.speech_seconds += speech
+            values["throughput_hours_per_hour"] = speech / taken
             if not values["skipped"]:
                 for name, value in values.items():
                     smooth[name] = 0.98 * smooth.get(name, value) + 0.02 * value
             bar.update()
             bar.set_postfix(loss=f"{smooth.get('loss', math.nan):.3f}", refresh=False)
-            if state.step % 50 == 0:
-                log.scalars(state.step, smooth)
+            stop = group.any(stopped())
             last = state.step == config.steps
-            if valid and (last or state.step % config.validate_every == 0):
-                rows = validate(state.average, valid, config.device)
-                state.history.append({"step": state.step, "valid": rows})
-                log.validation(state.step, rows)
-                log.audio(state.step, "valid/reference", valid[0][:80000] / np.float32(32768))
-                log.audio(state.step, "valid/decoded_13.2", listen(state.average, valid[0]))
-                text = "  ".join(f"{r['pesq_wb']:.2f}/{r['psnr_db']:.1f}" for r in rows)
-                tqdm.write(f"step {state.step}: PESQ/pSNR {text}")
-            if last or stopped() or state.step % config.checkpoint_every == 0:
-                state.seconds += time.monotonic() - started
-                started = time.monotonic()
-                save_checkpoint(checkpoint, config, state)
-            if stopped():
+            if log:
+                if state.step % 50 == 0:
+                    log.scalars(state.step, smooth)
+                if valid and (last or state.step % config.validate_every == 0):
+                    log_validation(config, state, valid, log)
+                if last or stop or state.step % config.checkpoint_every == 0:
+                    state.seconds += time.monotonic() - started
+                    started = time.monotonic()
+                    save_checkpoint(out_dir / "latest.pt", config, state)
+            if stop:
                 bar.close()
+                group.any(False)  # wait until rank 0 has saved
                 raise KeyboardInterrupt
     bar.close()
-    return finish(config, state, sampler, valid, quiet)
+
+
+def log_validation(
+    config: TrainConfig, state: TrainState, valid: list[np.ndarray], log: RunLog
+) -> None:
+    """Score the weight average and write scores and a clip to listen to."""
+    rows = validate(state.average, valid, config.device)
+    state.history.append({"step": state.step, "valid": rows})
+    log.validation(state.step, rows)
+    log.audio(state.step, "valid/reference", valid[0][:80000] / np.float32(32768))
+    log.audio(state.step, "valid/decoded_13.2", listen(state.average, valid[0]))
+    text = "  ".join(f"{r['pesq_wb']:.2f}/{r['psnr_db']:.1f}" for r in rows)
+    tqdm.write(f"step {state.step}: PESQ/pSNR {text}")
 
 
 def finish(
@@ -485,6 +714,7 @@ def finish(
     sampler: CropSampler,
     valid: list[np.ndarray],
     quiet: bool,
+    processes: int = 1,
 ) -> Path:
     """Train the context model on the finished graph and export everything.
 
@@ -509,13 +739,18 @@ def finish(
         tables = build_tables(net, context, data.deltas, data.indices, data.num_stages)
     path = Path(config.out_dir) / "codec.safetensors"
     options = {k: v for k, v in asdict(config).items() if not k.endswith("_dir")}
+    if config.init_from:
+        options["init_from"] = Path(config.init_from).name  # a card is read on other machines
     card: dict[str, Any] = {
         "name": "NSVQ speech codec weights",
         "licence": "MIT; trained on recordings under CC BY 4.0, CC0, MIT, Apache-2.0 and the CMU "
         "AN4 licence (see README)",
         "training": options,
+        "processes": processes,
         "hours_of_speech": round(sampler.hours, 2),
         "training_hours": round(state.seconds / 3600, 2),
+        # Hours of crops trained on, in each hour spent in steps.
+        "throughput_hours_per_hour": round(state.speech_seconds / max(state.step_seconds, 1e-9), 1),
         "git_commit": git_commit(),
         "torch": torch.__version__,
         "context_bits_per_bin": round(bits, 4),

@@ -22,13 +22,17 @@ from codec.packet import (
     ENCODE,
     HIDDEN_LIMIT,
     NUM_FEATURES,
+    NUM_SYMBOLS,
     TABLE_COLUMNS,
+    TABLE_PARTS,
+    TOTAL,
     TOTAL_BITS,
     advance,
     allocate,
     code_bins,
     decode_envelope,
     envelope_cost,
+    mixed_cdf,
     new_state,
     prepare,
     read_packet,
@@ -269,7 +273,7 @@ def encode_and_tell(
         row = tables.step_cdf[step_context(state.delta[0])]
         enc_symbol(coder, buf, row[delta + limit], row[delta + limit + 1], TOTAL_BITS)
         code_bins(
-            ENCODE, tables, state, coder, buf, log_scale, log_step, bits,
+            ENCODE, tables, state, coder, buf, log_scale, log_step, bits, delta,
             np.empty((2, 0), np.float32), 0.0, q, dump,
         )  # fmt: skip
         estimated[p] = (envelope_cost(tables, indices, stages) + cost) / 256
@@ -297,16 +301,19 @@ def test_estimated_bits_are_the_bits_used(codec: Codec, speech: np.ndarray, rate
 def integer_position(
     codec: Codec, features: np.ndarray, block: np.ndarray, band: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return row and column of the context model's table; NumPy twin of the compiled loop."""
+    """Return row and column between the tables, in sixteenths; NumPy twin of the compiled loop."""
     t = codec.weights.tables
     x = features.astype(np.int64)
     first = t.context_band[block, band].astype(np.int64) + x @ t.context_w1
     first = np.clip(first >> 8, 0, HIDDEN_LIMIT)
     second = np.clip((first @ t.context_w2 + t.context_b2) >> 10, 0, HIDDEN_LIMIT)
-    out = (second @ t.context_w3 + t.context_b3 + (1 << 17)) >> 18
-    row = out[:, 0] + ((4 * x[:, 0] + 16) >> 5) + 24
+    out = (second @ t.context_w3 + t.context_b3 + (1 << 13)) >> 14
+    row = out[:, 0] + 2 * x[:, 0] + 24 * TABLE_PARTS
     rows = len(t.cdf) // TABLE_COLUMNS
-    return np.clip(row, 0, rows - 1), np.clip(out[:, 1], 0, TABLE_COLUMNS - 1)
+    return (
+        np.clip(row, 0, (rows - 1) * TABLE_PARTS),
+        np.clip(out[:, 1], 0, (TABLE_COLUMNS - 1) * TABLE_PARTS),
+    )
 
 
 @pytest.fixture(scope="module")
@@ -320,17 +327,45 @@ def described(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, ...]:
     return features, block, band, found.bins.reshape(count, 320), found.costs
 
 
-def test_cost_is_that_of_the_tables(codec: Codec, described: tuple[np.ndarray, ...]) -> None:
-    """The price of a packet is the sum over its bins of what the chosen tables say."""
+def test_cost_is_that_of_the_mixed_tables(
+    codec: Codec, described: tuple[np.ndarray, ...]
+) -> None:
+    """The price of a packet is the sum over its bins of what the four tables around say."""
     features, block, band, bins, costs = described
     row, column = integer_position(codec, features, block, band)
     magnitude = np.abs(bins)
     symbol = np.minimum(magnitude, 15).ravel()
-    price = codec.weights.tables.cost[row * TABLE_COLUMNS + column, symbol]
-    price = price.reshape(bins.shape).sum(1)
+    cdf = codec.weights.tables.cdf.reshape(-1, TABLE_COLUMNS, NUM_SYMBOLS + 1)
+    # The exact mixture in floats, where the codec rounds its position and its frequencies.
+    lower_row = np.minimum(row // TABLE_PARTS, len(cdf) - 2)
+    lower_column = np.minimum(column // TABLE_PARTS, TABLE_COLUMNS - 2)
+    part_row, part_column = row / TABLE_PARTS - lower_row, column / TABLE_PARTS - lower_column
+    frequency = np.zeros(len(row))
+    for i, weight_row in ((0, 1 - part_row), (1, part_row)):
+        for j, weight_column in ((0, 1 - part_column), (1, part_column)):
+            table = cdf[lower_row + i, lower_column + j]
+            each = np.take_along_axis(table, symbol[:, None] + 1, 1) - np.take_along_axis(
+                table, symbol[:, None], 1
+            )
+            frequency += weight_row * weight_column * each[:, 0]
+    bits = 15 - np.log2(frequency) + (symbol > 0)
+    price = bits.reshape(bins.shape).sum(1)
     plain = (magnitude < 16).all(1)  # no extra bits, no escapes
     assert plain.mean() > 0.5
-    np.testing.assert_array_equal(price[plain], costs[plain])
+    # The ratio in the features has a quarter of the resolution that the kernel sees.
+    np.testing.assert_allclose(price[plain], costs[plain] / 256, rtol=0.01, atol=0.5)
+
+
+def test_mixed_tables_are_distributions(codec: Codec) -> None:
+    cdf = codec.weights.tables.cdf
+    rng = np.random.default_rng(0)
+    rows = len(cdf) // TABLE_COLUMNS
+    for _ in range(300):
+        index = int(rng.integers(rows - 1)) * TABLE_COLUMNS + int(rng.integers(TABLE_COLUMNS - 1))
+        fine = [int(x) for x in rng.integers(0, TABLE_PARTS + 1, 2)]
+        mixed = [mixed_cdf(cdf, index, fine[0], fine[1], s) for s in range(NUM_SYMBOLS + 1)]
+        assert mixed[0] == 0 and mixed[-1] == TOTAL
+        assert np.diff(mixed).min() >= 1
 
 
 # --------------------------------------------------------------------------------------------------
@@ -344,10 +379,9 @@ def test_context_model_is_the_float_one(codec: Codec, described: tuple[np.ndarra
         float_row, float_column = import_context(codec.weights).position(
             torch.from_numpy(features).float(), torch.from_numpy(block), torch.from_numpy(band)
         )
-    assert (np.abs(row - float_row.numpy()) <= 1).mean() > 0.999
-    assert (np.abs(column - float_column.numpy()) <= 1).mean() > 0.999
-    assert np.abs(row - float_row.numpy()).mean() < 0.35  # rounding alone makes 0.25
-    assert len(np.unique(row)) > 10
+    assert (np.abs(row / TABLE_PARTS - float_row.numpy()) <= 0.25).mean() > 0.999
+    assert (np.abs(column / TABLE_PARTS - float_column.numpy()) <= 0.25).mean() > 0.999
+    assert len(np.unique(row)) > 100
 
 
 @pytest.mark.parametrize("size", [20, 33, 80, 255])

@@ -248,3 +248,58 @@ def test_rates_and_stages_are_those_of_the_codec() -> None:
         assert (few >= 1).all() and (few <= 2).all()
         middle = bits.median(1).values
         assert middle.min() < 280 < 400 < middle.max()  # all of the range in every batch
+
+
+def test_loss_weights_follow_the_rate() -> None:
+    """Weights of 8 kbit/s at 8, of 32 at 32, their geometric mean at 16 kbit/s."""
+    reference = torch.from_numpy(np.stack(3 * [synthetic_speech(1.0, 1)]))
+    torch.manual_seed(0)
+    decoded = reference + 0.02 * torch.randn(1, 16000)
+    loss_fn = trainer.CodecLoss(0.0, 0.4, 1.0, error_32=0.1, spectral_32=2.0)
+    total, terms = loss_fn(reference, decoded, torch.tensor([8.0, 16.0, 32.0]))
+    error, spectral = float(terms["error"][0]), float(terms["spectral"][0])
+    wanted = [0.4 * error + spectral, 0.2 * error + 2**0.5 * spectral, 0.1 * error + 2 * spectral]
+    np.testing.assert_allclose(total.numpy(), wanted, rtol=1e-4)
+    plain, _ = trainer.CodecLoss(0.0, 0.4, 1.0)(reference, decoded, torch.tensor(3 * [20.0]))
+    np.testing.assert_allclose(plain.numpy(), 3 * [0.4 * error + spectral], rtol=1e-4)
+
+
+def test_refit_brings_steps_back_into_reach(data_dir: Path, tmp_path: Path) -> None:
+    config = make_config(data_dir, tmp_path)
+    recordings, _ = trainer.load_clips(config)
+    packets = 25
+    sampler = trainer.CropSampler(recordings, (2 * packets - 1) * 160, 0)
+    net = trainer.new_state(config, TINY).net
+    trainer.initialise_msvq(net, sampler, packets, crops=16)
+    with torch.no_grad():
+        net.allocation.network[4].bias[-3:] = 40.0  # the upper bands are never coded
+    waveform = sampler.batch(0, 4)
+    bits, stages = torch.full((4, packets), 400.0), torch.full((4,), 3)
+
+    def depth() -> torch.Tensor:
+        with torch.no_grad():
+            return net.eval()(waveform, bits, stages, True).depth.mean((0, 1))
+
+    before = depth()
+    trainer.refit_allocation(net, sampler, packets, crops=16, steps=300)
+    after = depth()
+    assert before[-3:].min() > 4.0
+    assert after[-3:].max() < before[-3:].min() - 1.5 and after[-3:].max() < 4.0
+
+
+def test_a_finer_step_takes_noise_away() -> None:
+    """The gradient knows that bins near the threshold lose their noise when they are coded."""
+    torch.manual_seed(0)
+    net = CodecNet(TINY).train()
+    waveform = torch.from_numpy(synthetic_speech(0.49, 3))[None, :7840]
+    bits, stages = torch.full((1, 25), 320.0), torch.tensor([3])
+    out = net(waveform, bits, stages, True)
+    out.waveform.square().mean().backward()
+    assert net.allocation.network[4].bias.grad.abs().min() > 0.0
+    with_noise = net.allocation.network[4].bias.grad.clone()
+    net.zero_grad()
+    torch.manual_seed(0)
+    original = net.enhancer.forward
+    net.enhancer.forward = lambda *a, uncoded, **k: original(*a, uncoded=uncoded.detach(), **k)
+    net(waveform, bits, stages, True).waveform.square().mean().backward()
+    assert not torch.allclose(net.allocation.network[4].bias.grad, with_noise)
