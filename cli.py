@@ -750,17 +750,31 @@ def train(
     ] = 1.0,
     error_weight: Annotated[
         float, typer.Option(min=0.0, help="Weight of the log weighted error (pSNR), at 8 kbit/s.")
-    ] = 0.12,
+    ] = 0.16,
     spectral_weight: Annotated[
         float,
         typer.Option(min=0.0, help="Weight of the multi-resolution spectral loss, at 8 kbit/s."),
     ] = 0.7,
     error_weight_32: Annotated[
         float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
-    ] = 0.1,
+    ] = 0.05,
     spectral_weight_32: Annotated[
         float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
-    ] = 1.8,
+    ] = 1.2,
+    similarity_weight: Annotated[
+        float, typer.Option(min=0.0, help="Weight of the gammatone similarity, at 8 kbit/s.")
+    ] = 0.5,
+    similarity_weight_32: Annotated[
+        float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
+    ] = 2.0,
+    freeze: Annotated[
+        str,
+        typer.Option(help="Parts to leave as they are: analysis, msvq, allocation, enhancer."),
+    ] = "",
+    search_every: Annotated[
+        int,
+        typer.Option(min=0, help="Steps between searches of the step offsets by rate; 0: none."),
+    ] = 2500,
     decay_fraction: Annotated[
         float,
         typer.Option(
@@ -829,6 +843,10 @@ def train(
         spectral_weight=spectral_weight,
         error_weight_32=error_weight_32,
         spectral_weight_32=spectral_weight_32,
+        similarity_weight=similarity_weight,
+        similarity_weight_32=similarity_weight_32,
+        freeze=freeze,
+        search_every=search_every,
         refit_allocation=refit_allocation,
         context_steps=context_steps,
         context_minutes=context_minutes,

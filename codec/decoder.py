@@ -15,6 +15,14 @@ from codec.config import CodecConfig
 from codec.mdct import inverse_mdct
 from codec.noise import fill_noise
 from codec.packet import NUM_BANDS, NUM_BINS, Tables, new_state, read_packet
+from codec.postfilter import (
+    FRAME,
+    HISTORY,
+    MIN_LAG,
+    NUM_COMB_BANDS,
+    comb_filter,
+    track_pitch,
+)
 from models.enhancer import Enhancer
 
 CHUNK_PACKETS = 500
@@ -86,11 +94,19 @@ def synthesise(
     packets = len(integers.step)
     if packets == 0 or num_samples == 0:
         return np.zeros(0, np.float32)
-    blocks = config.blocks_per_packet
+    blocks, hop = config.blocks_per_packet, config.hop_length
     scale = config.log_scale
-    spectra = []
+    pieces = []
     state = None
     with torch.inference_mode():
+        # What a chunk leaves to the next: its last block, dequantized and enhanced, and the
+        # samples, the lag and the gains that the pitch tracker and the comb filter look back at.
+        last_bins = torch.zeros(1, 1, hop, dtype=torch.float64)
+        last_spectrum = torch.zeros(1, 1, hop)
+        coded = torch.zeros(1, FRAME - hop, dtype=torch.float64)
+        past = torch.zeros(1, HISTORY)
+        last_lag = torch.full((1, 1), MIN_LAG)
+        last_comb = torch.zeros(1, 1, NUM_COMB_BANDS)
         for start in range(0, packets, CHUNK_PACKETS):
             part = slice(start, min(start + CHUNK_PACKETS, packets))
             count = part.stop - part.start
@@ -102,8 +118,26 @@ def synthesise(
             width = torch.exp2(band_step @ enhancer.interpolation.T)[:, :, None]
             bins = torch.from_numpy(integers.bins[part]).float()[None] * width
             log_bits = torch.log2(torch.from_numpy(integers.packet_bits[part]).float())[None]
-            fill = torch.from_numpy(fill_noise(start, count, blocks, config.hop_length))[None]
-            spectrum, state = enhancer(bins, envelope, band_step, log_bits, fill, state)
-            spectra.append(spectrum.flatten(1, 2))
-        waveform = inverse_mdct(torch.cat(spectra, 1), num_samples)[0]
+            fill = torch.from_numpy(fill_noise(start, count, blocks, hop))[None]
+
+            # In double precision, so that every machine finds the same lags.
+            spectrum = torch.cat([last_bins, bins.flatten(1, 2).double()], 1)
+            coded = torch.cat([coded, inverse_mdct(spectrum, count * blocks * hop)], 1)
+            lag, periodicity = track_pitch(coded, hop)
+            last_bins, coded = spectrum[:, -1:], coded[:, hop - FRAME :]
+            shape = (1, count, blocks)
+            enhanced, comb, state = enhancer(
+                bins, envelope, band_step, log_bits, fill, lag.view(shape),
+                periodicity.float().view(shape), state,
+            )  # fmt: skip
+
+            enhanced = torch.cat([last_spectrum, enhanced.flatten(1, 2)], 1)
+            piece = torch.cat([past, inverse_mdct(enhanced, count * blocks * hop)], 1)
+            last_spectrum, past = enhanced[:, -1:], piece[:, -HISTORY:]
+            lag = torch.cat([last_lag, lag], 1)
+            comb = torch.cat([last_comb, comb.flatten(1, 2)], 1)
+            pieces.append(comb_filter(piece, lag, comb, hop))
+            last_lag, last_comb = lag[:, -1:], comb[:, -1:]
+    # The first block's first half lies before the signal.
+    waveform = torch.cat(pieces, 1)[0, hop : hop + num_samples]
     return waveform.numpy()

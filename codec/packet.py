@@ -54,6 +54,8 @@ DEAD_ZONE = 0.2  # a bin rounds up from 0.6 on: 1 - 2 * CodecConfig.rounding
 OFFSET_LIMIT = 4 * LOG_ONE  # step offsets are limited softly to ± this
 SIDE_BITS = 5  # bits kept for the step's symbol and the end of the packet, in the budget
 NUM_STEP_CONTEXTS = 7
+# Rows of the table of step offsets: 160 bits (log2 in Q10), then every half octave.
+FIRST_KNOT, KNOT_SHIFT, NUM_KNOTS = 7498, 9, 5
 COST_ONE = 256  # cost tables are in 1/256 bit
 # Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
 SEARCH_LAMBDA = np.float32(30.0)
@@ -88,6 +90,7 @@ class Tables(NamedTuple):
     initial : int32 [bands]                  Q8, the envelope before the first packet
     interpolation : int32 [N, 2]             (band, Q8 weight of the band above)
     allocation_w1 .. allocation_b3           Q12 weights [in, out], Q22 biases
+    allocation_rate : int32 [knots, bands]   Q8, step offsets by packet size, half octaves from 160
     scale_offset : int32 [bands]             Q8
     log2_bits : int32 [2049]                 Q10 log2 of a packet's bits
     expected_bits : int32 [E]                Laplace bits (1/256) per bin, by log2 scale, Q4
@@ -115,6 +118,7 @@ class Tables(NamedTuple):
     allocation_b2: np.ndarray
     allocation_w3: np.ndarray
     allocation_b3: np.ndarray
+    allocation_rate: np.ndarray
     scale_offset: np.ndarray
     log2_bits: np.ndarray
     expected_bits: np.ndarray
@@ -170,6 +174,7 @@ def check_tables(tables: Tables, config: CodecConfig) -> None:
         "allocation_b2": (hidden,),
         "allocation_w3": (hidden, bands),
         "allocation_b3": (bands,),
+        "allocation_rate": (NUM_KNOTS, bands),
         "scale_offset": (bands,),
         "log2_bits": (2049,),
         "expected_bits": (320,),
@@ -351,8 +356,15 @@ def allocate(tables, envelope, previous, packet_bits, offset):
     _dense(x, tables.allocation_w1, tables.allocation_b1, 12, True, h1)
     _dense(h1, tables.allocation_w2, tables.allocation_b2, 12, True, h2)
     _dense(h2, tables.allocation_w3, tables.allocation_b3, 14, False, out)  # Q10 -> Q8
+    size = min(max(tables.log2_bits[packet_bits] - FIRST_KNOT, 0), (NUM_KNOTS - 1) << KNOT_SHIFT)
+    row = min(size >> KNOT_SHIFT, NUM_KNOTS - 2)
+    t = np.int64(size - (row << KNOT_SHIFT))
     total = np.int64(0)
     for j in range(NUM_BANDS):
+        below = np.int64(tables.allocation_rate[row, j])
+        above = np.int64(tables.allocation_rate[row + 1, j])
+        half = np.int64(1) << (KNOT_SHIFT - 1)
+        out[j] += (below * ((1 << KNOT_SHIFT) - t) + above * t + half) >> KNOT_SHIFT
         out[j] += (819 * (envelope[j] - mean) + 2048) >> 12  # 0.2 of the envelope's shape
         total += out[j]
     total //= NUM_BANDS

@@ -30,6 +30,7 @@ from codec.bitstream import cbr_packet_sizes, num_packets
 from codec.decoder import decode_integers, synthesise
 from codec.encoder import default_stages, encode_waveform
 from codec.metrics import MetricError, pesq_wb, psnr
+from codec.postfilter import NUM_COMB_BANDS
 from models.context import ContextModel
 from models.enhancer import Enhancer
 from models.export import build_tables, import_context, import_net
@@ -55,13 +56,16 @@ class PlainFilling(nn.Module):
         log_step: Tensor,
         log_bits: Tensor,
         noise: Tensor,
+        lag: Tensor,
+        periodicity: Tensor,
         state: object = None,
-    ) -> tuple[Tensor, object]:
-        """Return bins with noise where they are 0; arguments as ``Enhancer.forward``."""
+    ) -> tuple[Tensor, Tensor, object]:
+        """Return bins with noise where they are 0, no comb; arguments as ``Enhancer.forward``."""
         step = torch.exp2(log_step @ self.interpolation.T)[:, :, None]
         level = torch.exp2(envelope @ self.interpolation.T)[:, :, None]
         level = torch.minimum(0.35 * level, 0.3 * step)
-        return torch.where(bins == 0, level * noise, bins), state
+        comb = bins.new_zeros(*lag.shape, NUM_COMB_BANDS)
+        return torch.where(bins == 0, level * noise, bins), comb, state
 
 
 def score(

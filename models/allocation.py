@@ -17,16 +17,27 @@ SIZE_CENTRE = 8.0
 # Offsets lie within ± this many octaves. Without a limit a band whose bins are all zero has no
 # gradient, drifts ever farther and never comes back.
 OFFSET_LIMIT = 4.0
+# The table of offsets by rate: its first row holds at 8 kbit/s, each further one half an octave on.
+FIRST_KNOT = 7498 / 1024  # log2 of 160 bits, as the integer path has it
+KNOTS_PER_OCTAVE = 2
+NUM_KNOTS = 5
 
 
 class StepAllocation(nn.Module):
     """Map the decoded envelope and the packet's bits to step offsets in octaves.
 
-    ``offset = 0.2 * (envelope - mean) + MLP(...)``: the exponent 0.2 is the best one found by
-    hand for PESQ (a step that follows the envelope weakly); the network learns the rest. The mean
-    over the bands is taken off (the packet's step takes it up), and what is left is limited softly,
-    ``x / (1 + |x| / 4)``.
+    ``offset = 0.2 * (envelope - mean) + table(rate) + MLP(...)``: the exponent 0.2 is the best one
+    found by hand for PESQ (a step that follows the envelope weakly); the network learns the rest.
+    The table is found by a search on the true loss (``models/search.py``), since the gradient of
+    a step in which hardly any bin is coded is a guess. The mean over the bands is taken off (the
+    packet's step takes it up), and what is left is limited softly, ``x / (1 + |x| / 4)``.
+
+    Attributes
+    ----------
+    rate_offsets : buffer, shape [NUM_KNOTS, bands]   octaves
     """
+
+    rate_offsets: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
@@ -41,6 +52,7 @@ class StepAllocation(nn.Module):
         )
         nn.init.zeros_(self.network[4].weight)
         nn.init.zeros_(self.network[4].bias)
+        self.register_buffer("rate_offsets", torch.zeros(NUM_KNOTS, config.num_bands))
 
     def features(self, envelope: Tensor, previous: Tensor, log_bits: Tensor) -> Tensor:
         """Return the network's input, shape [B, P, 2 * bands + 2], all within about ±4."""
@@ -55,6 +67,13 @@ class StepAllocation(nn.Module):
             dim=-1,
         )
 
+    def table(self, log_bits: Tensor) -> Tensor:
+        """Return the table's offsets at a packet size, [B, P] -> [B, P, bands]."""
+        position = ((log_bits - FIRST_KNOT) * KNOTS_PER_OCTAVE).clamp(0.0, NUM_KNOTS - 1)
+        row = position.floor().clamp_max(NUM_KNOTS - 2).long()
+        t = (position - row)[..., None]
+        return (1 - t) * self.rate_offsets[row] + t * self.rate_offsets[row + 1]
+
     def forward(self, envelope: Tensor, previous: Tensor, log_bits: Tensor) -> Tensor:
         """Return the step offset of each band.
 
@@ -68,6 +87,6 @@ class StepAllocation(nn.Module):
         float Tensor, shape [B, P, bands]   octaves, to be added to the packet's step
         """
         offset = 0.2 * (envelope - envelope.mean(-1, keepdim=True))
-        offset = offset + self.network(self.features(envelope, previous, log_bits))
+        offset = offset + self.table(log_bits) + self.network(self.features(envelope, previous, log_bits))
         offset = offset - offset.mean(-1, keepdim=True)
         return offset / (1.0 + offset.abs() / OFFSET_LIMIT)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from codec.config import CodecConfig
 from codec.mdct import inverse_mdct, mdct
 from codec.noise import random_noise
+from codec.postfilter import FRAME, HISTORY, comb_filter, track_pitch
 from models.allocation import StepAllocation
 from models.enhancer import Enhancer, bin_interpolation
 from models.envelope import EnvelopeAnalysis
@@ -197,8 +198,19 @@ class CodecNet(nn.Module):
 
         noise = random_noise(spectrum)
         band_step = step[..., None] + offset
-        enhanced, _ = self.enhancer(bins, decoded, band_step, log_bits, noise, uncoded=uncoded)
+        coded = inverse_mdct((q * width).detach().flatten(1, 2), length)
+        hop = config.hop_length
+        # Segment 0 lies before the signal.
+        coded = torch.nn.functional.pad(coded, (FRAME, 0))
+        lag, periodicity = track_pitch(coded, hop)
+        shape = (batch, packets, config.blocks_per_packet)
+        enhanced, comb, _ = self.enhancer(
+            bins, decoded, band_step, log_bits, noise, lag.view(shape), periodicity.view(shape),
+            uncoded=uncoded,
+        )  # fmt: skip
         out = inverse_mdct(enhanced.flatten(1, 2), length)
+        out = torch.nn.functional.pad(out, (HISTORY, 0))
+        out = comb_filter(out, lag, comb.flatten(1, 2), hop)
         return CodecOutput(out, envelope, vq, q, bits, step, band_step - decoded)
 
     def soft_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:

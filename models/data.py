@@ -94,7 +94,7 @@ class CropSampler:
     recordings : list of int16 arrays   16 kHz mono; crops may span two of them
     crop_samples : int
     seed : int
-    augment : bool                      level ±12 dB and, for some crops, added noise
+    augment : bool                      level ±12 dB, some much quieter or with added noise
     """
 
     def __init__(
@@ -136,7 +136,8 @@ class CropSampler:
                 crop = crops[i]
                 if rng.random() < 0.15:
                     crop = crop + _noise(rng, len(crop), crop.std() * 10 ** rng.uniform(-2, -0.4))
-                gain = 10 ** (rng.uniform(-12, 12) / 20)
+                low, high = (-40, -12) if rng.random() < 0.08 else (-12, 12)
+                gain = 10 ** (rng.uniform(low, high) / 20)
                 crops[i] = crop * min(gain, 0.98 / (np.abs(crop).max() + 1e-9))
         # Even real silence gets the noise of a 16-bit converter.
         crops = crops + rng.uniform(-1, 1, crops.shape).astype(np.float32) / 32768

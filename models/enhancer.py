@@ -5,10 +5,12 @@
     bins of both blocks / envelope ─┐
     step / envelope per band ───────┤► linear ─► causal conv (3 packets) ─► GRU ─► linear ─┐
     envelope shape, level, rate ────┘                                                      │
+    periodicity, lag ───────────────┘                                                      │
     bins of 2 packets ─► conv over frequency (local branch) ─► gain, value ──────────────(+)
-              ┌──────────────── gain [2, N], value [2, N], noise level [2, bands] ◄────────┘
+              ┌── gain [2, N], value [2, N], noise level [2, bands], comb [2, 3] ◄─────────┘
               ▼
     y = bins * gain + envelope * (value + noise level * noise where the bin was zero)
+    y / (1 + comb) ─► inverse MDCT ─► comb filter (codec/postfilter.py)
 
 It works on whole packets: block 0 may look at block 1, which the packet holds anyway, so the
 algorithmic delay stays at one packet plus the MDCT overlap. Everything is relative to the
@@ -21,9 +23,12 @@ import torch
 from torch import Tensor, nn
 
 from codec.config import CodecConfig
+from codec.postfilter import NUM_COMB_BANDS, band_response
 
 # A bin may get a predicted value if one within this many bins of it was coded.
 VALUE_REACH = 4
+# The comb filter is shut where the correlation at the lag is below the first value.
+PERIODIC_FROM, PERIODIC_RANGE = 0.3, 0.5
 
 
 def bin_interpolation(config: CodecConfig) -> Tensor:
@@ -59,11 +64,13 @@ class Enhancer(nn.Module):
     """
 
     interpolation: Tensor
+    comb_response: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
         self.register_buffer("interpolation", bin_interpolation(config), persistent=False)
+        self.register_buffer("comb_response", band_response(config.hop_length), persistent=False)
         hidden, bins, bands = config.enhancer_hidden, config.hop_length, config.num_bands
         blocks = config.blocks_per_packet
         self.inputs = nn.Linear(blocks * bins + 2 * bands + 3, hidden)
@@ -73,6 +80,11 @@ class Enhancer(nn.Module):
         with torch.no_grad():
             self.outputs.weight.mul_(0.1)
             self.outputs.bias.zero_()
+        self.pitch_inputs = nn.Linear(2 * blocks, hidden, bias=False)
+        self.comb_outputs = nn.Linear(2 * hidden, blocks * NUM_COMB_BANDS)
+        nn.init.zeros_(self.pitch_inputs.weight)
+        nn.init.zeros_(self.comb_outputs.weight)
+        nn.init.constant_(self.comb_outputs.bias, -2.0)
         channels = config.local_channels
         # Per bin: both blocks of this packet and of the last one, and the step over the envelope.
         self.local = nn.Sequential(
@@ -92,10 +104,12 @@ class Enhancer(nn.Module):
         log_step: Tensor,
         log_bits: Tensor,
         noise: Tensor,
+        lag: Tensor,
+        periodicity: Tensor,
         state: tuple[Tensor, ...] | None = None,
         uncoded: Tensor | None = None,
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Return the enhanced spectrum and the state for the packets that follow.
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        """Return the enhanced spectrum, the comb filter's gains and the state for what follows.
 
         Parameters
         ----------
@@ -104,6 +118,7 @@ class Enhancer(nn.Module):
         log_step : float Tensor, shape [B, P, bands]  quantizer step, octaves
         log_bits : float Tensor, shape [B, P]         log2 of the packet's bits
         noise : float Tensor, shape [B, P, 2, N]      noise, random signs
+        lag, periodicity : Tensors, shape [B, P, 2]   of the segments that each block completes
         state : (level [B, 1], conv input [B, 2, H], GRU state [1, B, H], bins of the last packet
                 [B, 2, N]) or None at the start
         uncoded : float Tensor, shape [B, P, 2, N]    1 where noise goes; None: where bins are 0
@@ -111,6 +126,7 @@ class Enhancer(nn.Module):
         Returns
         -------
         spectrum : shape [B, P, 2, N]
+        comb : shape [B, P, 2, comb bands]   gains 0..1 for ``codec.postfilter.comb_filter``
         state : as the argument
         """
         config = self.config
@@ -142,12 +158,15 @@ class Enhancer(nn.Module):
             ],
             dim=-1,
         )
-        hidden = torch.nn.functional.gelu(self.inputs(features))  # [B, P, H]
+        pitch = torch.cat([periodicity, periodicity * torch.log2(lag.to(bins) / 100.0)], -1)
+        hidden = self.inputs(features) + self.pitch_inputs(pitch)
+        hidden = torch.nn.functional.gelu(hidden)  # [B, P, H]
         extended = torch.cat([history, hidden], 1)
         convolved = torch.nn.functional.gelu(self.conv(extended.transpose(1, 2))).transpose(1, 2)
         hidden = hidden + convolved
         recurrent, memory = self.gru(hidden, memory)
-        out = self.outputs(torch.cat([hidden, recurrent], -1))
+        hidden = torch.cat([hidden, recurrent], -1)
+        out = self.outputs(hidden)
 
         split = blocks * num_bins
         gain = 1.0 + 0.5 * out[..., :split].view(batch, packets, blocks, num_bins)
@@ -170,4 +189,7 @@ class Enhancer(nn.Module):
         if uncoded is None:
             uncoded = (bins == 0).to(bins)
         spectrum = bins * gain + scale * (value + amplitude * noise * uncoded)
-        return spectrum, (mean[:, -1], extended[:, -2:], memory, bins[:, -1])
+        comb = torch.sigmoid(self.comb_outputs(hidden)).view(batch, packets, blocks, -1)
+        comb = comb * ((periodicity - PERIODIC_FROM) / PERIODIC_RANGE).clamp(0.0, 1.0)[..., None]
+        spectrum = spectrum / (1.0 + comb @ self.comb_response)
+        return spectrum, comb, (mean[:, -1], extended[:, -2:], memory, bins[:, -1])

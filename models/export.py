@@ -168,6 +168,7 @@ def build_tables(
         allocation_b2=_fixed(allocation[2].bias, 22),
         allocation_w3=_fixed(allocation[4].weight.T, 12),
         allocation_b3=_fixed(allocation[4].bias, 22),
+        allocation_rate=_fixed(net.allocation.rate_offsets, 8),
         scale_offset=_fixed(net.scale_offset, 8),
         log2_bits=np.round(1024 * np.log2(np.maximum(bits, 1))).astype(np.int32),
         expected_bits=laplace_expected_bits(config.rounding),
@@ -242,6 +243,7 @@ def load_net(net: CodecNet, weights: Weights) -> None:
         "msvq.bias": _real(t.bias, 8),
         "msvq.initial": _real(t.initial, 8),
         "scale_offset": _real(t.scale_offset, 8),
+        "allocation.rate_offsets": _real(t.allocation_rate, 8),
     }
     dense = (
         (t.allocation_w1, t.allocation_b1),

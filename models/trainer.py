@@ -27,15 +27,19 @@ from tqdm import tqdm
 
 from codec.config import MAGNITUDE_BASE, REPORT_RATES_KBPS, CodecConfig
 from codec.mdct import mdct
-from models.allocation import StepAllocation
+from models.allocation import NUM_KNOTS, StepAllocation
 from models.codec_net import CodecNet
 from models.data import CropSampler, load_directory, load_torchaudio
 from models.distributed import ALONE, RANK_SEED, ProcessGroup, process_group
 from models.losses import CodecLoss
 from models.quantizers import perplexity
+from models.search import search_offsets
 
 # Octaves by which a band's step may lie above its envelope for nothing: 1 % of its bins are coded.
 DEPTH_LIMIT = 2.5
+PARTS = ("analysis", "msvq", "allocation", "enhancer")
+# Crops and sizes of the moves (octaves) in a search of the offsets by rate.
+SEARCH_BATCHES, SEARCH_MOVES = 4, (0.5, 0.25)
 
 
 @dataclass
@@ -58,6 +62,9 @@ class TrainConfig:
     estimator : str           'nsvq', 'ste' or 'diveq'
     pesq_weight, error_weight, spectral_weight : float   weights of the losses at 8 kbit/s
     error_weight_32, spectral_weight_32 : float   at 32 kbit/s; what lies between is interpolated
+    similarity_weight, similarity_weight_32 : float      of the gammatone similarity, likewise
+    freeze : str              parts that are not trained, e.g. 'analysis,msvq,allocation'
+    search_every : int        steps between searches of the offsets by rate; 0: never
     depth_weight : float      weight of the squared octaves by which a step is out of reach
     refit_allocation : bool   with ``init_from``: bring steps that are out of reach back first
     envelope_weight : float   weight of the envelope's squared error (octaves)
@@ -87,10 +94,14 @@ class TrainConfig:
     ema: float = 0.998
     estimator: str = "nsvq"
     pesq_weight: float = 1.0
-    error_weight: float = 0.12
+    error_weight: float = 0.16
     spectral_weight: float = 0.7
-    error_weight_32: float = 0.1
-    spectral_weight_32: float = 1.8
+    error_weight_32: float = 0.05
+    spectral_weight_32: float = 1.2
+    similarity_weight: float = 0.5
+    similarity_weight_32: float = 2.0
+    freeze: str = ""
+    search_every: int = 2500
     depth_weight: float = 0.02
     refit_allocation: bool = False
     envelope_weight: float = 0.1
@@ -216,7 +227,16 @@ def new_state(config: TrainConfig, codec: CodecConfig) -> TrainState:
     average = CodecNet(codec, config.estimator).to(config.device)
     average.load_state_dict(net.state_dict())
     average.requires_grad_(False)
-    optimizer = torch.optim.Adam(net.parameters(), lr=config.learning_rate, betas=(0.9, 0.98))
+    for part in filter(None, config.freeze.split(",")):
+        if part not in PARTS:
+            raise ValueError(f"cannot freeze '{part}': use {', '.join(PARTS)}")
+        getattr(net, part).requires_grad_(False)
+        if part == "allocation":  # the other half of what sets the steps
+            net.scale_offset.requires_grad_(False)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("every part is frozen: nothing is left to train")
+    optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=(0.9, 0.98))
     return TrainState(net, average, optimizer)
 
 
@@ -385,7 +405,7 @@ def train_step(
     packet_bits, stages = packet_bits.to(config.device), stages.to(config.device)
 
     net.train()
-    hard = step >= hard_from(config)
+    hard = step >= hard_from(config) or not net.msvq.codebooks.requires_grad
     usage = net.msvq.usage
     hits, counted = usage.hits.clone(), usage.total.clone()
     out = net(waveform, packet_bits, stages, hard)
@@ -645,6 +665,8 @@ def train_graph(
         config.spectral_weight,
         config.error_weight_32,
         config.spectral_weight_32,
+        config.similarity_weight,
+        config.similarity_weight_32,
     )
     loss_fn.to(config.device)
     if config.precision == "bfloat16":
@@ -666,6 +688,8 @@ def train_graph(
     smooth: dict[str, float] = {}
     with catch_interrupt() as stopped:
         while state.step < config.steps:
+            if config.search_every and state.step and state.step % config.search_every == 0:
+                search_allocation(config, state, loss_fn, sampler, group)
             begun = time.monotonic()
             values = train_step(state, config, loss_fn, sampler, packets, group)
             taken = time.monotonic() - begun
@@ -693,6 +717,30 @@ def train_graph(
                 group.any(False)  # wait until rank 0 has saved
                 raise KeyboardInterrupt
     bar.close()
+
+
+def search_allocation(
+    config: TrainConfig,
+    state: TrainState,
+    loss_fn: CodecLoss,
+    sampler: CropSampler,
+    group: ProcessGroup,
+) -> None:
+    """Search the offsets by rate on the weight average; each process takes some of the rates."""
+    first = (1 << 43) + state.step
+    batches = [
+        sampler.batch(first + i, config.batch_size).to(config.device)
+        for i in range(SEARCH_BATCHES)
+    ]
+    table = state.average.allocation.rate_offsets
+    for knot in range(NUM_KNOTS):
+        if knot % group.size == group.rank:
+            before, after = search_offsets(state.average, loss_fn, batches, knot, SEARCH_MOVES)
+            tqdm.write(f"step {state.step}: rate {knot + 1} of {NUM_KNOTS}: {before:.4f} {after:.4f}")
+        else:
+            table[knot] = 0.0
+    group.sum_(table)
+    state.net.allocation.rate_offsets.copy_(table)
 
 
 def log_validation(

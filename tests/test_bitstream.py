@@ -86,7 +86,7 @@ def test_header_bytes_are_as_documented() -> None:
         num_stages=8,
         vbr=True,
     )
-    raw = bytes.fromhex("4e535651 01 18 01 08 0badcafe 3390 0bb800 123456789a")
+    raw = bytes.fromhex("4e535651 02 18 01 08 0badcafe 3390 0bb800 123456789a")
     assert write_header(header) == with_crc(raw)
     assert len(write_header(header)) == HEADER_BYTES == 24 <= 26
     assert read_header(write_header(header)) == (header, HEADER_BYTES)
@@ -96,7 +96,7 @@ def test_golden_file() -> None:
     header = make_header(num_samples=161)
     data = write_stream(header, [bytes(range(20)), bytes(20)])
     assert data.hex() == (
-        "4e535651011800030badcafe1f40003e8000000000a164fe"  # header
+        "4e535651021800030badcafe1f40003e8000000000a1648c"  # header
         "000102030405060708090a0b0c0d0e0f10111213"  # packet 0
         "0000000000000000000000000000000000000000d96d"  # packet 1, CRC of the group
     )
@@ -192,7 +192,7 @@ def test_extra_header_bytes_are_skipped() -> None:
         (dict(num_stages=0), "stages is 0"),
         (dict(num_stages=9), "stages is 9"),
         (dict(fingerprint=b"123"), "fingerprint has 3 bytes"),
-        (dict(version=2), "version 2 cannot be written"),
+        (dict(version=3), "version 3 cannot be written"),
     ],
 )
 def test_writer_checks_the_header(changes: dict, message: str) -> None:
