@@ -18,31 +18,28 @@ from models.losses import CodecLoss
 
 # Neighbouring bands that move together first; then each band by itself.
 GROUPS = ((0, 7), (7, 13), (13, 17), (17, 20), (9, 13), (13, 16))
-# Improvement of the loss that is worth a move.
-THRESHOLD = 2e-4
+# A move must lower the mean loss by this much, and by this many standard errors of the mean over the
+# crops. Without the second condition the search finds what suits these crops and no others.
+THRESHOLD, SIGNIFICANCE = 2e-4, 2.0
 
 
 @torch.no_grad()
-def score_rate(
-    net: CodecNet, loss_fn: CodecLoss, batches: list[Tensor], packet_bits: float, num_stages: int
-) -> float:
-    """Return the mean loss of crops coded with packets of one size.
+def crop_losses(
+    net: CodecNet, loss_fn: CodecLoss, batch: Tensor, packet_bits: float, num_stages: int
+) -> Tensor:
+    """Return the losses [B] of crops coded with packets of one size.
 
     Parameters
     ----------
-    batches : list of float Tensors, shape [B, T]   T = (2P - 1) * N
+    batch : float Tensor, shape [B, T]   T = (2P - 1) * N
     """
-    total = 0.0
-    for i, waveform in enumerate(batches):
-        count = (waveform.shape[1] // net.config.hop_length + 1) // 2
-        bits = torch.full((len(waveform), count), packet_bits, device=waveform.device)
-        stages = torch.full((len(waveform),), num_stages, device=waveform.device)
-        rate = torch.full((len(waveform),), packet_bits * net.config.packet_rate / 1000)
-        torch.manual_seed(i)
-        out = net(waveform, bits, stages, hard=True)
-        loss, _ = loss_fn(waveform, out.waveform, rate.to(waveform))
-        total += float(loss.mean())
-    return total / len(batches)
+    count = (batch.shape[1] // net.config.hop_length + 1) // 2
+    bits = torch.full((len(batch), count), packet_bits, device=batch.device)
+    stages = torch.full((len(batch),), num_stages, device=batch.device)
+    rate = torch.full((len(batch),), packet_bits * net.config.packet_rate / 1000)
+    torch.manual_seed(0)
+    out = net(batch, bits, stages, hard=True)
+    return loss_fn(batch, out.waveform, rate.to(batch))[0]
 
 
 def search_offsets(
@@ -56,6 +53,7 @@ def search_offsets(
 
     Parameters
     ----------
+    batches : list of float Tensors, shape [B, T]
     knot : int               0..NUM_KNOTS - 1
     moves : tuple of float   sizes of the moves to try, octaves, largest first
 
@@ -72,10 +70,28 @@ def search_offsets(
     packet_bits = 2.0 ** (FIRST_KNOT + knot / KNOTS_PER_OCTAVE)
     rate_bps = round(packet_bits * net.config.packet_rate)
     stages = min(default_stages(rate_bps), net.config.num_stages)
+    groups = [range(*g) for g in GROUPS] + [range(b, b + 1) for b in range(net.config.num_bands)]
+
+    def score(batch: Tensor) -> Tensor:
+        return crop_losses(net, loss_fn, batch, packet_bits, stages)
+
+    best = [score(batch) for batch in batches]
+    before = float(torch.cat(best).mean())
+
+    def better() -> list[Tensor] | None:
+        """Return the crops' losses if they are lower for certain; most moves fail early."""
+        losses: list[Tensor] = []
+        for batch in batches:
+            losses.append(score(batch))
+            gain = torch.cat(best[: len(losses)]) - torch.cat(losses)
+            error = gain.std() / len(gain) ** 0.5
+            if gain.mean() < THRESHOLD or (
+                len(losses) == len(batches) and gain.mean() < SIGNIFICANCE * error
+            ):
+                return None
+        return losses
+
     row = net.allocation.rate_offsets[knot]
-    bands = net.config.num_bands
-    groups = [range(*g) for g in GROUPS] + [range(b, b + 1) for b in range(bands)]
-    best = before = score_rate(net, loss_fn, batches, packet_bits, stages)
     for move in moves:
         for group in groups:
             for signed in (move, -move):
@@ -83,14 +99,13 @@ def search_offsets(
                 while True:
                     old = row.clone()
                     row[list(group)] += signed
-                    score = score_rate(net, loss_fn, batches, packet_bits, stages)
-                    if score < best - THRESHOLD:
-                        best, moved = score, True
-                    else:
+                    losses = better()
+                    if losses is None:
                         row.copy_(old)
                         break
+                    best, moved = losses, True
                 if moved:
                     break
     row -= row.mean()
     net.train(training)
-    return before, best
+    return before, float(torch.cat(best).mean())

@@ -38,8 +38,8 @@ from models.search import search_offsets
 # Octaves by which a band's step may lie above its envelope for nothing: 1 % of its bins are coded.
 DEPTH_LIMIT = 2.5
 PARTS = ("analysis", "msvq", "allocation", "enhancer")
-# Crops and sizes of the moves (octaves) in a search of the offsets by rate.
-SEARCH_BATCHES, SEARCH_MOVES = 4, (0.5, 0.25)
+# Batches of crops, and sizes of the moves (octaves), in a search of the offsets by rate.
+SEARCH_BATCHES, SEARCH_MOVES = 8, (0.5,)
 
 
 @dataclass
