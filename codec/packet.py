@@ -594,8 +594,9 @@ def code_block(
                 acc1[o] = tables.context_band[block, band, o]
             for f in range(NUM_FEATURES):
                 v = x[f]
-                for o in range(h1_size):
-                    acc1[o] += v * tables.context_w1[f, o]
+                if v != 0:  # most neighbours are zero at low rates
+                    for o in range(h1_size):
+                        acc1[o] += v * tables.context_w1[f, o]
             for o in range(h2_size):
                 acc2[o] = tables.context_b2[o]
             for i in range(h1_size):

@@ -8,6 +8,7 @@ from numba import njit
 from codec.packet import (
     COST_ONE,
     NUM_BINS,
+    PRICE,
     QUANTIZE,
     TOTAL_BITS,
     code_bins,
@@ -16,6 +17,9 @@ from codec.packet import (
 
 # The end of the range coder's packet may cost a fraction of a bit.
 END_BITS = COST_ONE // 2
+# Filling a packet: bits that lowering a magnitude saves, from 1 to 0 and from more.
+SAVING_ONE, SAVING_MORE = 5 * COST_ONE, 2 * COST_ONE
+FILL_TRIALS = 3
 
 
 @njit(cache=True)
@@ -70,7 +74,7 @@ def choose_step(
     tables, state, spectrum, log_scale, relative, base, resolution, rdo_lambda, packet_bits,
     envelope_cost, log_step, q,
 ):  # fmt: skip
-    """Find the finest step whose bins fit the packet, by regula falsi on the true cost.
+    """Find the step whose bins fill the packet, by regula falsi on the true cost.
 
     ``envelope_cost`` is what the envelope's indices take, 1/256 bit. Fills ``log_step`` int32 [N]
     and ``q`` int32 [2, N].
@@ -115,12 +119,70 @@ def choose_step(
     if high > limit:
         # Nothing fits (a click in a tiny packet): the coarsest step, then no bins from the top.
         high = limit
-    if delta != high or cost > budget:
-        cost = packet_cost(
-            tables, state, spectrum, log_scale, relative, base, high, resolution, rdo_lambda,
-            packet_bits, log_step, q,
+    if high > -limit:
+        cost = fill_packet(
+            tables, state, spectrum, log_scale, relative, base, high - 1, resolution, packet_bits,
+            budget, log_step, q,
         )  # fmt: skip
+        if cost <= budget:
+            return high - 1, cost
+    cost = packet_cost(
+        tables, state, spectrum, log_scale, relative, base, high, resolution, rdo_lambda,
+        packet_bits, log_step, q,
+    )  # fmt: skip
     return high, cost
+
+
+@njit(cache=True)
+def fill_packet(
+    tables, state, spectrum, log_scale, relative, base, delta, resolution, packet_bits, budget,
+    log_step, q,
+):  # fmt: skip
+    """Quantize with a step that is a little too fine, then lower magnitudes until they fit.
+
+    The finest step that fits leaves 2 % of a packet unused. Lowered are the magnitudes that were
+    rounded up by most: where that costs the least quality.
+
+    Returns
+    -------
+    int   bits x 256 of step and bins; more than ``budget`` if it cannot be done
+    """
+    cost = packet_cost(
+        tables, state, spectrum, log_scale, relative, base, delta, resolution, 0.0, packet_bits,
+        log_step, q,
+    )  # fmt: skip
+    if cost <= budget:
+        return cost
+    ratio = np.empty((2, NUM_BINS), np.float32)
+    normalise(spectrum, log_step, ratio)
+    excess = np.empty(2 * NUM_BINS, np.float32)
+    for block in range(2):
+        for k in range(NUM_BINS):
+            i = block * NUM_BINS + k
+            if q[block, k] == 0:
+                excess[i] = 1e9
+            else:
+                excess[i] = abs(ratio[block, k]) - abs(q[block, k])
+    order = np.argsort(excess)
+    coder = np.empty(0, np.int64)
+    buf = np.empty(0, np.uint8)
+    dump = np.empty((2, 0, 0), np.int16)
+    side = step_cost(tables, state.delta[0], delta)
+    n = 0
+    for _ in range(FILL_TRIALS):
+        saved = np.int64(0)
+        while saved < cost - budget and n < 2 * NUM_BINS and excess[order[n]] < 1e8:
+            block, k = order[n] // NUM_BINS, order[n] % NUM_BINS
+            saved += SAVING_ONE if abs(q[block, k]) == 1 else SAVING_MORE
+            q[block, k] -= 1 if q[block, k] > 0 else -1
+            n += 1
+        cost = side + code_bins(
+            PRICE, tables, state, coder, buf, log_scale, log_step, packet_bits, delta, ratio, 0.0,
+            q, dump,
+        )  # fmt: skip
+        if cost <= budget:
+            break
+    return cost
 
 
 @njit(cache=True)

@@ -32,6 +32,10 @@ from models.quantizers import QuantizerOutput
 LOG2E = 1.4426950408889634
 # Bits of a packet that are neither envelope nor bins: the step's symbol and the coder's end.
 SIDE_BITS = 5.0
+# Share of training sequences whose steps are moved away from where the Laplace bits put them, by
+# STEP_SPREAD octaves around STEP_MEAN, over runs of STEP_RUN packets: where the envelope fits badly,
+# as in digital silence, the context model pays far fewer bits, and the true step is octaves finer.
+MOVED_STEPS, STEP_MEAN, STEP_SPREAD, STEP_RUN = 0.3, -0.4, 0.9, 10
 # Half width, in steps, of the zone around the first threshold in which a bin may change sides.
 EDGE = 0.2
 
@@ -176,6 +180,7 @@ class CodecNet(nn.Module):
         if self.training:
             soft = self.soft_bits(magnitude, log_scale, step[..., None] + relative)
             step = step + (soft - soft.detach()) / slope
+            step = step + self.moved_steps(step)
 
         log_step = step[..., None] + relative  # [B, P, N]
         width = torch.exp2(log_step)[:, :, None]
@@ -212,6 +217,15 @@ class CodecNet(nn.Module):
         out = torch.nn.functional.pad(out, (HISTORY, 0))
         out = comb_filter(out, lag, comb.flatten(1, 2), hop)
         return CodecOutput(out, envelope, vq, q, bits, step, band_step - decoded)
+
+    def moved_steps(self, step: Tensor) -> Tensor:
+        """Return by how much to move the steps [B, P] of some sequences, octaves."""
+        batch, packets = step.shape
+        runs = -(-packets // STEP_RUN)
+        move = STEP_MEAN + STEP_SPREAD * torch.randn(batch, runs, device=step.device)
+        move = move * (torch.rand(batch, runs, device=step.device) < 0.5)
+        move = move * (torch.rand(batch, 1, device=step.device) < MOVED_STEPS)
+        return move.repeat_interleave(STEP_RUN, 1)[:, :packets]
 
     def soft_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
         """Return Laplace bits [B, P] without rounding: differentiable in step and scale."""
