@@ -312,3 +312,16 @@ def test_level_is_kept(codec: Codec, demo_speech: np.ndarray) -> None:
         lags = np.arange(-5, 6)
         correlation = [np.dot(np.roll(decoded, lag), demo_speech) for lag in lags]
         assert lags[int(np.argmax(correlation))] == 0
+
+
+def test_a_quiet_stretch_does_not_spoil_what_follows(
+    codec: Codec, demo_speech: np.ndarray
+) -> None:
+    """Near silence, envelope and step are far apart: no state of the enhancer may suffer from it."""
+    rng = np.random.default_rng(0)
+    quiet = rng.integers(-1, 2, 32000).astype(np.float32) / 32768
+    talk = demo_speech[:32000]
+    alone = psnr(talk, codec.decode(codec.encode(talk, 16000, 8.0)))
+    decoded = codec.decode(codec.encode(np.concatenate([quiet, talk]), 16000, 8.0))
+    assert np.abs(decoded[1600:28000]).max() < 2e-3
+    assert psnr(talk, decoded[32000:]) > alone - 1.5
