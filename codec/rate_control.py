@@ -20,6 +20,7 @@ END_BITS = COST_ONE // 2
 # Filling a packet: bits that lowering a magnitude saves, from 1 to 0 and from more.
 SAVING_ONE, SAVING_MORE = 5 * COST_ONE, 2 * COST_ONE
 FILL_TRIALS = 3
+FILL_BELOW = 256  # bits: larger packets gain nothing that can be measured
 
 
 @njit(cache=True)
@@ -119,13 +120,15 @@ def choose_step(
     if high > limit:
         # Nothing fits (a click in a tiny packet): the coarsest step, then no bins from the top.
         high = limit
-    if high > -limit:
+    if high > -limit and packet_bits < FILL_BELOW:
         cost = fill_packet(
             tables, state, spectrum, log_scale, relative, base, high - 1, resolution, packet_bits,
             budget, log_step, q,
         )  # fmt: skip
         if cost <= budget:
             return high - 1, cost
+    elif delta == high and cost <= budget:
+        return high, cost
     cost = packet_cost(
         tables, state, spectrum, log_scale, relative, base, high, resolution, rdo_lambda,
         packet_bits, log_step, q,

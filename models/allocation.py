@@ -87,6 +87,7 @@ class StepAllocation(nn.Module):
         float Tensor, shape [B, P, bands]   octaves, to be added to the packet's step
         """
         offset = 0.2 * (envelope - envelope.mean(-1, keepdim=True))
-        offset = offset + self.table(log_bits) + self.network(self.features(envelope, previous, log_bits))
+        offset = offset + self.table(log_bits)
+        offset = offset + self.network(self.features(envelope, previous, log_bits))
         offset = offset - offset.mean(-1, keepdim=True)
         return offset / (1.0 + offset.abs() / OFFSET_LIMIT)

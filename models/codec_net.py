@@ -33,8 +33,9 @@ LOG2E = 1.4426950408889634
 # Bits of a packet that are neither envelope nor bins: the step's symbol and the coder's end.
 SIDE_BITS = 5.0
 # Share of training sequences whose steps are moved away from where the Laplace bits put them, by
-# STEP_SPREAD octaves around STEP_MEAN, over runs of STEP_RUN packets: where the envelope fits badly,
-# as in digital silence, the context model pays far fewer bits, and the true step is octaves finer.
+# STEP_SPREAD octaves around STEP_MEAN, over runs of STEP_RUN packets: where the envelope fits
+# badly, as in digital silence, the context model pays far fewer bits: the true step is octaves
+# finer.
 MOVED_STEPS, STEP_MEAN, STEP_SPREAD, STEP_RUN = 0.3, -0.4, 0.9, 10
 # Half width, in steps, of the zone around the first threshold in which a bin may change sides.
 EDGE = 0.2

@@ -3,8 +3,8 @@
 The gradient of a step has to guess what happens when bins begin to be coded, and gets stuck: a band
 far above its envelope feels nothing, and one octave less may be better on every measure at
 once. So the offsets that depend on the rate alone (``StepAllocation.rate_offsets``) are found
-without a gradient: move a group of bands up or down, code the same crops at the same rate, keep what
-lowers the loss. Quantization is hard, the rate is met, and noise is the same in all trials.
+without a gradient: move a group of bands up or down, code the same crops at the same rate, keep
+what lowers the loss. Quantization is hard, the rate is met, and noise is the same in all trials.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from models.losses import CodecLoss
 
 # Neighbouring bands that move together first; then each band by itself.
 GROUPS = ((0, 7), (7, 13), (13, 17), (17, 20), (9, 13), (13, 16))
-# A move must lower the mean loss by this much, and by this many standard errors of the mean over the
-# crops. Without the second condition the search finds what suits these crops and no others.
+# A move must lower the mean loss by this much, and by this many standard errors of the mean over
+# the crops. Without the second condition the search finds what suits these crops and no others.
 THRESHOLD, SIGNIFICANCE = 2e-4, 2.0
 
 

@@ -736,7 +736,8 @@ def search_allocation(
     for knot in range(NUM_KNOTS):
         if knot % group.size == group.rank:
             before, after = search_offsets(state.average, loss_fn, batches, knot, SEARCH_MOVES)
-            tqdm.write(f"step {state.step}: rate {knot + 1} of {NUM_KNOTS}: {before:.4f} {after:.4f}")
+            name = f"step {state.step}: offsets of rate {knot + 1} of {NUM_KNOTS}"
+            tqdm.write(f"{name}: loss {before:.4f}, now {after:.4f}")
         else:
             table[knot] = 0.0
     group.sum_(table)

@@ -317,7 +317,7 @@ def test_level_is_kept(codec: Codec, demo_speech: np.ndarray) -> None:
 def test_a_quiet_stretch_does_not_spoil_what_follows(
     codec: Codec, demo_speech: np.ndarray
 ) -> None:
-    """Near silence, envelope and step are far apart: no state of the enhancer may suffer from it."""
+    """Near silence, envelope and step are far apart: the enhancer must not suffer."""
     rng = np.random.default_rng(0)
     quiet = rng.integers(-1, 2, 32000).astype(np.float32) / 32768
     talk = demo_speech[:32000]
