@@ -25,7 +25,9 @@ from codec.postfilter import (
 )
 from models.enhancer import Enhancer
 
-CHUNK_PACKETS = 500
+# Packets that go through the enhancer at once. Part of the definition of the decoder: the enhancer's
+# memory starts afresh, warmed up on the packets before, with each of these runs.
+RUN_PACKETS = 50
 
 
 class DecodedIntegers(NamedTuple):
@@ -99,7 +101,7 @@ def synthesise(
     pieces = []
     state = None
     with torch.inference_mode():
-        # What a chunk leaves to the next: its last block, dequantized and enhanced, and the
+        # What a run leaves to the next: its last block, dequantized and enhanced, and the
         # samples, the lag and the gains that the pitch tracker and the comb filter look back at.
         last_bins = torch.zeros(1, 1, hop, dtype=torch.float64)
         last_spectrum = torch.zeros(1, 1, hop)
@@ -107,8 +109,8 @@ def synthesise(
         past = torch.zeros(1, HISTORY)
         last_lag = torch.full((1, 1), MIN_LAG)
         last_comb = torch.zeros(1, 1, NUM_COMB_BANDS)
-        for start in range(0, packets, CHUNK_PACKETS):
-            part = slice(start, min(start + CHUNK_PACKETS, packets))
+        for start in range(0, packets, RUN_PACKETS):
+            part = slice(start, min(start + RUN_PACKETS, packets))
             count = part.stop - part.start
             envelope = torch.from_numpy(integers.envelope[part]).float()[None] / scale
             band_step = torch.from_numpy(

@@ -244,13 +244,23 @@ def test_another_process_decodes_the_same(codec: Codec, stream: bytes, tmp_path:
     assert np.abs(np.load(tmp_path / "a.npy") - codec.decode(stream)).max() <= LSB
 
 
-def test_decoding_in_pieces(
-    codec: Codec, stream: bytes, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The decoder works through long files in chunks; their size is not heard."""
-    whole = codec.decode(stream)
-    monkeypatch.setattr(decoder_module, "CHUNK_PACKETS", 7)
-    assert np.abs(codec.decode(stream) - whole).max() <= LSB
+def test_what_follows_does_not_change_what_was(codec: Codec, speech: np.ndarray) -> None:
+    """The decoder looks back only, and the runs it works in depend on the packet's number alone."""
+    _, integers = codec.decode_integers(codec.encode(speech, 16000, 13.2))
+    whole = decoder_module.synthesise(codec.enhancer, codec.config, integers, len(speech))
+    for packets in (7, decoder_module.RUN_PACKETS, decoder_module.RUN_PACKETS + 9):
+        first = type(integers)(*(values[:packets] for values in integers))
+        length = min((2 * packets - 1) * 160, len(speech))
+        part = decoder_module.synthesise(codec.enhancer, codec.config, first, length)
+        assert np.abs(part - whole[:length]).max() <= LSB
+
+
+def test_memory_does_not_get_old(codec: Codec, demo_speech: np.ndarray) -> None:
+    """Speech late in a long file is decoded as well as at its start."""
+    talk = demo_speech[:32000]
+    decoded = codec.decode(codec.encode(np.tile(talk, 8), 16000, 8.0))
+    quality = [psnr(talk, decoded[i * 32000 : (i + 1) * 32000]) for i in range(8)]
+    assert min(quality[1:]) > quality[0] - 1.0
 
 
 def test_analysing_in_pieces(
