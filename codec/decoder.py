@@ -25,8 +25,8 @@ from codec.postfilter import (
 )
 from models.enhancer import Enhancer
 
-# Packets that go through the enhancer at once. Part of the definition of the decoder: the enhancer's
-# memory starts afresh, warmed up on the packets before, with each of these runs.
+# Packets that go through the enhancer at once. Part of the decoder's definition: with each of these
+# runs the enhancer's memory starts afresh, warmed up on the packets before.
 RUN_PACKETS = 50
 
 
