@@ -767,9 +767,15 @@ def train(
     similarity_weight_32: Annotated[
         float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
     ] = 2.0,
+    loss_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="Share of crops in which packets are lost.")
+    ] = 0.3,
     freeze: Annotated[
         str,
-        typer.Option(help="Parts to leave as they are: analysis, msvq, allocation, enhancer."),
+        typer.Option(
+            help="Parts to leave as they are: analysis, msvq, intra_msvq, allocation, enhancer, "
+            "concealment."
+        ),
     ] = "",
     search_every: Annotated[
         int,
@@ -845,6 +851,7 @@ def train(
         spectral_weight_32=spectral_weight_32,
         similarity_weight=similarity_weight,
         similarity_weight_32=similarity_weight_32,
+        loss_share=loss_share,
         freeze=freeze,
         search_every=search_every,
         refit_allocation=refit_allocation,

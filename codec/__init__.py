@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codec.api import Codec
     from codec.bitstream import BitstreamError
+    from codec.stream import StreamDecoder, StreamEncoder
 
-__all__ = ["BitstreamError", "Codec", "__version__"]
+__all__ = ["BitstreamError", "Codec", "StreamDecoder", "StreamEncoder", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -28,4 +29,8 @@ def __getattr__(name: str) -> Any:
         from codec.bitstream import BitstreamError
 
         return BitstreamError
+    if name in ("StreamDecoder", "StreamEncoder"):
+        from codec import stream
+
+        return getattr(stream, name)
     raise AttributeError(f"module 'codec' has no attribute '{name}'")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ from codec.bitstream import (
     num_codec_samples,
     num_packets,
     read_stream,
+    salvage_stream,
     write_stream,
 )
 from codec.decoder import DecodedIntegers, decode_integers, synthesise
-from codec.encoder import default_stages, encode_packets, encode_waveform
+from codec.encoder import default_stages, encode_packets, encode_waveform, intra_packets
 from codec.weights import Weights, load_weights
 from models.enhancer import Enhancer
 from models.envelope import EnvelopeAnalysis
@@ -80,7 +82,12 @@ class Codec:
         return any(folder.glob("encoder.encode_packets-*.nbi"))
 
     def encode(
-        self, wave: Any, sample_rate: int = 16000, bitrate: float = 13.2, vbr: bool = False
+        self,
+        wave: Any,
+        sample_rate: int = 16000,
+        bitrate: float = 13.2,
+        vbr: bool = False,
+        independent: bool = False,
     ) -> bytes:
         """Encode a waveform to the bytes of a file.
 
@@ -90,6 +97,7 @@ class Codec:
         sample_rate : int     Hz; other rates than 16000 are resampled
         bitrate : float       kbit/s, 8 to 32
         vbr : bool            spend the same average rate where it helps most
+        independent : bool    no packet needs another: what is lost takes nothing with it
 
         Returns
         -------
@@ -100,47 +108,75 @@ class Codec:
         ValueError                 bitrate out of range or a wave of wrong shape
         codec.audio.AudioError     NaN or infinite samples
         """
+        mono = _to_mono(wave)
+        header = self.header(len(mono), int(sample_rate), bitrate, vbr, independent)
+        waveform = to_codec_rate(mono, int(sample_rate))
+        count = num_packets(num_codec_samples(header))
+        sizes = cbr_packet_sizes(header.nominal_bitrate_bps, count)
+        # With VBR, each packet's length byte is paid from the same total.
+        packets, _ = encode_waveform(
+            self.weights.tables, self.config, self.analysis, waveform, None if vbr else sizes,
+            header.num_stages, sum(sizes) - count, count, self.weights.intra,
+            intra_packets(count, independent),
+        )  # fmt: skip
+        return write_stream(header, packets)
+
+    def header(
+        self,
+        num_samples: int,
+        sample_rate: int,
+        bitrate: float,
+        vbr: bool = False,
+        independent: bool = False,
+        open_end: bool = False,
+    ) -> Header:
+        """Return the header of a file that this codec writes.
+
+        Raises
+        ------
+        ValueError   bitrate out of range
+        """
         if not MIN_KBPS <= bitrate <= MAX_KBPS:
             raise ValueError(
                 f"bitrate {bitrate:g} kbit/s is out of range: use {MIN_KBPS:g} to {MAX_KBPS:g}"
             )
-        mono = _to_mono(wave)
         bitrate_bps = round(bitrate * 1000)
-        num_stages = min(default_stages(bitrate_bps), self.config.num_stages)
-        header = Header(
+        return Header(
             fingerprint=self.weights.fingerprint,
             nominal_bitrate_bps=bitrate_bps,
-            num_samples=len(mono),
-            source_sample_rate=int(sample_rate),
-            num_stages=num_stages,
+            num_samples=num_samples,
+            source_sample_rate=sample_rate,
+            num_stages=min(default_stages(bitrate_bps), self.config.num_stages),
             vbr=vbr,
+            independent=independent,
+            open_end=open_end,
         )
-        waveform = to_codec_rate(mono, int(sample_rate))
-        count = num_packets(num_codec_samples(header))
-        sizes = cbr_packet_sizes(bitrate_bps, count)
-        if vbr:
-            # Each packet's length byte is paid from the same total.
-            packets, _ = encode_waveform(
-                self.weights.tables, self.config, self.analysis, waveform, None, num_stages,
-                sum(sizes) - count, count,
-            )  # fmt: skip
-        else:
-            packets, _ = encode_waveform(
-                self.weights.tables, self.config, self.analysis, waveform, sizes, num_stages
-            )
-        return write_stream(header, packets)
 
-    def decode_integers(self, data: bytes) -> tuple[Header, DecodedIntegers]:
-        """Return the header and all integers of a file (exact on every machine)."""
-        header, packets = read_stream(data)
+    def check_header(self, header: Header) -> None:
+        """Check that a file with this header can be decoded.
+
+        Raises
+        ------
+        BitstreamError   it was coded with other weights
+        """
         check_fingerprint(header, self.weights.fingerprint)
         if header.num_stages > self.config.num_stages:
             raise BitstreamError(
                 f"the header names {header.num_stages} envelope stages, the weights have "
                 f"{self.config.num_stages}: the file is damaged, copy it again"
             )
-        integers = decode_integers(self.weights.tables, self.config, packets, header.num_stages)
-        return header, integers
+
+    def decode_integers(self, data: bytes) -> tuple[Header, DecodedIntegers]:
+        """Return the header and all integers of a file (exact on every machine)."""
+        header, packets = read_stream(data)
+        return header, self._integers(header, packets)
+
+    def _integers(self, header: Header, packets: Sequence[bytes | None]) -> DecodedIntegers:
+        self.check_header(header)
+        return decode_integers(
+            self.weights.tables, self.config, packets, header.num_stages, self.weights.intra,
+            intra_packets(len(packets), header.independent),
+        )  # fmt: skip
 
     def decode(self, data: bytes, rate: str = "codec") -> np.ndarray:
         """Decode the bytes of a file.
@@ -164,12 +200,65 @@ class Codec:
 
     def decode_with_rate(self, data: bytes, source_rate: bool = False) -> tuple[np.ndarray, int]:
         """Decode and return the waveform with its sample rate in Hz."""
-        header, integers = self.decode_integers(data)
+        return self._waveform(*self.decode_integers(data), source_rate)
+
+    def _waveform(
+        self, header: Header, integers: DecodedIntegers, source_rate: bool
+    ) -> tuple[np.ndarray, int]:
         waveform = synthesise(self.enhancer, self.config, integers, num_codec_samples(header))
         if source_rate and header.source_sample_rate != self.sample_rate:
-            waveform = from_codec_rate(waveform, header.source_sample_rate, header.num_samples)
+            # Of a file that was cut off, less is there than the header says.
+            there = -(-len(waveform) * header.source_sample_rate // self.sample_rate)
+            count = min(header.num_samples, there)
+            waveform = from_codec_rate(waveform, header.source_sample_rate, count)
             return waveform, header.source_sample_rate
         return waveform, self.sample_rate
+
+    def decode_lossy(self, data: bytes, lost: np.ndarray) -> np.ndarray:
+        """Decode a file as if some of its packets had been lost on the way.
+
+        Parameters
+        ----------
+        data : bytes
+        lost : bool array, shape [P]   False for all that it does not cover
+
+        Returns
+        -------
+        float32 array, shape [T], 16 kHz
+
+        Raises
+        ------
+        codec.BitstreamError   as :meth:`decode`
+        """
+        header, packets = read_stream(data)
+        gone = np.zeros(len(packets), np.bool_)
+        gone[: len(lost)] = lost[: len(packets)]
+        kept = [None if g else packet for g, packet in zip(gone, packets, strict=True)]
+        return self._waveform(header, self._integers(header, kept), False)[0]
+
+    def salvage(self, data: bytes, source_rate: bool = False) -> tuple[np.ndarray, int, list[str]]:
+        """Decode what is intact of a damaged file, and conceal the rest.
+
+        Parameters
+        ----------
+        data : bytes
+        source_rate : bool   return the rate of the source instead of 16 kHz
+
+        Returns
+        -------
+        waveform : float32 array, shape [T]   as long as the header says, or as far as data go
+                                              beyond which there is nothing to conceal
+        sample_rate : int                     Hz
+        problems : list of str                one line each; empty for a sound file
+
+        Raises
+        ------
+        codec.BitstreamError   the header is damaged, or names other weights
+        """
+        header, packets, problems = salvage_stream(data)
+        integers = self._integers(header, packets)
+        waveform, rate = self._waveform(header, integers, source_rate)
+        return waveform, rate, problems
 
 
 def _to_mono(wave: Any) -> np.ndarray:

@@ -2,27 +2,33 @@
 
 All numbers are unsigned, big-endian.  `docs/bitstream.md` says more, and what is in a packet.
 
-Header (24 bytes in version 1)
+Header (24 bytes in version 3)
     byte   size  field
     0      4     magic, "NSVQ"
-    4      1     format version, 1
+    4      1     format version, 3
     5      1     header length L in bytes, CRC included: 24; more if fields were added at the end
-    6      1     flags: bit 0 = variable bitrate (VBR); bits 1..7 are 0
+    6      1     flags: bit 0 = variable bitrate (VBR), bit 1 = independent packets,
+                 bit 2 = open end (the number of samples stands in a trailer); others are 0
     7      1     number of envelope stages, 1..8
     8      4     fingerprint of the weights
     12     2     nominal bitrate, bit/s, 8000..32000
     14     3     sample rate of the source, Hz, 1000..768000
-    17     5     number of samples, at the rate of the source
+    17     5     number of samples, at the rate of the source; 0 with an open end
     22     L-24  unknown fields of a later writer, skipped
     L-2    2     CRC-16 of bytes 0..L-3, start value 0xFFFF
 
-Packets (20 ms each), in groups of 100; the last group holds what is left
+Packets (20 ms each), in groups of 50; the last group holds what is left
     CBR    packet i is floor(rate (i+1) / 400) - floor(rate i / 400) bytes
     VBR    one length byte, 1..255, then as many bytes
     2      end of each group: CRC-16 of its bytes (length bytes included), start value
            0xFFFF xor the low 16 bits of the group's index, so that groups cannot change places
 
-The file ends with the last group.  CRC-16 is the CCITT one (polynomial 0x1021, most significant bit
+Trailer, with an open end only (a stream whose length was not known when it began; CBR)
+    5      number of samples, at the rate of the source
+    2      CRC-16 of these 5 bytes, start value 0xFFFF
+
+The first packet of each group needs no packet before it.  With independent packets, none does.
+The file ends with the last group or the trailer.  CRC-16 is the CCITT one (polynomial 0x1021, most significant bit
 first): `binascii.crc_hqx`.
 
 Magic, version, header length and the place of the header's CRC are the same in all versions.
@@ -31,20 +37,21 @@ Magic, version, header length and the place of the header's CRC are the same in 
 import struct
 from binascii import crc_hqx
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MAGIC = b"NSVQ"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 HEADER_BYTES = 24
 CRC_BYTES = 2
-FLAG_VBR = 0x01
+FLAG_VBR, FLAG_INDEPENDENT, FLAG_OPEN = 0x01, 0x02, 0x04
+TRAILER_BYTES = 7
 FINGERPRINT_BYTES = 4
 
 CODEC_SAMPLE_RATE = 16000
 HOP_LENGTH = 160
 BLOCKS_PER_PACKET = 2
 PACKETS_PER_SECOND = 50
-PACKETS_PER_GROUP = 100
+PACKETS_PER_GROUP = 50
 
 MIN_BITRATE_BPS = 8000
 MAX_BITRATE_BPS = 32000
@@ -58,6 +65,8 @@ _PREFIX = struct.Struct(">4sBB")  # magic, version, header length
 _FIELDS = struct.Struct(">BB4sHBHBI")  # uint24 and uint40 as high byte and low part
 _CRC = struct.Struct(">H")
 _CRC_START = 0xFFFF
+# How many damaged VBR groups in a row `salvage_stream` gets over.
+_GROUPS_TO_SKIP = 3
 
 
 class BitstreamError(ValueError):
@@ -76,6 +85,9 @@ class Header:
     source_sample_rate : int       Hz, 1000..768000
     num_stages : int               envelope stages, 1..8
     vbr : bool                     packets carry their length
+    independent : bool             no packet needs another
+    open_end : bool                a trailer holds `num_samples`; in a Header that was read from the
+                                   beginning of a stream, it is 0 until then
     version : int                  format version
     """
 
@@ -85,6 +97,8 @@ class Header:
     source_sample_rate: int
     num_stages: int
     vbr: bool = False
+    independent: bool = False
+    open_end: bool = False
     version: int = FORMAT_VERSION
 
     @property
@@ -142,7 +156,8 @@ def cbr_packet_sizes(nominal_bitrate_bps: int, n: int) -> list[int]:
 def overhead_bytes(header: Header) -> int:
     """Return the bytes of a file that are not packets: header, group CRCs, VBR length bytes."""
     count = num_packets(num_codec_samples(header))
-    return HEADER_BYTES + CRC_BYTES * num_groups(count) + (count if header.vbr else 0)
+    trailer = TRAILER_BYTES if header.open_end else 0
+    return HEADER_BYTES + CRC_BYTES * num_groups(count) + (count if header.vbr else 0) + trailer
 
 
 # --- header ---------------------------------------------------------------------------------------
@@ -161,6 +176,8 @@ def _field_problem(header: Header) -> str | None:
     for name, value, lowest, highest, unit in ranges:
         if not lowest <= value <= highest:
             return f"the {name} is {value}, outside {lowest}..{highest}{unit}"
+    if header.open_end and header.vbr:
+        return "a stream with an open end has a variable bitrate"
     return None
 
 
@@ -169,6 +186,12 @@ def _version_message(version: int) -> str:
     return (
         f"the file has format version {version}, this program knows version {FORMAT_VERSION}: "
         f"{what}"
+    )
+
+
+def _flags(header: Header) -> int:
+    return (
+        FLAG_VBR * header.vbr | FLAG_INDEPENDENT * header.independent | FLAG_OPEN * header.open_end
     )
 
 
@@ -187,14 +210,14 @@ def write_header(header: Header) -> bytes:
     if problem is not None:
         raise BitstreamError(f"{problem}: choose another value")
     raw = _PREFIX.pack(MAGIC, header.version, HEADER_BYTES) + _FIELDS.pack(
-        FLAG_VBR if header.vbr else 0,
+        _flags(header),
         header.num_stages,
         header.fingerprint,
         header.nominal_bitrate_bps,
         header.source_sample_rate >> 16,
         header.source_sample_rate & 0xFFFF,
-        header.num_samples >> 32,
-        header.num_samples & 0xFFFFFFFF,
+        0 if header.open_end else header.num_samples >> 32,
+        0 if header.open_end else header.num_samples & 0xFFFFFFFF,
     )
     return raw + _CRC.pack(crc_hqx(raw, _CRC_START))
 
@@ -236,7 +259,7 @@ def read_header(data: bytes) -> tuple[Header, int]:
     flags, stages, fingerprint, bitrate, rate_high, rate_low, samples_high, samples_low = (
         _FIELDS.unpack_from(data, _PREFIX.size)
     )
-    if flags & ~FLAG_VBR:
+    if flags & ~(FLAG_VBR | FLAG_INDEPENDENT | FLAG_OPEN):
         raise BitstreamError(
             f"the header has flags that this program does not know (0x{flags:02x}): "
             "install a newer version of it"
@@ -248,6 +271,8 @@ def read_header(data: bytes) -> tuple[Header, int]:
         source_sample_rate=rate_high << 16 | rate_low,
         num_stages=stages,
         vbr=bool(flags & FLAG_VBR),
+        independent=bool(flags & FLAG_INDEPENDENT),
+        open_end=bool(flags & FLAG_OPEN),
         version=version,
     )
     problem = _field_problem(header)
@@ -313,7 +338,41 @@ def write_stream(header: Header, packets: Sequence[bytes]) -> bytes:
             group += packet
         parts.append(bytes(group))
         parts.append(_CRC.pack(_group_crc(first // PACKETS_PER_GROUP, parts[-1])))
+    if header.open_end:
+        parts.append(write_trailer(header.num_samples))
     return b"".join(parts)
+
+
+def write_trailer(num_samples: int) -> bytes:
+    """Return the 7 bytes that end a stream with an open end."""
+    raw = num_samples.to_bytes(5, "big")
+    return raw + _CRC.pack(crc_hqx(raw, _CRC_START))
+
+
+def _read_trailer(raw: bytes) -> int | None:
+    """Return the number of samples in a trailer, None if it is not one."""
+    if len(raw) != TRAILER_BYTES or raw[5:] != _CRC.pack(crc_hqx(raw[:5], _CRC_START)):
+        return None
+    return int.from_bytes(raw[:5], "big")
+
+
+def _close(header: Header, data: bytes, offset: int) -> tuple[Header, bytes] | None:
+    """Return header and data of a stream with an open end as those of a file without one.
+
+    None if its trailer is not there or does not agree with the bytes before it. Files without an
+    open end come back as they are.
+    """
+    if not header.open_end:
+        return header, data
+    count = _read_trailer(data[max(len(data) - TRAILER_BYTES, offset) :])
+    if count is None:
+        return None
+    closed = replace(header, num_samples=count)
+    packets = num_packets(num_codec_samples(closed))
+    size = cbr_bytes(header.nominal_bitrate_bps, packets) + CRC_BYTES * num_groups(packets)
+    if offset + size + TRAILER_BYTES != len(data):
+        return None
+    return closed, data[: len(data) - TRAILER_BYTES]
 
 
 def _cbr_size(nominal_bitrate_bps: int, i: int) -> int:
@@ -327,6 +386,7 @@ class _Group:
 
     packets: list[bytes]
     problem: str | None
+    size: int  # in bytes, CRC included
     cut_off: bool = False
 
 
@@ -349,13 +409,16 @@ def _trailing_message(num_bytes: int) -> str:
     )
 
 
-def _read_groups(header: Header, data: bytes, offset: int) -> Iterator[_Group]:
-    """Yield the groups of a file until its data end; the last one may be cut off.
+def _read_groups(
+    header: Header, data: bytes, offset: int, first: int = 0
+) -> Iterator[_Group]:
+    """Yield the groups of a file from packet `first` on until its data end.
+
+    The last one may be cut off.
 
     Memory is taken for bytes that are there, never for what the header claims.
     """
     count = num_packets(num_codec_samples(header))
-    first = 0
     while first < count:
         last = min(first + PACKETS_PER_GROUP, count)
         start = offset
@@ -370,7 +433,7 @@ def _read_groups(header: Header, data: bytes, offset: int) -> Iterator[_Group]:
                         f"the file is damaged at {_seconds(header, i)} (a packet of no bytes): "
                         "copy it again"
                     )
-                    yield _Group(packets, problem)
+                    yield _Group(packets, problem, offset - start)
                     return
             else:
                 size = _cbr_size(header.nominal_bitrate_bps, i)
@@ -380,7 +443,8 @@ def _read_groups(header: Header, data: bytes, offset: int) -> Iterator[_Group]:
             packets.append(data[offset : offset + size])
             offset += size
         if cut_off or offset + CRC_BYTES > len(data):
-            yield _Group(packets, _cut_off_message(header, first + len(packets)), cut_off=True)
+            message = _cut_off_message(header, first + len(packets))
+            yield _Group(packets, message, offset - start, cut_off=True)
             return
         index = first // PACKETS_PER_GROUP
         (crc,) = _CRC.unpack_from(data, offset)
@@ -392,10 +456,10 @@ def _read_groups(header: Header, data: bytes, offset: int) -> Iterator[_Group]:
                 "copy it again"
             )
         offset += CRC_BYTES
-        yield _Group(packets, problem_or_none)
+        yield _Group(packets, problem_or_none, offset - start)
         first = last
     if offset < len(data):
-        yield _Group([], _trailing_message(len(data) - offset))
+        yield _Group([], _trailing_message(len(data) - offset), len(data) - offset)
 
 
 def read_stream(data: bytes) -> tuple[Header, list[bytes]]:
@@ -406,6 +470,12 @@ def read_stream(data: bytes) -> tuple[Header, list[bytes]]:
     BitstreamError   anything is wrong, see the messages
     """
     header, offset = read_header(data)
+    closed = _close(header, data, offset)
+    if closed is None:
+        raise BitstreamError(
+            "the stream is cut off or damaged: it does not end with its length; copy it again"
+        )
+    header, data = closed
     if not header.vbr:  # the size is known: say "cut off" rather than "damaged" where it is
         count = num_packets(num_codec_samples(header))
         payload = cbr_bytes(header.nominal_bitrate_bps, count)
@@ -426,6 +496,17 @@ def _num_whole_packets(header: Header, data: bytes, offset: int) -> int:
     return sum(len(group.packets) for group in _read_groups(header, data, offset))
 
 
+def _longest(header: Header, num_bytes: int) -> int:
+    """Return how many samples the whole packets of `num_bytes` of a CBR stream can hold."""
+    low, high = 0, num_bytes // cbr_bytes(MIN_BITRATE_BPS, 1) + 1
+    while high - low > 1:
+        count = (low + high) // 2
+        size = cbr_bytes(header.nominal_bitrate_bps, count) + CRC_BYTES * num_groups(count)
+        low, high = (count, high) if size <= num_bytes else (low, count)
+    samples = max(2 * low - 1, 0) * HOP_LENGTH
+    return samples * header.source_sample_rate // CODEC_SAMPLE_RATE
+
+
 def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
     """Return what is intact of a damaged file.
 
@@ -435,7 +516,7 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
 
     Returns
     -------
-    Header
+    Header                  with an open end whose trailer is lost: as many samples as there are
     list of bytes or None   at most num_packets(num_codec_samples(header)); what is missing at the
                             end is lost
     list of str             one line per problem, empty for a sound file
@@ -447,12 +528,248 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
     header, offset = read_header(data)
     packets: list[bytes | None] = []
     problems: list[str] = []
-    for group in _read_groups(header, data, offset):
-        in_step = not (header.vbr and problems)
-        if group.problem is not None:
-            problems.append(group.problem)
-        if group.problem is None or (group.cut_off and in_step):
-            packets += group.packets
+    closed = _close(header, data, offset)
+    if closed is None:
+        header = replace(header, num_samples=_longest(header, len(data) - offset))
+        problems.append("the stream does not end with its length: it was cut off or damaged")
+    else:
+        header, data = closed
+    count = num_packets(num_codec_samples(header))
+    in_step = True
+    while len(packets) < count and in_step:
+        first = len(packets)
+        for group in _read_groups(header, data, offset, first):
+            if group.problem is not None:
+                problems.append(group.problem)
+            if group.problem is None or group.cut_off:
+                packets += group.packets
+                offset += group.size
+                in_step = not group.cut_off
+                continue
+            lost = min(PACKETS_PER_GROUP, count - len(packets))
+            if not header.vbr:
+                packets += [None] * lost
+                offset += group.size
+                continue
+            # The length bytes are suspect: look for a place where groups are sound again.
+            found = _next_sound_groups(data, offset, first=len(packets), count=count)
+            if found is None:
+                in_step = False
+            else:
+                packets += [None] * (found[0] - len(packets))
+                offset = found[1]
+            break
         else:
-            packets += [None] * len(group.packets)
+            break
     return header, packets, problems
+
+
+def _vbr_group_end(data: bytes, offset: int, first: int, count: int) -> int | None:
+    """Return where a sound VBR group that begins with packet `first` ends, None if it is not."""
+    start = offset
+    for _ in range(min(PACKETS_PER_GROUP, count - first)):
+        if offset >= len(data) or data[offset] == 0:
+            return None
+        offset += 1 + data[offset]
+    if offset + CRC_BYTES > len(data):
+        return None
+    (crc,) = _CRC.unpack_from(data, offset)
+    if _group_crc(first // PACKETS_PER_GROUP, data[start:offset]) != crc:
+        return None
+    return offset + CRC_BYTES
+
+
+def _next_sound_groups(
+    data: bytes, offset: int, first: int, count: int
+) -> tuple[int, int] | None:
+    """Return first packet and place of the next sound VBR group after a damaged one.
+
+    One checksum of 16 bits would be right by chance once in five damaged groups; two in a row (or
+    one that ends the file) hardly ever are.
+    """
+    smallest, largest = 2 * PACKETS_PER_GROUP, (1 + MAX_PACKET_BYTES) * PACKETS_PER_GROUP
+    for skipped in range(1, _GROUPS_TO_SKIP + 1):
+        packet = first + skipped * PACKETS_PER_GROUP
+        if packet >= count:
+            return None
+        stop = min(offset + skipped * (largest + CRC_BYTES), len(data))
+        for place in range(offset + skipped * (smallest + CRC_BYTES), stop):
+            end = _vbr_group_end(data, place, packet, count)
+            if end is None:
+                continue
+            following = packet + PACKETS_PER_GROUP
+            if following >= count:
+                if end == len(data):
+                    return packet, place
+            elif _vbr_group_end(data, end, following, count) is not None:
+                return packet, place
+    return None
+
+
+# --- streams --------------------------------------------------------------------------------------
+
+
+class BitstreamWriter:
+    """Write a CBR file piece by piece.
+
+    The bytes are those of `header_bytes`, then what `packet` returns for each packet, then what
+    `finish` returns.
+
+    Parameters
+    ----------
+    header : Header   its number of samples is not needed yet
+    """
+
+    def __init__(self, header: Header) -> None:
+        if header.vbr:
+            raise BitstreamError("a stream cannot have a variable bitrate: use a constant one")
+        self.header = header
+        self.header_bytes = write_header(header)
+        self._count = 0
+        self._group = bytearray()
+
+    def packet(self, packet: bytes) -> bytes:
+        """Return the next bytes of the file: a packet, and the CRC of its group if it ends one."""
+        size = _cbr_size(self.header.nominal_bitrate_bps, self._count)
+        if len(packet) != size:
+            raise BitstreamError(
+                f"packet {self._count} has {len(packet)} bytes, must have {size}"
+            )
+        self._group += packet
+        self._count += 1
+        return packet + (self._close_group() if self._count % PACKETS_PER_GROUP == 0 else b"")
+
+    def finish(self, num_samples: int) -> bytes:
+        """Return the last bytes of the file, for a signal of so many samples."""
+        closed = replace(self.header, num_samples=num_samples)
+        count = num_packets(num_codec_samples(closed))
+        if count != self._count:
+            raise BitstreamError(
+                f"{num_samples} samples take {count} packets, {self._count} were given"
+            )
+        end = self._close_group() if self._group else b""
+        return end + (write_trailer(num_samples) if self.header.open_end else b"")
+
+    def _close_group(self) -> bytes:
+        index = (self._count - 1) // PACKETS_PER_GROUP
+        crc = _CRC.pack(_group_crc(index, bytes(self._group)))
+        self._group.clear()
+        return crc
+
+
+class BitstreamReader:
+    """Read a file piece by piece: bytes in, packets out as soon as they are whole.
+
+    A group's CRC comes after its packets, so packets are returned before it vouches for them.
+
+    Attributes
+    ----------
+    header : Header or None   None until it is there; with an open end, its number of samples is
+                              right after `finish`
+    """
+
+    def __init__(self) -> None:
+        self.header: Header | None = None
+        self._data = bytearray()
+        self._group = bytearray()
+        self._packets = 0  # returned so far
+        self._total: int | None = None  # None: an open end
+
+    def push(self, data: bytes) -> list[bytes]:
+        """Take in bytes and return the packets that they complete.
+
+        Raises
+        ------
+        BitstreamError   as `read_stream`, as soon as it can be known
+        """
+        self._data += data
+        if self.header is None and not self._read_header():
+            return []
+        packets = []
+        while (packet := self._next_packet()) is not None:
+            packets.append(packet)
+        if self._complete() and self._data:
+            raise BitstreamError(_trailing_message(len(self._data)))
+        return packets
+
+    def finish(self) -> int:
+        """Check that the stream ends here; return its number of samples.
+
+        Raises
+        ------
+        BitstreamError   it does not
+        """
+        if self.header is None:
+            self.header, _ = read_header(bytes(self._data))
+            raise AssertionError("push would have found this header")
+        if self._total is None:
+            rest = bytes(self._data)
+            if self._group:
+                self._check_crc(rest[:CRC_BYTES])
+                rest = rest[CRC_BYTES:]
+            count = _read_trailer(rest)
+            if count is not None:
+                closed = replace(self.header, num_samples=count)
+                if num_packets(num_codec_samples(closed)) == self._packets:
+                    self.header = closed
+                    return count
+        elif self._complete():
+            return self.header.num_samples
+        raise BitstreamError(
+            f"the stream is cut off after {self._packets / PACKETS_PER_SECOND:.1f} s: send it again"
+        )
+
+    def _read_header(self) -> bool:
+        if len(self._data) < _PREFIX.size or len(self._data) < self._data[5]:
+            if self._data[: len(MAGIC)] != MAGIC[: len(self._data)]:
+                read_header(bytes(self._data))
+            return False
+        self.header, length = read_header(bytes(self._data[: max(self._data[5], _PREFIX.size)]))
+        del self._data[:length]
+        if not self.header.open_end:
+            self._total = num_packets(num_codec_samples(self.header))
+        return True
+
+    def _complete(self) -> bool:
+        return self._packets == self._total and not self._group
+
+    def _next_packet(self) -> bytes | None:
+        assert self.header is not None
+        full = self._packets % PACKETS_PER_GROUP == 0 or self._packets == self._total
+        if self._group and full:
+            if len(self._data) < CRC_BYTES:
+                return None
+            self._check_crc(bytes(self._data[:CRC_BYTES]))
+            del self._data[:CRC_BYTES]
+        if self._packets == self._total:
+            return None
+        prefix = 0
+        size = _cbr_size(self.header.nominal_bitrate_bps, self._packets)
+        if self.header.vbr:
+            if not self._data:
+                return None
+            prefix, size = 1, self._data[0]
+            if size == 0:
+                raise BitstreamError(
+                    f"the stream is damaged at {_seconds(self.header, self._packets)} (a packet of "
+                    "no bytes): send it again"
+                )
+        # The end of a stream with an open end (CRC and trailer) is shorter than any packet.
+        if len(self._data) < prefix + size:
+            return None
+        packet = bytes(self._data[prefix : prefix + size])
+        self._group += self._data[: prefix + size]
+        del self._data[: prefix + size]
+        self._packets += 1
+        return packet
+
+    def _check_crc(self, raw: bytes) -> None:
+        index = (self._packets - 1) // PACKETS_PER_GROUP
+        if raw != _CRC.pack(_group_crc(index, bytes(self._group))):
+            first = index * PACKETS_PER_GROUP / PACKETS_PER_SECOND
+            raise BitstreamError(
+                f"the stream is damaged between {first:.1f} s and "
+                f"{self._packets / PACKETS_PER_SECOND:.1f} s (wrong checksum of group {index}): "
+                "send it again"
+            )
+        self._group.clear()

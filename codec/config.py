@@ -24,6 +24,10 @@ MAGNITUDE_BASE: tuple[int, ...] = (
 MAGNITUDE_EXTRA_BITS: tuple[int, ...] = (*(16 * (0,)), 2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 6, 6, 0)
 
 
+# The envelope of a packet that needs no other is not predicted, and takes a stage more.
+INTRA_EXTRA_STAGES = 1
+
+
 @dataclass(frozen=True)
 class CodecConfig:
     """Describe one codec: framing, envelope, quantizer and network sizes.

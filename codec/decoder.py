@@ -5,13 +5,15 @@ The integers (envelope, step, bins) are complete before the first float is compu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 
-from codec.config import CodecConfig
+from codec.concealment import Concealment
+from codec.config import INTRA_EXTRA_STAGES, CodecConfig
 from codec.mdct import inverse_mdct
 from codec.noise import fill_noise
 from codec.packet import NUM_BANDS, NUM_BINS, Tables, new_state, read_packet
@@ -23,11 +25,14 @@ from codec.postfilter import (
     comb_filter,
     track_pitch,
 )
-from models.enhancer import Enhancer
+from models.enhancer import Enhancer, EnhancerState
 
-# Packets that go through the enhancer at once. Part of the decoder's definition: with each of these
-# runs the enhancer's memory starts afresh, warmed up on the packets before.
-RUN_PACKETS = 50
+# Packets that are computed at once, see Synthesis.
+UNIT_PACKETS = 10
+# Every RUN_PACKETS the enhancer's memory starts afresh, warmed up on the 20 packets before; first
+# at packet RUN_OFFSET. Between the ends of the file's groups, so that after a damaged group all is
+# as it would have been no later than in the second half of the next one.
+RUN_PACKETS, RUN_OFFSET = 50, 30
 
 
 class DecodedIntegers(NamedTuple):
@@ -40,6 +45,7 @@ class DecodedIntegers(NamedTuple):
     step : int64 [P]               Q8
     bins : int32 [P, 2, N]
     packet_bits : int64 [P]
+    received : bool [P]            False: lost, or coded in terms of a lost one; all else is 0 then
     """
 
     envelope: np.ndarray
@@ -47,99 +53,259 @@ class DecodedIntegers(NamedTuple):
     step: np.ndarray
     bins: np.ndarray
     packet_bits: np.ndarray
+    received: np.ndarray
+
+
+def intra_stages(num_stages: int, config: CodecConfig) -> int:
+    """Return the envelope stages of a packet that needs no other, in a file with ``num_stages``."""
+    return min(num_stages + INTRA_EXTRA_STAGES, config.num_stages)
 
 
 @njit(cache=True)
 def _decode_packets(
-    tables, state, data, sizes, num_stages, stage_bits, resolution, envelope, offset, step, bins
-):
+    tables, intra_tables, state, broken, data, sizes, intra, num_stages, num_intra_stages,
+    stage_bits, resolution, envelope, offset, step, bins, received,
+):  # fmt: skip
+    """Decode consecutive packets; size 0 stands for a lost one. Returns the new ``broken``.
+
+    After a loss, nothing can be decoded before the next packet that needs no other.
+    """
     position = 0
     for p in range(sizes.shape[0]):
-        step[p] = read_packet(
-            tables, state, data, position, position + sizes[p], num_stages, stage_bits,
-            resolution, envelope[p], offset[p], bins[p],
-        )  # fmt: skip
+        if sizes[p] == 0:
+            broken = True
+        elif intra[p]:
+            broken = False
+        if not broken:
+            step[p] = read_packet(
+                intra_tables if intra[p] else tables, state, data, position, position + sizes[p],
+                intra[p], num_intra_stages if intra[p] else num_stages, stage_bits, resolution,
+                envelope[p], offset[p], bins[p],
+            )  # fmt: skip
+            received[p] = True
         position += sizes[p]
+    return broken
+
+
+class PacketDecoder:
+    """Decode packets to integers one after the other, as many at a time as there are.
+
+    Parameters
+    ----------
+    tables, intra_tables : Tables    of predicted packets, and of those that need no other
+    config : CodecConfig
+    num_stages : int                 envelope stages of a predicted packet
+    """
+
+    def __init__(
+        self, tables: Tables, config: CodecConfig, num_stages: int, intra_tables: Tables | None
+    ) -> None:
+        self.tables = tables
+        self.intra_tables = intra_tables if intra_tables is not None else tables
+        self.config = config
+        self.num_stages = num_stages
+        self.state = new_state(tables)
+        self.broken = False
+
+    def decode(
+        self, packets: Sequence[bytes | None], intra: np.ndarray | None = None
+    ) -> DecodedIntegers:
+        """Run the range decoder over the next packets; integers only.
+
+        Parameters
+        ----------
+        packets : list of bytes or None   None is a lost packet
+        intra : bool array, shape [P]     packets that need no other; None: there are none
+        """
+        config, count = self.config, len(packets)
+        # A copy, since the compiled functions want a writable array.
+        data = np.frombuffer(b"".join(p or b"" for p in packets), np.uint8).copy()
+        sizes = np.array([len(p or b"") for p in packets], np.int64)
+        result = DecodedIntegers(
+            np.zeros((count, NUM_BANDS), np.int32),
+            np.zeros((count, NUM_BANDS), np.int32),
+            np.zeros(count, np.int64),
+            np.zeros((count, config.blocks_per_packet, NUM_BINS), np.int32),
+            np.minimum(sizes * 8, 2048),
+            np.zeros(count, np.bool_),
+        )
+        self.broken = _decode_packets(
+            self.tables, self.intra_tables, self.state, self.broken, data, sizes,
+            np.zeros(count, np.bool_) if intra is None else intra, self.num_stages,
+            intra_stages(self.num_stages, config), config.codebook_bits, config.step_resolution,
+            result.envelope, result.offset, result.step, result.bins, result.received,
+        )  # fmt: skip
+        return result
 
 
 def decode_integers(
-    tables: Tables, config: CodecConfig, packets: list[bytes], num_stages: int
+    tables: Tables,
+    config: CodecConfig,
+    packets: Sequence[bytes | None],
+    num_stages: int,
+    intra_tables: Tables | None = None,
+    intra: np.ndarray | None = None,
 ) -> DecodedIntegers:
-    """Run the range decoder over all packets; integers only."""
-    count = len(packets)
-    # A copy, since the compiled functions want a writable array.
-    data = np.frombuffer(b"".join(packets), np.uint8).copy()
-    sizes = np.array([len(p) for p in packets], np.int64)
-    result = DecodedIntegers(
-        np.zeros((count, NUM_BANDS), np.int32),
-        np.zeros((count, NUM_BANDS), np.int32),
-        np.zeros(count, np.int64),
-        np.zeros((count, config.blocks_per_packet, NUM_BINS), np.int32),
-        np.minimum(sizes * 8, 2048),
+    """Run the range decoder over all packets; see :class:`PacketDecoder`."""
+    return PacketDecoder(tables, config, num_stages, intra_tables).decode(packets, intra)
+
+
+class _Memory(NamedTuple):
+    """What the packets of one unit leave to the next one.
+
+    Attributes
+    ----------
+    enhancer : EnhancerState
+    bins : float64 [1, 1, N]         last block, dequantized or concealed,
+    spectrum : float32 [1, 1, N]     and enhanced
+    coded : float64 [1, FRAME]       finished samples before the enhancer,
+    past : float32 [1, HISTORY]      and after it, before the comb filter
+    lag : int64 [1, 1], comb : float32 [1, 1, comb bands]   of the last segment
+    concealment : Concealment
+    """
+
+    enhancer: EnhancerState
+    bins: torch.Tensor
+    spectrum: torch.Tensor
+    coded: torch.Tensor
+    past: torch.Tensor
+    lag: torch.Tensor
+    comb: torch.Tensor
+    concealment: Concealment
+
+
+class Synthesis:
+    """Dequantize, enhance and inverse-transform: the float part of the decoder.
+
+    Packets are computed in units of ``UNIT_PACKETS``, always with the same array shapes: where a
+    unit is not complete yet, the rest is zeros and is computed again later. So every sample comes
+    out the same to the last bit, however the packets arrive. All is causal: what comes later in a
+    unit does not touch what comes first.
+
+    Parameters
+    ----------
+    enhancer : Enhancer
+    config : CodecConfig
+    """
+
+    def __init__(self, enhancer: Enhancer, config: CodecConfig) -> None:
+        self.enhancer = enhancer
+        self.config = config
+        self.packet = 0  # number of the next one
+        hop = config.hop_length
+        self._memory = _Memory(
+            enhancer.new_state(),
+            torch.zeros(1, 1, hop, dtype=torch.float64),
+            torch.zeros(1, 1, hop),
+            torch.zeros(1, FRAME, dtype=torch.float64),
+            torch.zeros(1, HISTORY),
+            torch.full((1, 1), MIN_LAG),
+            torch.zeros(1, 1, NUM_COMB_BANDS),
+            Concealment(config),
+        )
+        self._unit = _empty_unit(config)
+
+    def push(self, integers: DecodedIntegers) -> np.ndarray:
+        """Return the samples that the next packets complete.
+
+        Parameters
+        ----------
+        integers : DecodedIntegers of P packets
+
+        Returns
+        -------
+        float32 array, shape [P * 2N]   the first N of a file's lie before its signal
+        """
+        length = self.config.packet_length
+        pieces = []
+        position, count = 0, len(integers.step)
+        while position < count:
+            filled = self.packet % UNIT_PACKETS
+            taken = min(UNIT_PACKETS - filled, count - position)
+            for unit, values in zip(self._unit, integers, strict=True):
+                unit[filled : filled + taken] = values[position : position + taken]
+            samples, memory = self._run_unit(self.packet - filled, filled + taken)
+            pieces.append(samples[filled * length : (filled + taken) * length])
+            position += taken
+            self.packet += taken
+            if filled + taken == UNIT_PACKETS:
+                self._memory = memory
+                self._unit = _empty_unit(self.config)
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    @torch.inference_mode()
+    def _run_unit(self, first: int, count: int) -> tuple[np.ndarray, _Memory]:
+        """Return all samples of the unit that begins with packet ``first``, and its memory.
+
+        Only the first ``count`` packets of it are there.
+        """
+        config, enhancer, memory = self.config, self.enhancer, self._memory
+        blocks, hop, scale = config.blocks_per_packet, config.hop_length, config.log_scale
+        samples = UNIT_PACKETS * blocks * hop
+        unit = self._unit
+        state = memory.enhancer
+        if first % RUN_PACKETS == RUN_OFFSET:
+            state = enhancer.restart(state)
+
+        envelope = torch.from_numpy(unit.envelope).float()[None] / scale
+        band_step = torch.from_numpy(unit.step[:, None] + unit.offset).float()[None] / scale
+        width = torch.exp2(band_step @ enhancer.interpolation.T)[:, :, None]
+        bins = torch.from_numpy(unit.bins).float()[None] * width  # [1, P, 2, N]
+        log_bits = torch.log2(torch.from_numpy(unit.packet_bits).float())[None]
+        fill = torch.from_numpy(fill_noise(first, UNIT_PACKETS, blocks, hop))[None]
+
+        # In double precision, so that every machine finds the same lags.
+        spectrum = torch.cat([memory.bins, bins.flatten(1, 2).double()], 1)
+        coded = torch.cat([memory.coded, inverse_mdct(spectrum, samples)], 1)
+        concealment = memory.concealment.copy()
+        concealed = concealment.fill(
+            unit.received[:count], coded[0].numpy(), spectrum[0, 1:].numpy(), envelope[0].numpy(),
+            band_step[0].numpy(), log_bits[0].numpy(),
+        )  # fmt: skip
+        bins = spectrum[:, 1:].float().view(bins.shape)
+        lag, periodicity = track_pitch(coded[:, hop:], hop)
+        shape = (1, UNIT_PACKETS, blocks)
+        lag, periodicity = lag.view(shape).clone(), periodicity.float().view(shape).clone()
+        for p, pitch in concealed.pitch.items():
+            lag[0, p], periodicity[0, p] = pitch.lag, pitch.periodicity
+        enhanced, comb, state = enhancer(
+            bins, envelope, band_step, log_bits, fill, lag, periodicity, state,
+            loss=torch.from_numpy(concealed.features)[None],
+        )  # fmt: skip
+
+        enhanced = torch.cat([memory.spectrum, enhanced.flatten(1, 2)], 1)
+        piece = torch.cat([memory.past, inverse_mdct(enhanced, samples)], 1)
+        lags = torch.cat([memory.lag, lag.flatten(1)], 1)
+        gains = torch.cat([memory.comb, comb.flatten(1, 2)], 1)
+        out = comb_filter(piece, lags, gains, hop)
+        return out[0].numpy(), _Memory(
+            state, spectrum[:, -1:], enhanced[:, -1:], coded[:, -FRAME:], piece[:, -HISTORY:],
+            lags[:, -1:], gains[:, -1:], concealment,
+        )  # fmt: skip
+
+
+def _empty_unit(config: CodecConfig) -> DecodedIntegers:
+    return DecodedIntegers(
+        np.zeros((UNIT_PACKETS, NUM_BANDS), np.int32),
+        np.zeros((UNIT_PACKETS, NUM_BANDS), np.int32),
+        np.zeros(UNIT_PACKETS, np.int64),
+        np.zeros((UNIT_PACKETS, config.blocks_per_packet, NUM_BINS), np.int32),
+        np.full(UNIT_PACKETS, 256, np.int64),
+        np.ones(UNIT_PACKETS, np.bool_),
     )
-    _decode_packets(
-        tables, new_state(tables), data, sizes, num_stages, config.codebook_bits,
-        config.step_resolution, result.envelope, result.offset, result.step, result.bins,
-    )  # fmt: skip
-    return result
 
 
 def synthesise(
     enhancer: Enhancer, config: CodecConfig, integers: DecodedIntegers, num_samples: int
 ) -> np.ndarray:
-    """Dequantize, enhance and inverse-transform; the float part of the decoder.
+    """Return the waveform of all packets of a file; see :class:`Synthesis`.
 
     Returns
     -------
     float32 array, shape [num_samples], 16 kHz
     """
-    packets = len(integers.step)
-    if packets == 0 or num_samples == 0:
+    if len(integers.step) == 0 or num_samples == 0:
         return np.zeros(0, np.float32)
-    blocks, hop = config.blocks_per_packet, config.hop_length
-    scale = config.log_scale
-    pieces = []
-    state = None
-    with torch.inference_mode():
-        # What a run leaves to the next: its last block, dequantized and enhanced, and the
-        # samples, the lag and the gains that the pitch tracker and the comb filter look back at.
-        last_bins = torch.zeros(1, 1, hop, dtype=torch.float64)
-        last_spectrum = torch.zeros(1, 1, hop)
-        coded = torch.zeros(1, FRAME - hop, dtype=torch.float64)
-        past = torch.zeros(1, HISTORY)
-        last_lag = torch.full((1, 1), MIN_LAG)
-        last_comb = torch.zeros(1, 1, NUM_COMB_BANDS)
-        for start in range(0, packets, RUN_PACKETS):
-            part = slice(start, min(start + RUN_PACKETS, packets))
-            count = part.stop - part.start
-            envelope = torch.from_numpy(integers.envelope[part]).float()[None] / scale
-            band_step = torch.from_numpy(
-                integers.step[part, None] + integers.offset[part].astype(np.int64)
-            )
-            band_step = band_step.float()[None] / scale  # [1, P, bands]
-            width = torch.exp2(band_step @ enhancer.interpolation.T)[:, :, None]
-            bins = torch.from_numpy(integers.bins[part]).float()[None] * width
-            log_bits = torch.log2(torch.from_numpy(integers.packet_bits[part]).float())[None]
-            fill = torch.from_numpy(fill_noise(start, count, blocks, hop))[None]
-
-            # In double precision, so that every machine finds the same lags.
-            spectrum = torch.cat([last_bins, bins.flatten(1, 2).double()], 1)
-            coded = torch.cat([coded, inverse_mdct(spectrum, count * blocks * hop)], 1)
-            lag, periodicity = track_pitch(coded, hop)
-            last_bins, coded = spectrum[:, -1:], coded[:, hop - FRAME :]
-            shape = (1, count, blocks)
-            enhanced, comb, state = enhancer(
-                bins, envelope, band_step, log_bits, fill, lag.view(shape),
-                periodicity.float().view(shape), state,
-            )  # fmt: skip
-
-            enhanced = torch.cat([last_spectrum, enhanced.flatten(1, 2)], 1)
-            piece = torch.cat([past, inverse_mdct(enhanced, count * blocks * hop)], 1)
-            last_spectrum, past = enhanced[:, -1:], piece[:, -HISTORY:]
-            lag = torch.cat([last_lag, lag], 1)
-            comb = torch.cat([last_comb, comb.flatten(1, 2)], 1)
-            pieces.append(comb_filter(piece, lag, comb, hop))
-            last_lag, last_comb = lag[:, -1:], comb[:, -1:]
+    waveform = Synthesis(enhancer, config).push(integers)
     # The first block's first half lies before the signal.
-    waveform = torch.cat(pieces, 1)[0, hop : hop + num_samples]
-    return waveform.numpy()
+    return waveform[config.hop_length : config.hop_length + num_samples]

@@ -8,13 +8,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
 from numba import njit
 
+from codec.bitstream import PACKETS_PER_GROUP
 from codec.config import CodecConfig
+from codec.decoder import intra_stages
 from codec.mdct import mdct_matrix
 from codec.packet import (
     COST_ONE,
@@ -29,6 +32,7 @@ from codec.packet import (
     code_bins,
     decode_envelope,
     envelope_cost,
+    forget,
     interpolate,
     new_state,
     prepare,
@@ -41,7 +45,7 @@ if TYPE_CHECKING:
     from models.envelope import EnvelopeAnalysis
 
 SURVIVORS = 8
-CHUNK_PACKETS = 1000
+ANALYSIS_PACKETS = 25  # that are analysed at once, by streams and for files alike
 VBR_MINIMUM_BYTES = 12
 # VBR: powers of a packet's level, chosen on the validation clips (see vbr_demand).
 VBR_POWER = 0.5
@@ -53,15 +57,27 @@ def default_stages(bitrate_bps: int) -> int:
     return 3 if bitrate_bps < 22000 else 4
 
 
+def intra_packets(count: int, independent: bool, first: int = 0) -> np.ndarray:
+    """Tell which packets of a file need no other, bool [count], from packet ``first`` on.
+
+    All of them in a file of independent packets, else the first one of every group.
+    """
+    if independent:
+        return np.ones(count, np.bool_)
+    return (first + np.arange(count)) % PACKETS_PER_GROUP == 0
+
+
 @njit(cache=True)
 def choose_packet(
-    tables, state, proposed, spectrum, packet_bits, num_stages, stage_bits, resolution, rdo_lambda,
-    survivors, indices, envelope, log_scale, log_step, q,
+    tables, state, proposed, spectrum, packet_bits, intra, num_stages, stage_bits, resolution,
+    rdo_lambda, survivors, indices, envelope, log_scale, log_step, q,
 ):  # fmt: skip
     """Choose all integers of a packet: envelope indices, step and bins.
 
     Parameters
     ----------
+    tables : Tables                   those of the packet's kind
+    intra : bool                      the packet needs no other: the state is forgotten first
     proposed : float32 [bands]        proposed envelope, Q8
     spectrum : float32 [2, N]
     indices : int64 [8], envelope : int32 [bands]             results
@@ -74,8 +90,12 @@ def choose_packet(
     """
     offset = np.empty(NUM_BANDS, np.int32)
     relative = np.empty(NUM_BINS, np.int32)
+    if intra:
+        forget(tables, state)
     search_envelope(tables, state.envelope, proposed, num_stages, survivors, indices)
     decode_envelope(tables, state.envelope, indices, num_stages, envelope)
+    if intra:
+        state.envelope[:] = envelope
     base = prepare(
         tables, state, envelope, packet_bits, num_stages * stage_bits, offset, relative, log_scale
     )
@@ -88,16 +108,19 @@ def choose_packet(
 
 @njit(cache=True)
 def encode_packets(
-    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rdo_lambda,
-    survivors, out, bins, steps,
+    tables, intra_tables, state, envelopes, spectra, sizes, intra, num_stages, intra_stages,
+    stage_bits, resolution, rdo_lambda, survivors, out, bins, steps,
 ):  # fmt: skip
     """Encode consecutive packets and move ``state`` past them.
 
     Parameters
     ----------
+    tables, intra_tables : Tables
     envelopes : float32 [P, bands]    proposed envelopes, Q8
     spectra : float32 [P, 2, N]
     sizes : int64 [P]                 bytes of each packet
+    intra : bool [P]                  packets that need no other
+    num_stages, intra_stages : int    envelope stages of the two kinds
     out : uint8 [sum of sizes]        result: the packets one after the other
     bins : int32 [P, 2, N]            result: what was coded
     steps : int64 [P, 2]              result: step (Q8) and delta
@@ -111,13 +134,15 @@ def encode_packets(
     for p in range(envelopes.shape[0]):
         packet_bits = min(sizes[p] * 8, 2048)
         q = bins[p]
+        used = intra_tables if intra[p] else tables
+        stages = intra_stages if intra[p] else num_stages
         step, delta = choose_packet(
-            tables, state, envelopes[p], spectra[p], packet_bits, num_stages, stage_bits,
+            used, state, envelopes[p], spectra[p], packet_bits, intra[p], stages, stage_bits,
             resolution, rdo_lambda, survivors, indices, envelope, log_scale, log_step, q,
         )  # fmt: skip
         keep = NUM_BINS
         while not write_packet(
-            tables, state, buf, sizes[p], num_stages, indices, delta, log_scale, log_step, q,
+            used, state, buf, sizes[p], stages, indices, delta, log_scale, log_step, q,
             packet_bits,
         ):  # fmt: skip
             keep -= 4
@@ -133,10 +158,12 @@ def encode_packets(
 
 @njit(cache=True)
 def describe_packets(
-    tables, state, envelopes, spectra, sizes, num_stages, stage_bits, resolution, rdo_lambda,
-    survivors, features, bins, deltas, chosen, costs,
+    tables, state, envelopes, spectra, sizes, intra, num_stages, stage_bits, resolution,
+    rdo_lambda, survivors, features, bins, deltas, chosen, costs,
 ):  # fmt: skip
     """Encode as :func:`encode_packets`, but keep the context model's inputs, not the bytes.
+
+    All packets are of one kind, ``intra`` or not, and use the one set of ``tables``.
 
     ``features`` int16 [P, 2, N, features], ``bins`` int32 [P, 2, N], ``deltas`` int64 [P, 2] (the
     step delta of the packet before and of this one), ``chosen`` int64 [P, 8] (envelope indices) and
@@ -153,7 +180,7 @@ def describe_packets(
         packet_bits = min(sizes[p] * 8, 2048)
         q = bins[p]
         _, delta = choose_packet(
-            tables, state, envelopes[p], spectra[p], packet_bits, num_stages, stage_bits,
+            tables, state, envelopes[p], spectra[p], packet_bits, intra, num_stages, stage_bits,
             resolution, rdo_lambda, survivors, indices, envelope, log_scale, log_step, q,
         )  # fmt: skip
         code_bins(
@@ -189,6 +216,34 @@ class DescribedBins(NamedTuple):
     costs: np.ndarray
 
 
+def analyse_unit(
+    analysis: EnvelopeAnalysis, config: CodecConfig, samples: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return proposed envelopes (Q8) and MDCT spectra of ``ANALYSIS_PACKETS`` packets.
+
+    Always the same shapes: then a packet gets the same floats, to the last bit, whether it is
+    analysed while the signal comes in (the samples after it are zeros) or with all that follows.
+
+    Parameters
+    ----------
+    samples : float32 array, shape [N + ANALYSIS_PACKETS * 2N]   one hop before the first packet
+
+    Returns
+    -------
+    envelopes : float32 array, shape [ANALYSIS_PACKETS, bands]
+    spectra : float32 array, shape [ANALYSIS_PACKETS, 2, N]
+    """
+    hop = config.hop_length
+    with torch.inference_mode():
+        piece = torch.from_numpy(samples)
+        frames = piece.unfold(0, 2 * hop, hop)[None]  # [1, 2P, 2N]
+        spectrum = frames @ mdct_matrix(hop)
+        spectrum = spectrum.view(1, ANALYSIS_PACKETS, config.blocks_per_packet, hop)
+        packet_frames = piece.unfold(0, 3 * hop, 2 * hop)[None]  # [1, P, 3N]
+        envelope = analysis.propose(packet_frames, spectrum)
+        return envelope[0].numpy() * np.float32(config.log_scale), spectrum[0].numpy()
+
+
 def analyse(
     analysis: EnvelopeAnalysis, config: CodecConfig, waveform: np.ndarray, packets: int
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -205,30 +260,19 @@ def analyse(
     spectra : float32 array, shape [P, 2, N]
     """
     length, hop = config.packet_length, config.hop_length
-    envelopes, spectra = [], []
+    envelopes = np.zeros((packets, config.num_bands), np.float32)
+    spectra = np.zeros((packets, config.blocks_per_packet, hop), np.float32)
     # Packet p sees the samples [320 p - 160, 320 p + 320): one hop before it, none after.
-    padded = np.zeros(packets * length + hop, np.float32)
+    units = -(-packets // ANALYSIS_PACKETS)
+    padded = np.zeros(units * ANALYSIS_PACKETS * length + hop, np.float32)
     padded[hop : hop + len(waveform)] = waveform
-    with torch.inference_mode():
-        for start in range(0, packets, CHUNK_PACKETS):
-            count = min(CHUNK_PACKETS, packets - start)
-            piece = torch.from_numpy(padded[start * length : (start + count) * length + hop])
-            frames = piece.unfold(0, 2 * hop, hop)[None]  # [1, 2P, 2N]
-            spectrum = _mdct_frames(frames, hop).view(1, count, config.blocks_per_packet, hop)
-            packet_frames = piece.unfold(0, 3 * hop, 2 * hop)[None]  # [1, P, 3N]
-            envelope = analysis.propose(packet_frames, spectrum)
-            envelopes.append(envelope[0].numpy() * config.log_scale)
-            spectra.append(spectrum[0].numpy())
-    if not envelopes:
-        return (
-            np.zeros((0, config.num_bands), np.float32),
-            np.zeros((0, config.blocks_per_packet, hop), np.float32),
-        )
-    return np.concatenate(envelopes), np.concatenate(spectra)
-
-
-def _mdct_frames(frames: torch.Tensor, hop_length: int) -> torch.Tensor:
-    return frames @ mdct_matrix(hop_length)
+    for start in range(0, packets, ANALYSIS_PACKETS):
+        stop = min(start + ANALYSIS_PACKETS, packets)
+        piece = padded[start * length : (start + ANALYSIS_PACKETS) * length + hop]
+        envelope, spectrum = analyse_unit(analysis, config, piece)
+        envelopes[start:stop] = envelope[: stop - start]
+        spectra[start:stop] = spectrum[: stop - start]
+    return envelopes, spectra
 
 
 @njit(cache=True)
@@ -308,16 +352,21 @@ def encode_waveform(
     num_stages: int,
     vbr_total_bytes: int = 0,
     packets: int = 0,
+    intra_tables: Tables | None = None,
+    intra: np.ndarray | None = None,
 ) -> tuple[list[bytes], np.ndarray]:
     """Encode a 16 kHz waveform to packets.
 
     Parameters
     ----------
+    tables : Tables               of predicted packets
     waveform : float32 array, shape [T]
     sizes : list of int or None   bytes of each packet; None lets VBR choose them
     num_stages : int              envelope stages
     vbr_total_bytes : int         with ``sizes=None``: bytes of all packets together
     packets : int                 with ``sizes=None``: number of packets
+    intra_tables : Tables         of packets that need no other
+    intra : bool array, shape [P] which ones those are; None for both: there are none
 
     Returns
     -------
@@ -330,18 +379,65 @@ def encode_waveform(
         bits = num_stages * (config.codebook_bits - 1)
         demand = vbr_demand(tables, envelopes, spectra, vbr_total_bytes, bits)
         sizes = vbr_packet_sizes(demand, vbr_total_bytes, VBR_MINIMUM_BYTES, 255)
-    size_array = np.array(sizes, np.int64)
-    out = np.zeros(int(size_array.sum()), np.uint8)
-    bins = np.zeros((count, config.blocks_per_packet, config.hop_length), np.int32)
-    steps = np.zeros((count, 2), np.int64)
-    encode_packets(
-        tables, new_state(tables), envelopes, spectra, size_array, num_stages,
-        config.codebook_bits, config.step_resolution, config.rdo_lambda, SURVIVORS, out, bins,
-        steps,
-    )  # fmt: skip
-    data = out.tobytes()
-    edges = np.concatenate([[0], np.cumsum(size_array)])
-    return [data[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)], bins
+    coder = PacketEncoder(tables, config, num_stages, intra_tables)
+    return coder.encode(envelopes, spectra, sizes, intra)
+
+
+class PacketEncoder:
+    """Encode packets one after the other, as many at a time as there are.
+
+    Parameters
+    ----------
+    tables, intra_tables : Tables    of predicted packets, and of those that need no other
+    config : CodecConfig
+    num_stages : int                 envelope stages of a predicted packet
+    """
+
+    def __init__(
+        self, tables: Tables, config: CodecConfig, num_stages: int, intra_tables: Tables | None
+    ) -> None:
+        self.tables = tables
+        self.intra_tables = intra_tables if intra_tables is not None else tables
+        self.config = config
+        self.num_stages = num_stages
+        self.intra_stages = intra_stages(num_stages, config)
+        self.state = new_state(tables)
+
+    def encode(
+        self,
+        envelopes: np.ndarray,
+        spectra: np.ndarray,
+        sizes: Sequence[int],
+        intra: np.ndarray | None = None,
+    ) -> tuple[list[bytes], np.ndarray]:
+        """Return the packets of some spectra, and the bins that were coded.
+
+        Parameters
+        ----------
+        envelopes : float32 array, shape [P, bands]    as :func:`analyse` returns them
+        spectra : float32 array, shape [P, 2, N]
+        sizes : P ints                                 bytes
+        intra : bool array, shape [P]                  None: all are predicted
+
+        Returns
+        -------
+        packets : list of bytes
+        bins : int32 array, shape [P, 2, N]
+        """
+        config, count = self.config, len(sizes)
+        size_array = np.array(sizes, np.int64)
+        out = np.zeros(int(size_array.sum()), np.uint8)
+        bins = np.zeros((count, config.blocks_per_packet, config.hop_length), np.int32)
+        steps = np.zeros((count, 2), np.int64)
+        encode_packets(
+            self.tables, self.intra_tables, self.state, envelopes, spectra, size_array,
+            np.zeros(count, np.bool_) if intra is None else intra, self.num_stages,
+            self.intra_stages, config.codebook_bits, config.step_resolution, config.rdo_lambda,
+            SURVIVORS, out, bins, steps,
+        )  # fmt: skip
+        data = out.tobytes()
+        edges = np.concatenate([[0], np.cumsum(size_array)])
+        return [data[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)], bins
 
 
 def collect_bins(
@@ -351,8 +447,12 @@ def collect_bins(
     waveform: np.ndarray,
     packet_bytes: int,
     num_stages: int,
+    intra: bool = False,
 ) -> DescribedBins:
-    """Code a waveform at a rate and return what the context model sees, instead of bytes."""
+    """Code a waveform at a rate and return what the context model sees, instead of bytes.
+
+    ``tables`` and ``num_stages`` are those of the packets' kind, ``intra`` or predicted.
+    """
     count = len(waveform) // config.packet_length
     envelopes, spectra = analyse(analysis, config, waveform[: count * config.packet_length], count)
     result = DescribedBins(
@@ -364,7 +464,7 @@ def collect_bins(
     )
     describe_packets(
         tables, new_state(tables), envelopes, spectra, np.full(count, packet_bytes, np.int64),
-        num_stages, config.codebook_bits, config.step_resolution, config.rdo_lambda, SURVIVORS,
-        *result,
+        intra, num_stages, config.codebook_bits, config.step_resolution, config.rdo_lambda,
+        SURVIVORS, *result,
     )  # fmt: skip
     return result

@@ -21,6 +21,11 @@ blocks (rescaled to this packet's step), and how far the step lies from the expe
 tells how compressible the whole packet is. From these a network with two hidden layers computes a
 position in a table of probability distributions, sorted by scale (rows) and shape (columns); the
 four around the position are mixed.
+
+A packet is either predicted from the one before, as described, or an *intra* packet that needs no
+other: it has tables of its own (codebooks around a mean envelope, a context model trained without
+the past). The first packet of each group in a file is intra; with ``--independent-packets`` all
+are.
 """
 
 # numba infers the integer types inside the kernels; mypy cannot follow them.
@@ -203,6 +208,16 @@ def check_tables(tables: Tables, config: CodecConfig) -> None:
         cdf = getattr(tables, name)
         if (cdf[:, 0] != 0).any() or (cdf[:, -1] != TOTAL).any() or (np.diff(cdf) < 1).any():
             raise ValueError(f"table {name} is not a cumulative distribution")
+
+
+@njit(cache=True)
+def forget(tables, state):
+    """Put ``state`` back to what it is before the first packet."""
+    for j in range(NUM_BANDS):
+        state.envelope[j] = tables.initial[j]
+    state.delta[0] = 0
+    state.magnitude[:] = 0
+    state.log_step[:] = 0
 
 
 def new_state(tables: Tables) -> PacketState:
@@ -820,12 +835,14 @@ def write_packet(
 
 @njit(cache=True)
 def read_packet(
-    tables, state, buf, start, end, num_stages, stage_bits, resolution, envelope, offset, q
+    tables, state, buf, start, end, intra, num_stages, stage_bits, resolution, envelope, offset, q
 ):
     """Decode one packet and move the state past it.
 
     Parameters
     ----------
+    tables : Tables                          those of its kind, predicted or intra
+    intra : bool                             the packet needs no other
     buf : uint8 array, start, end : int      the packet is buf[start:end]
     envelope, offset : int32 [bands]         results, Q8
     q : int32 [2, N]                         result
@@ -834,6 +851,8 @@ def read_packet(
     -------
     int   the packet's step, Q8
     """
+    if intra:
+        forget(tables, state)
     coder = np.zeros(8, np.int64)
     dump = np.empty((2, 0, 0), np.int16)
     dec_init(coder, buf, start, end)
@@ -863,6 +882,8 @@ def read_packet(
     delta = symbol - (tables.step_cdf.shape[1] - 2) // 2
 
     decode_envelope(tables, state.envelope, indices, num_stages, envelope)
+    if intra:
+        state.envelope[:] = envelope
     relative = np.empty(NUM_BINS, np.int32)
     log_scale = np.empty(NUM_BINS, np.int32)
     log_step = np.empty(NUM_BINS, np.int32)

@@ -1,6 +1,7 @@
 """Trained weights: one safetensors file with a JSON card beside it, known by its fingerprint.
 
-The file holds ``tables.*`` (integers of the entropy path) and the half-precision networks
+The file holds ``tables.*`` (integers of the entropy path), ``intra.*`` (those that differ for
+packets that need no other) and the half-precision networks
 ``analysis.*`` (encoder) and ``enhancer.*`` (decoder). Reading it needs neither torch nor numba.
 """
 
@@ -21,9 +22,14 @@ if TYPE_CHECKING:
 
 WEIGHTS_DIR = Path(__file__).resolve().parent.parent / "models" / "weights"
 DEFAULT_WEIGHTS = WEIGHTS_DIR / "codec.safetensors"
-TABLE_PREFIX = "tables."
+TABLE_PREFIX, INTRA_PREFIX = "tables.", "intra."
 FINGERPRINT_BYTES = 4
 DERIVED_TABLES = ("frequency_cost", "index_cost")  # computed when loading
+# Tables that packets which need no other have for themselves; they share the rest.
+INTRA_TABLES = (
+    "codebooks", "predictor", "bias", "initial", "index_cdf", "step_cdf", "context_w1",
+    "context_w2", "context_b2", "context_w3", "context_b3", "context_band", "cdf",
+)  # fmt: skip
 
 
 class WeightsError(ValueError):
@@ -38,6 +44,7 @@ class Weights:
     ----------
     config : CodecConfig
     tables : Tables                  integers shared by encoder and decoder
+    intra : Tables                   the same for packets that need no other
     networks : dict of arrays        float16 parameters by name
     fingerprint : bytes              first 4 bytes of the file's SHA-256
     card : dict                      the JSON card, empty if there is none
@@ -45,6 +52,7 @@ class Weights:
 
     config: CodecConfig
     tables: Tables
+    intra: Tables
     networks: dict[str, np.ndarray]
     fingerprint: bytes
     card: dict[str, Any]
@@ -105,17 +113,22 @@ def load_weights(path: Path | None = None) -> Weights:
             index_cost=code_lengths(values["index_cdf"]),
         )
         check_tables(tables, config)
+        own = {
+            name: np.ascontiguousarray(tensors[INTRA_PREFIX + name]) for name in INTRA_TABLES
+        }
+        intra = tables._replace(**own, index_cost=code_lengths(own["index_cdf"]))
+        check_tables(intra, config)
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(
             f"'{path}' does not hold the weights of this codec version ({error}): "
             "use the weights of this release or train new ones"
         ) from None
-    networks = {n: v for n, v in tensors.items() if not n.startswith(TABLE_PREFIX)}
+    networks = {n: v for n, v in tensors.items() if not n.startswith((TABLE_PREFIX, INTRA_PREFIX))}
     card_path = path.with_suffix(".json")
     card: dict[str, Any] = {}
     if card_path.is_file():
         card = json.loads(card_path.read_text())
-    return Weights(config, tables, networks, fingerprint, card)
+    return Weights(config, tables, intra, networks, fingerprint, card)
 
 
 def load_side_tables(

@@ -19,7 +19,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.config import CodecConfig
+from codec.concealment import NUM_LOSS_FEATURES, Concealment
+from codec.config import INTRA_EXTRA_STAGES, CodecConfig
 from codec.mdct import inverse_mdct, mdct
 from codec.noise import random_noise
 from codec.postfilter import FRAME, HISTORY, comb_filter, track_pitch
@@ -79,6 +80,73 @@ def laplace_code_lengths(log_scale: Tensor, rounding: float) -> tuple[Tensor, Te
     return zero, one, slope
 
 
+class Filled(NamedTuple):
+    """What :func:`conceal` returns, for all packets; only those of lost ones are of use.
+
+    Attributes
+    ----------
+    bins : float Tensor, shape [B, 2P, N]     of received packets as they were
+    envelope, band_step : [B, P, bands]       octaves
+    log_bits, periodicity : [B, P]
+    lag : int64 Tensor, shape [B, P]
+    features : float Tensor, shape [B, P, NUM_LOSS_FEATURES]
+    """
+
+    bins: Tensor
+    envelope: Tensor
+    band_step: Tensor
+    log_bits: Tensor
+    periodicity: Tensor
+    lag: Tensor
+    features: Tensor
+
+
+@torch.no_grad()
+def conceal(
+    config: CodecConfig,
+    bins: Tensor,
+    lost: Tensor,
+    envelope: Tensor,
+    band_step: Tensor,
+    log_bits: Tensor,
+) -> Filled:
+    """Stand in for lost packets as the decoder does (``codec.concealment``).
+
+    Parameters
+    ----------
+    bins : float Tensor, shape [B, 2P, N]                 dequantized
+    lost : bool Tensor, shape [B, P]
+    envelope, band_step : float Tensor, shape [B, P, bands]
+    log_bits : float Tensor, shape [B, P]
+    """
+    batch, packets = lost.shape
+    hop = config.hop_length
+    device = bins.device
+    kept = bins.cpu().double() * ~lost.cpu().repeat_interleave(2, 1)[..., None]
+    coded = inverse_mdct(torch.nn.functional.pad(kept, (0, 0, 1, 0)), 2 * packets * hop)
+    coded = torch.nn.functional.pad(coded, (FRAME, 0))
+    envelope, band_step = envelope.cpu().float().clone(), band_step.cpu().float().clone()
+    log_bits = log_bits.cpu().float().clone()
+    lag = torch.full((batch, packets), FRAME // 2)
+    periodicity = torch.zeros(batch, packets)
+    features = torch.zeros(batch, packets, NUM_LOSS_FEATURES)
+    for i in range(batch):
+        got = Concealment(config).fill(
+            ~lost[i].cpu().numpy(), coded[i].numpy(), kept[i].numpy(), envelope[i].numpy(),
+            band_step[i].numpy(), log_bits[i].numpy(),
+        )  # fmt: skip
+        features[i] = torch.from_numpy(got.features)
+        for p, pitch in got.pitch.items():
+            lag[i, p], periodicity[i, p] = pitch.lag, pitch.periodicity
+    values = (kept.to(bins.dtype), envelope, band_step, log_bits, periodicity, lag, features)
+    return Filled(*(v.to(device) for v in values))
+
+
+def intra_stages(num_stages: Tensor, config: CodecConfig) -> Tensor:
+    """Return the envelope stages of packets that need no other, as the decoder has them."""
+    return (num_stages + INTRA_EXTRA_STAGES).clamp_max(config.num_stages)
+
+
 def context_ratio(packet_bits: Tensor) -> Tensor:
     """Return what the context model is expected to need of the Laplace model's bits.
 
@@ -99,6 +167,10 @@ class CodecNet(nn.Module):
         self.analysis = EnvelopeAnalysis(config)
         self.msvq = PredictiveMSVQ(
             config.num_stages, config.codebook_size, config.num_bands, estimator
+        )
+        # Of packets that need no other; with them everything of the past stays out of the packet.
+        self.intra_msvq = PredictiveMSVQ(
+            config.num_stages, config.codebook_size, config.num_bands, estimator, predictive=False
         )
         self.allocation = StepAllocation(config)
         self.enhancer = Enhancer(config)
@@ -134,7 +206,13 @@ class CodecNet(nn.Module):
         return high
 
     def forward(
-        self, waveform: Tensor, packet_bits: Tensor, num_stages: Tensor, hard: bool = False
+        self,
+        waveform: Tensor,
+        packet_bits: Tensor,
+        num_stages: Tensor,
+        hard: bool = False,
+        intra: Tensor | None = None,
+        lost: Tensor | None = None,
     ) -> CodecOutput:
         """Code and decode a batch at the given packet sizes.
 
@@ -144,6 +222,9 @@ class CodecNet(nn.Module):
         packet_bits : float Tensor, shape [B, P]    bits of each packet, all parts included
         num_stages : int64 Tensor, shape [B]        MSVQ stages of each sequence
         hard : bool                                 hard envelope (the last part of training)
+        intra : bool Tensor, shape [B]              sequences of packets that need no other
+        lost : bool Tensor, shape [B, P]            packets that the decoder does not get; their
+                                                    sequences should be intra
 
         Returns
         -------
@@ -158,9 +239,19 @@ class CodecNet(nn.Module):
 
         envelope = self.analysis(waveform, spectrum)
         vq = self.msvq(envelope, num_stages, hard)
-        decoded = vq.quantized
         first = self.msvq.initial.expand(batch, 1, -1)
-        previous = torch.cat([first, decoded[:, :-1]], 1)
+        previous = torch.cat([first, vq.quantized[:, :-1]], 1)
+        if intra is not None:
+            num_stages = torch.where(intra, intra_stages(num_stages, config), num_stages)
+            own = self.intra_msvq(envelope, num_stages, hard)
+            chosen = intra[:, None, None]
+            previous = torch.where(chosen, own.quantized, previous)
+            vq = vq._replace(
+                quantized=torch.where(chosen, own.quantized, vq.quantized),
+                hard=torch.where(chosen, own.hard, vq.hard),
+                auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
+            )
+        decoded = vq.quantized
 
         log_bits = torch.log2(packet_bits)
         offset = self.allocation(decoded, previous, log_bits)
@@ -204,16 +295,30 @@ class CodecNet(nn.Module):
 
         noise = random_noise(spectrum)
         band_step = step[..., None] + offset
-        coded = inverse_mdct((q * width).detach().flatten(1, 2), length)
         hop = config.hop_length
+        dequantized = (q * width).detach().flatten(1, 2)
+        loss = None
+        if lost is not None and lost.any():
+            filled = conceal(config, dequantized, lost, decoded, band_step, log_bits)
+            gone = lost[..., None]
+            bins = torch.where(gone[..., None], filled.bins.view(bins.shape), bins)
+            decoded = torch.where(gone, filled.envelope, decoded)
+            band_step = torch.where(gone, filled.band_step, band_step)
+            log_bits = torch.where(lost, filled.log_bits, log_bits)
+            dequantized, loss = filled.bins, filled.features
+        coded = inverse_mdct(dequantized, length)
         # Segment 0 lies before the signal.
         coded = torch.nn.functional.pad(coded, (FRAME, 0))
         lag, periodicity = track_pitch(coded, hop)
         shape = (batch, packets, config.blocks_per_packet)
+        lag, periodicity = lag.view(shape), periodicity.view(shape)
+        if loss is not None:
+            lag = torch.where(gone, filled.lag[..., None], lag)
+            periodicity = torch.where(gone, filled.periodicity[..., None], periodicity)
         enhanced, comb, _ = self.enhancer(
-            bins, decoded, band_step, log_bits, noise, lag.view(shape), periodicity.view(shape),
-            uncoded=uncoded,
-        )  # fmt: skip
+            bins, decoded, band_step, log_bits, noise, lag, periodicity, uncoded=uncoded, loss=loss
+        )
+        lag = lag.flatten(1)
         out = inverse_mdct(enhanced.flatten(1, 2), length)
         out = torch.nn.functional.pad(out, (HISTORY, 0))
         out = comb_filter(out, lag, comb.flatten(1, 2), hop)

@@ -19,16 +19,19 @@ envelope, so the output scales with the input.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor, nn
 
+from codec.concealment import NUM_LOSS_FEATURES
 from codec.config import CodecConfig
 from codec.postfilter import NUM_COMB_BANDS, band_response
 
 # A bin may get a predicted value if one within this many bins of it was coded.
 VALUE_REACH = 4
-# Packets before those of a call that the recurrent layer looks back at. It is trained on 2 s, its
-# memory drifts in longer runs: at 8 kbit/s that costs 0.1 PESQ. So no memory gets old.
+# Packets that the recurrent layer looks back at after a restart. It is trained on 2 s, its memory
+# drifts in longer runs: at 8 kbit/s that costs 0.1 PESQ. So no memory gets old (codec/decoder.py).
 WARM_UP = 20
 # The comb filter is shut where the correlation at the lag is below the first value.
 PERIODIC_FROM, PERIODIC_RANGE = 0.3, 0.5
@@ -50,6 +53,25 @@ def bin_interpolation(config: CodecConfig) -> Tensor:
         t = round(t * 256) / 256
         weights[k, b], weights[k, b + 1] = 1 - t, t
     return weights.to(torch.float32)
+
+
+class EnhancerState(NamedTuple):
+    """What the packets of one call leave to the next.
+
+    Attributes
+    ----------
+    level : float Tensor, shape [B, 1]            mean envelope of the last packet; NaN: none yet
+    conv : float Tensor, shape [B, 2, H]          input of the convolution
+    gru : float Tensor, shape [1, B, H]           memory of the recurrent layer
+    before : float Tensor, shape [B, <= WARM_UP, H]   its last inputs
+    bins : float Tensor, shape [B, 2, N]          of the last packet
+    """
+
+    level: Tensor
+    conv: Tensor
+    gru: Tensor
+    before: Tensor
+    bins: Tensor
 
 
 class Enhancer(nn.Module):
@@ -85,6 +107,12 @@ class Enhancer(nn.Module):
             self.outputs.bias.zero_()
         self.pitch_inputs = nn.Linear(2 * blocks, hidden, bias=False)
         self.comb_outputs = nn.Linear(2 * hidden, blocks * NUM_COMB_BANDS)
+        # Packets that are lost have an output layer of their own; what is learned of losses leaves
+        # a file without them as it is.
+        self.loss_inputs = nn.Linear(NUM_LOSS_FEATURES, hidden, bias=False)
+        nn.init.zeros_(self.loss_inputs.weight)
+        self.lost_outputs = nn.Linear(2 * hidden, blocks * (2 * bins + bands))
+        self.lost_outputs.load_state_dict(self.outputs.state_dict())
         nn.init.zeros_(self.pitch_inputs.weight)
         nn.init.zeros_(self.comb_outputs.weight)
         nn.init.constant_(self.comb_outputs.bias, -2.0)
@@ -100,6 +128,22 @@ class Enhancer(nn.Module):
         nn.init.zeros_(self.local_outputs.weight)
         nn.init.zeros_(self.local_outputs.bias)
 
+    def new_state(self, batch: int = 1, device: torch.device | str = "cpu") -> EnhancerState:
+        """Return the state before the first packet."""
+        config = self.config
+        hidden = config.enhancer_hidden
+        return EnhancerState(
+            torch.full((batch, 1), torch.nan, device=device),
+            torch.zeros(batch, 2, hidden, device=device),
+            torch.zeros(1, batch, hidden, device=device),
+            torch.zeros(batch, 0, hidden, device=device),
+            torch.zeros(batch, config.blocks_per_packet, config.hop_length, device=device),
+        )
+
+    def restart(self, state: EnhancerState) -> EnhancerState:
+        """Return the state with a fresh memory that has seen the last WARM_UP packets only."""
+        return state._replace(gru=self.gru(state.before)[1])
+
     def forward(
         self,
         bins: Tensor,
@@ -109,9 +153,10 @@ class Enhancer(nn.Module):
         noise: Tensor,
         lag: Tensor,
         periodicity: Tensor,
-        state: tuple[Tensor, ...] | None = None,
+        state: EnhancerState | None = None,
         uncoded: Tensor | None = None,
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, ...]]:
+        loss: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor, EnhancerState]:
         """Return the enhanced spectrum, the comb filter's gains and the state for what follows.
 
         Parameters
@@ -122,9 +167,10 @@ class Enhancer(nn.Module):
         log_bits : float Tensor, shape [B, P]         log2 of the packet's bits
         noise : float Tensor, shape [B, P, 2, N]      noise, random signs
         lag, periodicity : Tensors, shape [B, P, 2]   of the segments that each block completes
-        state : (level [B, 1], conv input [B, 2, H], GRU input [B, up to WARM_UP, H], bins of
-                the last packet [B, 2, N]) or None at the start
+        state : EnhancerState, None at the start
         uncoded : float Tensor, shape [B, P, 2, N]    1 where noise goes; None: where bins are 0
+        loss : float Tensor, shape [B, P, NUM_LOSS_FEATURES]   of ``codec.concealment``; None: no
+                loss; noise goes into all bins of lost packets
 
         Returns
         -------
@@ -139,13 +185,8 @@ class Enhancer(nn.Module):
         scale = torch.exp2(fine)
         mean = envelope.mean(-1, keepdim=True)
         if state is None:
-            state = (
-                mean[:, 0],
-                bins.new_zeros(batch, 2, config.enhancer_hidden),
-                bins.new_zeros(batch, 0, config.enhancer_hidden),
-                bins.new_zeros(batch, blocks, num_bins),
-            )
-        last_level, history, before, last_bins = state
+            state = self.new_state(batch, bins.device)
+        last_level = torch.where(state.level.isnan(), mean[:, 0], state.level)
 
         relative = bins / scale
         compressed = relative.sign() * torch.log1p(relative.abs())
@@ -163,16 +204,19 @@ class Enhancer(nn.Module):
         )
         pitch = torch.cat([periodicity, periodicity * torch.log2(lag.to(bins) / 100.0)], -1)
         hidden = self.inputs(features) + self.pitch_inputs(pitch)
+        if loss is not None:
+            hidden = hidden + self.loss_inputs(loss)
         hidden = torch.nn.functional.gelu(hidden)  # [B, P, H]
-        extended = torch.cat([history, hidden], 1)
+        extended = torch.cat([state.conv, hidden], 1)
         convolved = torch.nn.functional.gelu(self.conv(extended.transpose(1, 2))).transpose(1, 2)
         hidden = hidden + convolved
-        # The memory starts afresh in every call, and warms up on the packets before.
-        before = torch.cat([before, hidden], 1)
-        recurrent = self.gru(before)[0][:, -packets:]
-        before = before[:, -WARM_UP:]
+        before = torch.cat([state.before, hidden], 1)[:, -WARM_UP:]
+        recurrent, memory = self.gru(hidden, state.gru)
         hidden = torch.cat([hidden, recurrent], -1)
         out = self.outputs(hidden)
+        if loss is not None:
+            lost = loss[..., :1] > 0.5  # [B, P, 1]
+            out = torch.where(lost, self.lost_outputs(hidden), out)
 
         split = blocks * num_bins
         gain = 1.0 + 0.5 * out[..., :split].view(batch, packets, blocks, num_bins)
@@ -180,7 +224,7 @@ class Enhancer(nn.Module):
         level = out[..., 2 * split :].view(batch, packets, blocks, config.num_bands)
         amplitude = torch.exp((2.0 * level - 0.7).clamp(-8.0, 2.0)) @ self.interpolation.T
 
-        previous = torch.cat([last_bins[:, None], bins[:, :-1]], 1) / scale
+        previous = torch.cat([state.bins[:, None], bins[:, :-1]], 1) / scale
         previous = previous.sign() * torch.log1p(previous.abs())
         ratio = 0.5 * ((log_step - envelope) @ self.interpolation.T)[:, :, None]
         grid = torch.cat([compressed, previous, ratio], 2).flatten(0, 1)  # [B*P, 5, N]
@@ -194,8 +238,12 @@ class Enhancer(nn.Module):
         value = value * near.view(batch, packets, 1, num_bins)
         if uncoded is None:
             uncoded = (bins == 0).to(bins)
+        if loss is not None:
+            uncoded = torch.where(lost[..., None], 1.0, uncoded)
         spectrum = bins * gain + scale * (value + amplitude * noise * uncoded)
         comb = torch.sigmoid(self.comb_outputs(hidden)).view(batch, packets, blocks, -1)
         comb = comb * ((periodicity - PERIODIC_FROM) / PERIODIC_RANGE).clamp(0.0, 1.0)[..., None]
         spectrum = spectrum / (1.0 + comb @ self.comb_response)
-        return spectrum, comb, (mean[:, -1], extended[:, -2:], before, bins[:, -1])
+        return spectrum, comb, EnhancerState(
+            mean[:, -1], extended[:, -2:], memory, before, bins[:, -1]
+        )

@@ -27,6 +27,8 @@ from codec.packet import (
 )
 from codec.weights import (
     DERIVED_TABLES,
+    INTRA_PREFIX,
+    INTRA_TABLES,
     TABLE_PREFIX,
     Weights,
     code_lengths,
@@ -133,8 +135,11 @@ def build_tables(
     deltas: np.ndarray,
     indices: np.ndarray,
     num_stages: np.ndarray,
+    intra: bool = False,
 ) -> Tables:
     """Quantize everything on the entropy path to integers (see ``codec.packet``).
+
+    ``intra``: the tables of packets that need no other; ``context`` and the arrays are theirs, too.
 
     Raises
     ------
@@ -142,7 +147,7 @@ def build_tables(
     """
     config = net.config
     scale = config.log_scale
-    msvq, allocation = net.msvq, net.allocation.network
+    msvq, allocation = net.intra_msvq if intra else net.msvq, net.allocation.network
     weights = net.interpolation.cpu().double().numpy()
     interpolation = np.zeros((config.hop_length, 2), np.int32)
     for k in range(config.hop_length):
@@ -194,7 +199,7 @@ def build_tables(
 
 
 def export_weights(
-    path: Path, net: CodecNet, tables: Tables, card: dict[str, Any]
+    path: Path, net: CodecNet, tables: Tables, intra: Tables, card: dict[str, Any]
 ) -> Weights:
     """Write ``path`` (safetensors) and its card (``.json`` beside it), and load them again.
 
@@ -205,6 +210,7 @@ def export_weights(
         for name, value in tables._asdict().items()
         if name not in DERIVED_TABLES
     }
+    tensors |= {INTRA_PREFIX + name: getattr(intra, name) for name in INTRA_TABLES}
     for part in ("analysis", "enhancer"):
         module = getattr(net, part)
         for name, value in module.state_dict().items():
@@ -238,10 +244,10 @@ def load_net(net: CodecNet, weights: Weights) -> None:
     t = weights.tables
     layers = net.allocation.network
     tensors = {
-        "msvq.codebooks": _real(t.codebooks, 8),
-        "msvq.predictor": _real(t.predictor, 12),
-        "msvq.bias": _real(t.bias, 8),
-        "msvq.initial": _real(t.initial, 8),
+        f"{part}.{name}": _real(getattr(tables, name), bits)
+        for part, tables in (("msvq", t), ("intra_msvq", weights.intra))
+        for name, bits in (("codebooks", 8), ("predictor", 12), ("bias", 8), ("initial", 8))
+    } | {
         "scale_offset": _real(t.scale_offset, 8),
         "allocation.rate_offsets": _real(t.allocation_rate, 8),
     }
@@ -257,6 +263,9 @@ def load_net(net: CodecNet, weights: Weights) -> None:
     for name, value in weights.networks.items():
         tensors[name] = torch.from_numpy(value.astype(np.float32))
     state = net.state_dict()
+    for part in ("weight", "bias"):
+        # Weights without concealment start it from what they do with received packets.
+        tensors.setdefault(f"enhancer.lost_outputs.{part}", tensors[f"enhancer.outputs.{part}"])
     for name, value in tensors.items():
         if name not in state or state[name].shape != value.shape:
             raise ValueError(f"'{name}' of the weights does not fit this model")
@@ -271,10 +280,10 @@ def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
     return net
 
 
-def import_context(weights: Weights) -> ContextModel:
-    """Rebuild the float context model from shipped weights."""
+def import_context(weights: Weights, intra: bool = False) -> ContextModel:
+    """Rebuild one of the two float context models from shipped weights."""
     model = ContextModel(weights.config)
-    t = weights.tables
+    t = weights.intra if intra else weights.tables
 
     with torch.no_grad():
         model.first.weight.copy_(_real(t.context_w1, 10).T)

@@ -41,6 +41,7 @@ class PredictiveMSVQ(nn.Module):
     ----------
     num_stages, codebook_size, dim : int   S, K, D
     estimator : str                        one of ``models.quantizers.ESTIMATORS``
+    predictive : bool                      False: the prediction is the constant ``bias``
 
     Attributes
     ----------
@@ -53,13 +54,19 @@ class PredictiveMSVQ(nn.Module):
     initial: Tensor
 
     def __init__(
-        self, num_stages: int, codebook_size: int, dim: int, estimator: str = "nsvq"
+        self,
+        num_stages: int,
+        codebook_size: int,
+        dim: int,
+        estimator: str = "nsvq",
+        predictive: bool = True,
     ) -> None:
         super().__init__()
+        self.predictive = predictive
         self.estimator = check_estimator(estimator)
         scale = 2.0 ** -torch.arange(num_stages, dtype=torch.float32)[:, None, None]
         self.codebooks = nn.Parameter(torch.randn(num_stages, codebook_size, dim) * scale)
-        self.predictor = nn.Parameter(0.7 * torch.eye(dim))
+        self.predictor = nn.Parameter(0.7 * torch.eye(dim) * predictive, requires_grad=predictive)
         self.bias = nn.Parameter(torch.zeros(dim))
         self.register_buffer("initial", torch.full((dim,), -10.0))
         self.usage = CodebookUsage(num_stages, codebook_size)
@@ -169,6 +176,17 @@ class PredictiveMSVQ(nn.Module):
         -------
         list of float   rms error after each stage, in octaves
         """
+        if self.predictive:
+            residual = self._fit_predictor(envelope)
+        else:
+            self.bias.copy_(envelope.flatten(0, 1).mean(0))
+            residual = envelope.flatten(0, 1) - self.bias
+        self.initial.copy_(envelope.flatten(0, 1).quantile(0.05, dim=0))
+        return self._fit_codebooks(residual, iterations)
+
+    @torch.no_grad()
+    def _fit_predictor(self, envelope: Tensor) -> Tensor:
+        """Fit A and b by least squares; returns what they leave, [M, D]."""
         dim = envelope.shape[-1]
         noisy = envelope + 0.45 * torch.randn_like(envelope)
         past = noisy[:, :-1].reshape(-1, dim)
@@ -179,8 +197,11 @@ class PredictiveMSVQ(nn.Module):
         # A leak of 5 % bounds how long a lost packet is heard.
         self.predictor.copy_(0.95 * solution[:-1].T)
         self.bias.copy_((present - past @ self.predictor.T).mean(0))
-        self.initial.copy_(envelope.flatten(0, 1).quantile(0.05, dim=0))
-        residual = present - self.predict(past)
+        return present - self.predict(past)
+
+    @torch.no_grad()
+    def _fit_codebooks(self, residual: Tensor, iterations: int) -> list[float]:
+        """Fit the codebooks stage by stage to [M, D]; returns the rms error after each."""
         errors = []
         size = self.codebooks.shape[1]
         for s in range(self.num_stages):

@@ -37,7 +37,13 @@ from models.search import search_offsets
 
 # Octaves by which a band's step may lie above its envelope for nothing: 1 % of its bins are coded.
 DEPTH_LIMIT = 2.5
-PARTS = ("analysis", "msvq", "allocation", "enhancer")
+PARTS = ("analysis", "msvq", "intra_msvq", "allocation", "enhancer", "concealment")
+# Parts of the enhancer that only matter where packets are lost.
+CONCEALMENT = ("loss_inputs.", "lost_outputs.")
+# Without losses, share of sequences whose packets need no other.
+INTRA_SHARE = 0.2
+# Losses of a sequence: share of lost packets, probability that a loss goes on; none at the start.
+LOSS_RATES, LOSS_BURSTS, LOSS_FREE = (0.02, 0.2), (0.0, 0.4), 5
 # Batches of crops, and sizes of the moves (octaves), in a search of the offsets by rate.
 SEARCH_BATCHES, SEARCH_MOVES = 8, (0.5,)
 
@@ -63,6 +69,7 @@ class TrainConfig:
     pesq_weight, error_weight, spectral_weight : float   weights of the losses at 8 kbit/s
     error_weight_32, spectral_weight_32 : float   at 32 kbit/s; what lies between is interpolated
     similarity_weight, similarity_weight_32 : float      of the gammatone similarity, likewise
+    loss_share : float        share of crops in which packets are lost
     freeze : str              parts that are not trained, e.g. 'analysis,msvq,allocation'
     search_every : int        steps between searches of the offsets by rate; 0: never
     depth_weight : float      weight of the squared octaves by which a step is out of reach
@@ -100,6 +107,7 @@ class TrainConfig:
     spectral_weight_32: float = 1.2
     similarity_weight: float = 0.5
     similarity_weight_32: float = 2.0
+    loss_share: float = 0.3
     freeze: str = ""
     search_every: int = 2500
     depth_weight: float = 0.02
@@ -161,6 +169,50 @@ def draw_rates(
     bits = np.clip(np.round(bits[:, None] * spread / 8) * 8, 64, 2040)
     packet_bits = torch.from_numpy(bits.astype(np.float32))
     return packet_bits, torch.from_numpy(stages.astype(np.int64))
+
+
+def draw_losses(
+    rng: np.random.Generator, batch_size: int, packets: int, share: float
+) -> tuple[Tensor, Tensor]:
+    """Draw which sequences have independent packets, and which packets get lost.
+
+    Losses come in bursts (Gilbert, 1960): after each packet, a loss goes on or begins with
+    probabilities that are drawn for the sequence.
+
+    Returns
+    -------
+    intra : bool Tensor, shape [B]
+    lost : bool Tensor, shape [B, P]
+    """
+    lossy = rng.random(batch_size) < share
+    intra = lossy | (rng.random(batch_size) < INTRA_SHARE)
+    rate = rng.uniform(*LOSS_RATES, batch_size)
+    stay = rng.uniform(*LOSS_BURSTS, batch_size)
+    begin = rate * (1 - stay) / (1 - rate)
+    lost = np.zeros((batch_size, packets), np.bool_)
+    u = rng.random((batch_size, packets))
+    for p in range(LOSS_FREE, packets):
+        lost[:, p] = lossy & (u[:, p] < np.where(lost[:, p - 1], stay, begin))
+    return torch.from_numpy(intra), torch.from_numpy(lost)
+
+
+def freeze_part(net: CodecNet, part: str) -> None:
+    """Exclude one of ``PARTS`` from training.
+
+    Raises
+    ------
+    ValueError   there is no such part
+    """
+    if part not in PARTS:
+        raise ValueError(f"cannot freeze '{part}': use {', '.join(PARTS)}")
+    if part in ("enhancer", "concealment"):
+        for name, parameter in net.enhancer.named_parameters():
+            if name.startswith(CONCEALMENT) == (part == "concealment"):
+                parameter.requires_grad_(False)
+    else:
+        getattr(net, part).requires_grad_(False)
+    if part == "allocation":  # the other half of what sets the steps
+        net.scale_offset.requires_grad_(False)
 
 
 def learning_rate_at(config: TrainConfig, step: int) -> float:
@@ -228,11 +280,7 @@ def new_state(config: TrainConfig, codec: CodecConfig) -> TrainState:
     average.load_state_dict(net.state_dict())
     average.requires_grad_(False)
     for part in filter(None, config.freeze.split(",")):
-        if part not in PARTS:
-            raise ValueError(f"cannot freeze '{part}': use {', '.join(PARTS)}")
-        getattr(net, part).requires_grad_(False)
-        if part == "allocation":  # the other half of what sets the steps
-            net.scale_offset.requires_grad_(False)
+        freeze_part(net, part)
     trained = [p for p in net.parameters() if p.requires_grad]
     if not trained:
         raise ValueError("every part is frozen: nothing is left to train")
@@ -275,7 +323,9 @@ def initialise_msvq(net: CodecNet, sampler: CropSampler, packets: int, crops: in
     config = net.config
     spectrum = mdct(waveform, packets * config.blocks_per_packet, config.hop_length)
     spectrum = spectrum.view(len(waveform), packets, config.blocks_per_packet, -1)
-    net.msvq.initialise(net.analysis(waveform, spectrum))
+    envelope = net.analysis(waveform, spectrum)
+    net.msvq.initialise(envelope)
+    net.intra_msvq.initialise(envelope)
 
 
 def refit_allocation(
@@ -403,12 +453,14 @@ def train_step(
         group.part, draw_rates(rng, batch_size, packets, net.config.num_stages)
     )
     packet_bits, stages = packet_bits.to(config.device), stages.to(config.device)
+    intra, lost = map(group.part, draw_losses(rng, batch_size, packets, config.loss_share))
+    intra, lost = intra.to(config.device), lost.to(config.device)
 
     net.train()
     hard = step >= hard_from(config) or not net.msvq.codebooks.requires_grad
     usage = net.msvq.usage
     hits, counted = usage.hits.clone(), usage.total.clone()
-    out = net(waveform, packet_bits, stages, hard)
+    out = net(waveform, packet_bits, stages, hard, intra, lost)
     perplexities = out.vq.perplexity
     if group.size > 1:  # count the hits of the whole batch
         new_hits = group.sum_(usage.hits - hits)
@@ -437,6 +489,9 @@ def train_step(
         dead = net.msvq.replace_dead()  # the same on all ranks, but for the random choice
         group.broadcast_([net.msvq.codebooks])
         reset_moments(optimizer, net.msvq.codebooks, dead)
+        dead = net.intra_msvq.replace_dead()
+        group.broadcast_([net.intra_msvq.codebooks])
+        reset_moments(optimizer, net.intra_msvq.codebooks, dead)
     means = {name: value.mean() for name, value in terms.items()}
     means |= {
         "total": total,
@@ -765,27 +820,22 @@ def finish(
     quiet: bool,
     processes: int = 1,
 ) -> Path:
-    """Train the context model on the finished graph and export everything.
+    """Train the context models on the finished graph and export everything.
 
-    Two rounds: the bins depend on the rate control, which depends on the context model. The first
-    round is short and starts from the envelope-only Laplace model.
+    With ``init_from`` and no steps for the context models, those of the start are kept.
     """
     from codec.api import Codec
-    from models.context import ContextModel, train_context
-    from models.export import build_tables, export_weights
+    from models.export import export_weights
 
     net = state.average.cpu().eval()
-    torch.manual_seed(config.seed)
-    context = ContextModel(net.config)
-    nothing = np.zeros((0, 8), np.int64)
-    tables = build_tables(net, context, nothing[:, :2], nothing, nothing[:, 0])
-    bits = math.nan
-    for number, share in enumerate((0.25, 1.0)):
-        minutes = config.context_minutes * share
-        data = collect_context_data(net, tables, sampler, minutes, number, quiet)
-        steps = max(int(config.context_steps * share), 1)
-        bits = train_context(context, data, steps, config.seed + number, quiet=quiet)
-        tables = build_tables(net, context, data.deltas, data.indices, data.num_stages)
+    if config.init_from and not config.context_steps:
+        from codec.weights import load_weights
+
+        tables = keep_entropy_tables(net, load_weights(Path(config.init_from)))
+        fitted = [(value, math.nan) for value in tables]
+    else:
+        fitted = [fit_tables(config, net, sampler, intra, quiet) for intra in (False, True)]
+    (tables, bits), (intra, intra_bits) = fitted
     path = Path(config.out_dir) / "codec.safetensors"
     options = {k: v for k, v in asdict(config).items() if not k.endswith("_dir")}
     if config.init_from:
@@ -802,22 +852,73 @@ def finish(
         "throughput_hours_per_hour": round(state.speech_seconds / max(state.step_seconds, 1e-9), 1),
         "git_commit": git_commit(),
         "torch": torch.__version__,
-        "context_bits_per_bin": round(bits, 4),
     }
-    weights = export_weights(path, net, tables, card)
+    if config.context_steps:
+        card["context_bits_per_bin"] = round(bits, 4)
+        card["intra_context_bits_per_bin"] = round(intra_bits, 4)
+    weights = export_weights(path, net, tables, intra, card)
     if valid:
         card["validation"] = score_codec(Codec(weights), valid)
-        weights = export_weights(path, net, tables, card)
+        weights = export_weights(path, net, tables, intra, card)
         rows = card["validation"]
         text = "  ".join(f"{r['pesq_wb']:.2f}/{r['psnr_db']:.1f}" for r in rows)
         tqdm.write(f"exported {path}: PESQ/pSNR {text}")
     return path
 
 
+def fit_tables(
+    config: TrainConfig, net: CodecNet, sampler: CropSampler, intra: bool, quiet: bool
+) -> tuple[Any, float]:
+    """Train the context model of one kind of packets; returns tables and bits per bin.
+
+    Two rounds: the bins depend on the rate control, which depends on the context model. The first
+    round is short and starts from the envelope-only Laplace model.
+    """
+    from models.context import ContextModel, train_context
+    from models.export import build_tables
+
+    torch.manual_seed(config.seed)
+    context = ContextModel(net.config)
+    nothing = np.zeros((0, 8), np.int64)
+    tables = build_tables(net, context, nothing[:, :2], nothing, nothing[:, 0], intra)
+    bits = math.nan
+    for number, share in enumerate((0.25, 1.0)):
+        minutes = config.context_minutes * share
+        data = collect_context_data(net, tables, sampler, minutes, number, quiet, intra)
+        steps = max(int(config.context_steps * share), 1)
+        bits = train_context(context, data, steps, config.seed + number, quiet=quiet)
+        tables = build_tables(net, context, data.deltas, data.indices, data.num_stages, intra)
+    return tables, bits
+
+
+def keep_entropy_tables(net: CodecNet, weights: Any) -> tuple[Any, Any]:
+    """Return both sets of tables of a network, with the entropy coder's taken from weights."""
+    from codec.weights import code_lengths
+    from models.export import build_tables, import_context
+
+    names = ("context_w1", "context_w2", "context_b2", "context_w3", "context_b3", "context_band")
+    names = (*names, "cdf", "index_cdf", "step_cdf")
+    nothing = np.zeros((0, 8), np.int64)
+    result = []
+    for intra, old in ((False, weights.tables), (True, weights.intra)):
+        context = import_context(weights, intra)
+        tables = build_tables(net, context, nothing[:, :2], nothing, nothing[:, 0], intra)
+        kept = {name: getattr(old, name) for name in names}
+        result.append(tables._replace(**kept, index_cost=code_lengths(old.index_cdf)))
+    return result[0], result[1]
+
+
 def collect_context_data(
-    net: CodecNet, tables: Any, sampler: CropSampler, minutes: float, number: int, quiet: bool
+    net: CodecNet,
+    tables: Any,
+    sampler: CropSampler,
+    minutes: float,
+    number: int,
+    quiet: bool,
+    intra: bool = False,
 ) -> Any:
     """Code random pieces of the training data at random rates; returns ``context.BinData``."""
+    from codec.decoder import intra_stages
     from codec.encoder import collect_bins, default_stages
     from models.context import BinData
     from models.envelope import band_of_bin
@@ -834,8 +935,10 @@ def collect_context_data(
         rate = 8.0 * 4.0 ** rng.random()
         piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
         stages = min(default_stages(round(rate * 1000)), config.num_stages)
-        got = collect_bins(tables, config, net.analysis, piece, round(rate * 20 / 8), stages)
-        # The first packet has no past; it is rare in use, too.
+        if intra:
+            stages = intra_stages(stages, config)
+        got = collect_bins(tables, config, net.analysis, piece, round(rate * 20 / 8), stages, intra)
+        # The first packet has no past: predicted packets always have one.
         magnitude = np.abs(got.bins[1:]).ravel()
         features.append(got.features[1:].reshape(-1, got.features.shape[-1]))
         symbols.append(np.searchsorted(MAGNITUDE_BASE, magnitude, side="right") - 1)
