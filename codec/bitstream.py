@@ -28,8 +28,8 @@ Trailer, with an open end only (a stream whose length was not known when it bega
     2      CRC-16 of these 5 bytes, start value 0xFFFF
 
 The first packet of each group needs no packet before it.  With independent packets, none does.
-The file ends with the last group or the trailer.  CRC-16 is the CCITT one (polynomial 0x1021, most significant bit
-first): `binascii.crc_hqx`.
+The file ends with the last group or the trailer.  CRC-16 is the CCITT one (polynomial 0x1021, most
+significant bit first): `binascii.crc_hqx`.
 
 Magic, version, header length and the place of the header's CRC are the same in all versions.
 """
@@ -38,6 +38,10 @@ import struct
 from binascii import crc_hqx
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import accumulate
+
+import numpy as np
 
 MAGIC = b"NSVQ"
 FORMAT_VERSION = 3
@@ -65,6 +69,7 @@ _PREFIX = struct.Struct(">4sBB")  # magic, version, header length
 _FIELDS = struct.Struct(">BB4sHBHBI")  # uint24 and uint40 as high byte and low part
 _CRC = struct.Struct(">H")
 _CRC_START = 0xFFFF
+_CRC_POLYNOMIAL, _CRC_PERIOD = 0x11021, 32767  # x^32767 = 1 modulo the polynomial
 # How many damaged VBR groups in a row `salvage_stream` gets over.
 _GROUPS_TO_SKIP = 3
 
@@ -536,6 +541,7 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
         header, data = closed
     count = num_packets(num_codec_samples(header))
     in_step = True
+    sound: _SoundGroups | None = None
     while len(packets) < count and in_step:
         first = len(packets)
         for group in _read_groups(header, data, offset, first):
@@ -552,7 +558,8 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
                 offset += group.size
                 continue
             # The length bytes are suspect: look for a place where groups are sound again.
-            found = _next_sound_groups(data, offset, first=len(packets), count=count)
+            sound = _SoundGroups(data) if sound is None else sound
+            found = sound.next(offset, len(packets), count)
             if found is None:
                 in_step = False
             else:
@@ -564,46 +571,106 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
     return header, packets, problems
 
 
-def _vbr_group_end(data: bytes, offset: int, first: int, count: int) -> int | None:
-    """Return where a sound VBR group that begins with packet `first` ends, None if it is not."""
-    start = offset
-    for _ in range(min(PACKETS_PER_GROUP, count - first)):
-        if offset >= len(data) or data[offset] == 0:
-            return None
-        offset += 1 + data[offset]
-    if offset + CRC_BYTES > len(data):
-        return None
-    (crc,) = _CRC.unpack_from(data, offset)
-    if _group_crc(first // PACKETS_PER_GROUP, data[start:offset]) != crc:
-        return None
-    return offset + CRC_BYTES
+@lru_cache(maxsize=1)
+def _powers_of_x() -> np.ndarray:
+    """Return x^e modulo the CRC's polynomial for e = 0..32766, uint32; then they repeat."""
+    powers = np.empty(_CRC_PERIOD, np.uint32)
+    value = 1
+    for e in range(_CRC_PERIOD):
+        powers[e] = value
+        value = (value << 1) ^ (_CRC_POLYNOMIAL if value & 0x8000 else 0)
+    return powers
 
 
-def _next_sound_groups(
-    data: bytes, offset: int, first: int, count: int
-) -> tuple[int, int] | None:
-    """Return first packet and place of the next sound VBR group after a damaged one.
+def _multiply(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Return the products of polynomials over GF(2) modulo the CRC's, uint32 arrays."""
+    product = np.zeros_like(a)
+    for bit in range(15, -1, -1):
+        product = (product << 1) ^ (product >> 15) * np.uint32(_CRC_POLYNOMIAL)
+        product ^= a * ((b >> bit) & 1)
+    return product
 
-    One checksum of 16 bits would be right by chance once in five damaged groups; two in a row (or
-    one that ends the file) hardly ever are.
+
+class _SoundGroups:
+    """Tell at every byte of a VBR file which group would be sound if it began there.
+
+    A CRC is linear: that of data[a:b] with start value s is P[b] xor x^(8 (b - a)) (P[a] xor s),
+    where P[i] is the CRC of data[:i] with start value 0, and a group's start value is 0xFFFF xor
+    its index. Solved for the index, all places of a file are checked at once, in a time that grows
+    with its size. One after the other, with a CRC of up to 12 kB for each, they would take seconds
+    for every damaged group.
     """
-    smallest, largest = 2 * PACKETS_PER_GROUP, (1 + MAX_PACKET_BYTES) * PACKETS_PER_GROUP
-    for skipped in range(1, _GROUPS_TO_SKIP + 1):
-        packet = first + skipped * PACKETS_PER_GROUP
-        if packet >= count:
-            return None
-        stop = min(offset + skipped * (largest + CRC_BYTES), len(data))
-        for place in range(offset + skipped * (smallest + CRC_BYTES), stop):
-            end = _vbr_group_end(data, place, packet, count)
-            if end is None:
-                continue
+
+    def __init__(self, data: bytes) -> None:
+        size = len(data)
+        integer = np.int32 if size < 1 << 30 else np.int64
+        self._bytes = np.frombuffer(data, np.uint8)
+        crcs = accumulate(data, lambda crc, byte: crc_hqx(bytes((byte,)), crc), initial=0)
+        self._prefix = np.fromiter(crcs, np.uint16, size + 1)
+        # Where the packet ends whose length byte stands here; size + 1: nowhere.
+        self._next = np.full(size + 2, size + 1, integer)
+        ends = np.arange(1, size + 1, dtype=integer) + self._bytes
+        good = (self._bytes > 0) & (ends <= size)
+        self._next[:size][good] = ends[good]
+        self._known: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def of(self, packets: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return for groups of so many packets where they end, and their index.
+
+        Returns
+        -------
+        end : int [n + 2]       behind the CRC of the group that begins at each byte
+        index : int32 [n + 2]   the low 16 bits of its index if it is sound; -1: it is not whole
+        """
+        if packets not in self._known:
+            size = len(self._bytes)
+            end = np.arange(size + 2, dtype=self._next.dtype)
+            jump, rest = self._next, packets
+            while rest:  # by powers of two
+                if rest & 1:
+                    end = jump[end]
+                jump, rest = jump[jump], rest >> 1
+            index = np.full(size + 2, -1, np.int32)
+            whole = np.flatnonzero(end <= size - CRC_BYTES)
+            for part in np.array_split(whole, len(whole) // (1 << 20) + 1):  # to save memory
+                last = end[part]
+                crc = self._bytes[last].astype(np.uint32) << 8 | self._bytes[last + 1]
+                shift = _powers_of_x()[-8 * (last - part) % _CRC_PERIOD]
+                start = _multiply(self._prefix[last] ^ crc, shift) ^ self._prefix[part]
+                index[part] = start ^ np.uint32(_CRC_START)
+            self._known[packets] = np.minimum(end, size) + CRC_BYTES, index
+        return self._known[packets]
+
+    def next(self, offset: int, first: int, count: int) -> tuple[int, int] | None:
+        """Return first packet and place of the next sound group after a damaged one.
+
+        One checksum of 16 bits would be right by chance once in five damaged groups; two in a row
+        (or one that ends the file) hardly ever are.
+
+        Parameters
+        ----------
+        offset, first : int   place and first packet of the damaged group
+        count : int           packets of the file
+        """
+        smallest, largest = 2 * PACKETS_PER_GROUP, (1 + MAX_PACKET_BYTES) * PACKETS_PER_GROUP
+        for skipped in range(1, _GROUPS_TO_SKIP + 1):
+            packet = first + skipped * PACKETS_PER_GROUP
+            if packet >= count:
+                return None
+            start = offset + skipped * (smallest + CRC_BYTES)
+            stop = min(offset + skipped * (largest + CRC_BYTES), len(self._bytes))
+            end, index = self.of(min(PACKETS_PER_GROUP, count - packet))
+            number = packet // PACKETS_PER_GROUP
+            places = start + np.flatnonzero(index[start:stop] == number & 0xFFFF)
             following = packet + PACKETS_PER_GROUP
             if following >= count:
-                if end == len(data):
-                    return packet, place
-            elif _vbr_group_end(data, end, following, count) is not None:
-                return packet, place
-    return None
+                places = places[end[places] == len(self._bytes)]
+            else:
+                _, index = self.of(min(PACKETS_PER_GROUP, count - following))
+                places = places[index[end[places]] == (number + 1) & 0xFFFF]
+            if len(places):
+                return packet, int(places[0])
+        return None
 
 
 # --- streams --------------------------------------------------------------------------------------

@@ -7,9 +7,17 @@ from bisect import bisect_right
 from pathlib import Path
 from typing import Any
 
-from codec.bitstream import check_fingerprint, overhead_bytes, read_header, read_stream
+from codec.bitstream import (
+    PACKETS_PER_GROUP,
+    BitstreamError,
+    check_fingerprint,
+    overhead_bytes,
+    read_header,
+    read_stream,
+)
+from codec.config import INTRA_EXTRA_STAGES
 from codec.range_coder import RangeDecoder
-from codec.weights import load_side_tables
+from codec.weights import SideTables, load_side_tables
 
 
 def step_context(delta: int, contexts: int) -> int:
@@ -35,12 +43,21 @@ def stream_info(data: bytes, weights: str | Path | None = None) -> dict[str, Any
     Returns
     -------
     dict   version, fingerprint, nominal_kbps, measured_kbps, payload_kbps, duration_s,
-           num_samples, source_sample_rate, num_packets, vbr, num_stages, header_bytes,
-           overhead_bytes, file_bytes, share (fractions of the payload: envelope, step, bins)
+           num_samples, source_sample_rate, num_packets, vbr, independent, open_end, num_stages,
+           header_bytes, overhead_bytes, file_bytes, share (fractions of the payload: envelope,
+           step, bins)
 
     Raises
     ------
-    BitstreamError   damaged, or coded with other weights
+    BitstreamError                damaged, or coded with other weights
+    codec.weights.WeightsError    the weights cannot be read
+    """
+    read_header(data)  # what is not ours at all is said before the weights are looked for
+    return describe_stream(data, load_side_tables(Path(weights) if weights else None))
+
+
+def describe_stream(data: bytes, side: SideTables) -> dict[str, Any]:
+    """Describe a coded file with tables that are loaded already; see :func:`stream_info`.
 
     Notes
     -----
@@ -48,19 +65,31 @@ def stream_info(data: bytes, weights: str | Path | None = None) -> dict[str, Any
     each is charged -log2 of its probability, and the rest of the packet belongs to the bins.
     """
     header, packets = read_stream(data)
-    path = Path(weights) if weights else None
-    index_table, step_table, config, fingerprint = load_side_tables(path)
-    check_fingerprint(header, fingerprint)
-    limit = config.max_step_delta
+    check_fingerprint(header, side.fingerprint)
+    config = side.config
+    if header.num_stages > config.num_stages:
+        raise BitstreamError(
+            f"the header names {header.num_stages} envelope stages, the weights have "
+            f"{config.num_stages}: the file is damaged, copy it again"
+        )
+    intra_stages = min(header.num_stages + INTRA_EXTRA_STAGES, config.num_stages)
     delta, step_bits, envelope_bits = 0, 0.0, 0.0
-    for packet in packets:
+    for i, packet in enumerate(packets):
+        intra = header.independent or i % PACKETS_PER_GROUP == 0
+        index_table, step_table = side.index_cdf, side.step_cdf
+        if intra:
+            index_table, step_table, delta = side.intra_index_cdf, side.intra_step_cdf, 0
         decoder = RangeDecoder(packet)
-        for stage in range(header.num_stages):
-            envelope_bits += _decode(decoder, index_table[stage])[1]
+        of_envelope = 0.0
+        for stage in range(intra_stages if intra else header.num_stages):
+            of_envelope += _decode(decoder, index_table[stage])[1]
         cdf = step_table[step_context(delta, len(step_table))]
-        symbol, bits = _decode(decoder, cdf)
-        delta = symbol - limit
-        step_bits += bits
+        symbol, of_step = _decode(decoder, cdf)
+        delta = symbol - config.max_step_delta
+        # Beyond a packet's end there are only zeros, which take no bits of the file.
+        of_envelope = min(of_envelope, 8.0 * len(packet))
+        envelope_bits += of_envelope
+        step_bits += min(of_step, 8.0 * len(packet) - of_envelope)
     payload_bits = 8 * sum(len(p) for p in packets)
     _, header_bytes = read_header(data)
     duration = header.num_samples / header.source_sample_rate
@@ -80,6 +109,8 @@ def stream_info(data: bytes, weights: str | Path | None = None) -> dict[str, Any
         "source_sample_rate": header.source_sample_rate,
         "num_packets": len(packets),
         "vbr": header.vbr,
+        "independent": header.independent,
+        "open_end": header.open_end,
         "num_stages": header.num_stages,
         "header_bytes": header_bytes,
         "overhead_bytes": overhead_bytes(header),
