@@ -40,6 +40,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -603,7 +604,7 @@ class _SoundGroups:
 
     def __init__(self, data: bytes) -> None:
         size = len(data)
-        integer = np.int32 if size < 1 << 30 else np.int64
+        integer: type[Any] = np.int32 if size < 1 << 30 else np.int64
         self._bytes = np.frombuffer(data, np.uint8)
         crcs = accumulate(data, lambda crc, byte: crc_hqx(bytes((byte,)), crc), initial=0)
         self._prefix = np.fromiter(crcs, np.uint16, size + 1)
