@@ -10,6 +10,7 @@ Everything heavy (torch, numba, scipy, libsndfile) is imported inside the comman
 """
 
 import contextlib
+import io
 import math
 import os
 import signal
@@ -92,6 +93,10 @@ def _note(message: object) -> None:
     print(f"codec: note: {_one_line(message)}", file=sys.stderr)
 
 
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def _describe_os_error(error: OSError) -> str:
     """Return what the system said, with the file first and without the errno."""
     reason = error.strerror or str(error) or type(error).__name__
@@ -111,6 +116,9 @@ class _Group(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command; see `TyperGroup.main`."""
+        for output in (sys.stdout, sys.stderr):  # file names may be no valid text
+            if isinstance(output, io.TextIOWrapper):
+                output.reconfigure(errors="backslashreplace")
         try:
             result = super().main(
                 args, prog_name, complete_var, False, windows_expand_args, **extra
@@ -265,6 +273,8 @@ class _Coding:
     kbps: float = DEFAULT_KBPS
     vbr: bool = False
     source_rate: bool = False
+    salvage: bool = False
+    skip_existing: bool = False
 
 
 @dataclass
@@ -305,6 +315,18 @@ def _load_for_eval(weights: Path | None) -> "Codec":
     return _load_codec(weights)
 
 
+def _read_stream(path: Path) -> bytes:
+    """Return the bytes of a stream; of anything else only the start, which is enough to refuse it.
+
+    Else a huge file, or /dev/zero, would fill the memory before it is refused.
+    """
+    from codec.bitstream import MAGIC
+
+    with path.open("rb") as file:
+        start = file.read(64)
+        return start + file.read() if start.startswith(MAGIC) else start
+
+
 def _encode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
     """Encode one audio file, and write the stream in one step."""
     from codec.audio import CODEC_RATE, atomic_write, read_audio
@@ -327,11 +349,29 @@ def _decode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
     from codec.audio import write_wav
 
     codec = _load_codec(coding.weights)
-    wave, sample_rate = codec.decode_with_rate(source.read_bytes(), source_rate=coding.source_rate)
+    data = _read_stream(source)
+    problems: list[str] = []
+    if coding.salvage:
+        wave, sample_rate, problems = codec.salvage(data, source_rate=coding.source_rate)
+    else:
+        wave, sample_rate = codec.decode_with_rate(data, source_rate=coding.source_rate)
     target.parent.mkdir(parents=True, exist_ok=True)
     write_wav(target, wave, sample_rate)
     seconds = len(wave) / sample_rate
-    return _Outcome(source, f"{source} -> {target}: {seconds:.2f} s at {sample_rate} Hz")
+    message = f"{source} -> {target}: {seconds:.2f} s at {sample_rate} Hz"
+    if problems:
+        message += f", salvaged ({_count(len(problems), 'problem')})"
+    return _Outcome(source, message, notes=[f"{source}: {problem}" for problem in problems])
+
+
+def _is_done(target: Path) -> bool:
+    """Tell whether an output is there: a regular file that is not empty.
+
+    An output is complete or not there, so that nothing more need be asked.
+    """
+    from codec.audio import is_direct
+
+    return target.is_file() and target.stat().st_size > 0 and not is_direct(target)
 
 
 def _attempt(
@@ -367,12 +407,17 @@ def _run_one(
     work: Callable[[Path, Path, _Coding], _Outcome], source: Path, target: Path, coding: _Coding
 ) -> None:
     """Code a single file and report it."""
+    from codec.audio import is_direct
+
+    if coding.skip_existing and _is_done(target):
+        print(f"{target}: exists, skipped")
+        return
     outcome = _attempt(work, coding, (source, target))
     if outcome.error:
         raise UserError(outcome.error)
     for text in outcome.notes:
         _note(text)
-    if target.is_file():  # and not /dev/stdout, where this line would mix with the data
+    if not is_direct(target):  # in /dev/stdout this line would mix with the data
         print(outcome.message)
 
 
@@ -408,7 +453,9 @@ def _map_jobs(
         for future in as_completed([pool.submit(task, pair) for pair in pairs]):
             yield future.result()
     except BrokenProcessPool:
-        raise UserError("a worker process died (out of memory?); use fewer --jobs") from None
+        raise UserError(
+            "a worker process died (out of memory?); use fewer --jobs, and --skip-existing to go on"
+        ) from None
     except BaseException:
         for child in multiprocessing.active_children():
             child.terminate()
@@ -447,7 +494,12 @@ def _run_directory(
     from tqdm import tqdm
 
     pairs, failures = _name_outputs(sources, source_dir, target_dir, suffix)
-    notes: dict[str, int] = {}
+    skipped = ""
+    if coding.skip_existing:
+        wanted = [(source, target) for source, target in pairs if not _is_done(target)]
+        skipped = f", {_count(len(pairs) - len(wanted), 'existing file')} skipped"
+        pairs = wanted
+    notes: dict[str, list[Path]] = {}
     done = 0
     task = partial(_attempt_all, work, coding)
     with (
@@ -458,14 +510,18 @@ def _run_directory(
             progress.update()
             done += not outcome.error
             for text in outcome.notes:
-                notes[text] = notes.get(text, 0) + 1
+                notes.setdefault(text, []).append(outcome.path)
             if outcome.error:
                 failures.append(outcome)
-    for text, count in notes.items():
-        _note(text if count == 1 else f"{text} ({count} files)")
+    for text, paths in notes.items():
+        if len(paths) > 1:
+            text = f"{text} ({len(paths)} files)"
+        elif str(paths[0]) not in text:
+            text = f"{paths[0]}: {text}"
+        _note(text)
     for outcome in sorted(failures, key=lambda outcome: outcome.path):
         _complain(outcome.error)
-    print(f"{verb}d {done} of {len(sources)} files into {target_dir}")
+    print(f"{verb}d {done} of {len(sources)} files into {target_dir}{skipped}")
     if failures:
         raise typer.Exit(EXIT_SOME_FILES)
 
@@ -482,6 +538,14 @@ WeightsOption = Annotated[
 JobsOption = Annotated[
     int,
     typer.Option(min=1, help="Work on this many files at once, each in its own process."),
+]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Leave out what is done, to go on with an interrupted run: an output that is a "
+        "regular file and not empty. What it was made of, and how, is not compared.",
+    ),
 ]
 
 
@@ -502,12 +566,13 @@ def encode(
     ] = False,
     weights: WeightsOption = None,
     jobs: JobsOption = 1,
+    skip_existing: SkipOption = False,
 ) -> None:
     """Encode audio of any sample rate and channel count.
 
     A directory is encoded file by file into OUT: the tree is kept, NAME.wav becomes NAME.bin.
     """
-    coding = _Coding(weights, _check_kbps(bitrate), vbr)
+    coding = _Coding(weights, _check_kbps(bitrate), vbr, skip_existing=skip_existing)
     _check_input(source)
     _check_file(weights, "--weights")
     _check_output(source, target, ".bin")
@@ -534,15 +599,28 @@ def decode(
         Rate,
         typer.Option(help="Sample rate to write: 16 kHz (codec) or that of the input (source)."),
     ] = Rate.codec,
+    salvage: Annotated[
+        bool,
+        typer.Option(
+            "--salvage",
+            help="Decode a damaged stream as far as possible: conceal what is lost, and say what.",
+        ),
+    ] = False,
     weights: WeightsOption = None,
     jobs: JobsOption = 1,
+    skip_existing: SkipOption = False,
 ) -> None:
     """Decode a stream into a 16-bit mono WAV file.
 
     Nothing of the encoding need be repeated: the stream carries it. A directory is decoded file by
     file into OUT: the tree is kept, NAME.bin becomes NAME.wav.
     """
-    coding = _Coding(weights, source_rate=rate is Rate.source)
+    coding = _Coding(
+        weights,
+        source_rate=rate is Rate.source,
+        salvage=salvage,
+        skip_existing=skip_existing,
+    )
     _check_input(source)
     _check_file(weights, "--weights")
     _check_output(source, target, ".wav")
@@ -596,7 +674,7 @@ def info(
     from codec.info import stream_info
 
     try:
-        result = stream_info(source.read_bytes(), weights)
+        result = stream_info(_read_stream(source), weights)
     except BitstreamError as error:
         raise UserError(f"{source}: {error}") from error
     except ValueError as error:  # the weights

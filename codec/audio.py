@@ -6,14 +6,23 @@ and says what to do. This module knows files, channels and rates, but no frames 
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
+import re
+import secrets
+import shutil
 import stat
+from collections.abc import Iterator
 from math import ceil, gcd
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+if TYPE_CHECKING:
+    import soundfile
 
 FloatArray = NDArray[np.float32]
 PathLike = str | os.PathLike[str]
@@ -25,7 +34,13 @@ AUDIO_SUFFIXES = frozenset(
     ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .sph .w64 .wav".split()
 )
 
-_BLOCK_FRAMES = 1 << 16
+_BLOCK_SAMPLES = 1 << 16  # of all channels together
+_MAX_PEAK = 65536.0  # full scale is 1; beyond this, squares of spectra leave float32
+_LOUD = 2.0  # decoded WAVs clip at 1, which a lossy source exceeds a little
+_MAX_WAV_SAMPLES = (1 << 31) - 64  # sizes in a WAV header have 32 bits
+# A line of libsndfile's log of the header; sizes from 2 GB on stand for "unknown" in piped files.
+_CUT_OFF = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_SIZE = 0x7FFFF000
 # Resampler: Hann-windowed sinc, zero crossings on each side, cut-off as a share of Nyquist.
 _FILTER_WIDTH = 32
 _ROLLOFF = 0.99
@@ -50,21 +65,20 @@ def read_audio(path: PathLike) -> tuple[FloatArray, int, list[str]]:
     -------
     waveform : float32 array, shape [T], full scale ±1; T may be 0
     sample_rate : int, Hz, 1000..768000
-    notes : list of str, what was changed on the way ("downmixed 2 channels to mono")
+    notes : list of str, what was changed on the way or is odd ("downmixed 2 channels to mono")
 
     Raises
     ------
-    AudioError   no such file, a directory, not audio, rate out of range, NaN or infinite samples
+    AudioError   no such file, a directory, empty, not audio, damaged, rate out of range, NaN,
+                 infinite or absurdly large samples, more of them than memory holds
     """
     import soundfile
 
-    if not os.path.exists(path):
-        raise AudioError(f"{path}: no such file")
-    if os.path.isdir(path):
-        raise AudioError(f"{path}: is a directory, expected an audio file")
-    blocks: list[FloatArray] = []
+    _check_readable(path)
+    opened = False
     try:
-        with soundfile.SoundFile(os.fspath(path)) as file:
+        with soundfile.SoundFile(os.fsencode(path)) as file:
+            opened = True
             sample_rate, channels = int(file.samplerate), int(file.channels)
             if channels < 1:
                 raise AudioError(f"{path}: has no channels; convert it to mono or stereo first")
@@ -73,25 +87,74 @@ def read_audio(path: PathLike) -> tuple[FloatArray, int, list[str]]:
                     f"{path}: sample rate {sample_rate} Hz is outside {MIN_RATE}..{MAX_RATE} Hz; "
                     "resample it first"
                 )
-            while True:  # in blocks: a broken header may announce more than memory holds
-                block = file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)
-                if len(block) == 0:
-                    break
-                if not np.isfinite(block).all():
-                    raise AudioError(f"{path}: has NaN or infinite samples; repair the file first")
-                mono = block[:, 0] if channels == 1 else block.mean(axis=1, dtype=np.float64)
-                blocks.append(mono.astype(np.float32, copy=False))
+            notes = [f"downmixed {channels} channels to mono"] if channels > 1 else []
+            notes += _cut_off_notes(file)
+            blocks = list(_mono_blocks(file, path))
+        waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
     except AudioError:
         raise
     except OSError as exc:
         raise AudioError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+    except MemoryError as exc:
+        raise AudioError(f"{path}: is too long for the memory; split it first") from exc
     except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError) as exc:
-        raise AudioError(
-            f"{path}: not an audio file that libsndfile can read; convert it to WAV or FLAC first"
-        ) from exc
-    waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
-    notes = [f"downmixed {channels} channels to mono"] if channels > 1 else []
+        if opened:
+            what = "is damaged or cut off; copy it again, or convert what is left of it to WAV"
+        else:
+            what = "not an audio file that libsndfile can read; convert it to WAV or FLAC first"
+        raise AudioError(f"{path}: {what}") from exc
+    if waveform.size == 0:
+        notes.append("the file has no samples")
+    elif (peak := float(np.abs(waveform).max())) > _LOUD:
+        notes.append(f"the audio reaches {peak:.3g} times full scale; decoding to WAV will clip it")
     return waveform, sample_rate, notes
+
+
+def _check_readable(path: PathLike) -> None:
+    """Raise what libsndfile would not tell: no such file, a directory, no permission, empty."""
+    if not os.path.exists(path):
+        raise AudioError(f"{path}: no such file")
+    if os.path.isdir(path):
+        raise AudioError(f"{path}: is a directory, expected an audio file")
+    if not os.path.isfile(path):
+        return  # a pipe: opening it twice would take its data
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except OSError as exc:
+        raise AudioError(f"{path}: cannot be read ({exc.strerror or exc})") from exc
+    if empty:
+        raise AudioError(f"{path}: is empty, no audio file that libsndfile can read; copy it again")
+
+
+def _cut_off_notes(file: soundfile.SoundFile) -> list[str]:
+    """Return a note if the header announces more audio than the file has."""
+    found = _CUT_OFF.search(file.extra_info)
+    if found is None:
+        return []
+    announced, there = int(found[1]), int(found[2])
+    if announced >= _UNKNOWN_SIZE or announced <= there + 1:  # one: a pad byte left out
+        return []
+    return [f"the file is cut off: {there} of {announced} bytes of audio are there and are used"]
+
+
+def _mono_blocks(file: soundfile.SoundFile, path: PathLike) -> Iterator[FloatArray]:
+    """Yield the mean of all channels, in pieces.
+
+    A broken header may announce more than memory holds, and a thousand channels: a piece is
+    bounded in samples of all channels together.
+    """
+    num_frames = max(1, _BLOCK_SAMPLES // file.channels)
+    while len(block := file.read(num_frames, dtype="float32", always_2d=True)):
+        peak = np.abs(block).max()
+        if not np.isfinite(peak):
+            raise AudioError(f"{path}: has NaN or infinite samples; repair the file first")
+        if peak > _MAX_PEAK:
+            raise AudioError(
+                f"{path}: has samples of {peak:.3g}, where full scale is 1; scale it first"
+            )
+        mono = block[:, 0] if file.channels == 1 else block.mean(axis=1, dtype=np.float64)
+        yield mono.astype(np.float32, copy=False)
 
 
 def list_audio(directory: PathLike) -> list[Path]:
@@ -214,39 +277,178 @@ def write_wav(path: PathLike, waveform: ArrayLike, rate: int) -> None:
 
     Raises
     ------
-    AudioError   not finite, or the file cannot be written; nothing is left behind then
+    AudioError   not finite, too long for a WAV file, or the file cannot be written; nothing is
+                 left behind then
     """
     import soundfile
 
-    buffer = io.BytesIO()
-    soundfile.write(buffer, to_int16(waveform), rate, format="WAV", subtype="PCM_16")
-    atomic_write(path, buffer.getvalue())
+    samples = to_int16(waveform)
+    if samples.size > _MAX_WAV_SAMPLES:
+        raise AudioError(
+            f"{path}: {samples.size} samples are more than a WAV file can hold (4 GB); "
+            "use a lower sample rate or split the recording"
+        )
+    buffer = io.BytesIO()  # libsndfile would not pass on an error of the disk
+    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    with atomic_open(path) as file:
+        file.write(buffer.getbuffer())
 
 
 def atomic_write(path: PathLike, data: bytes) -> None:
-    """Write `data` beside `path` under a temporary name, then rename: no half-written file.
-
-    A device or pipe (``/dev/stdout``) is written to directly.
+    """Write `data` to `path` by :func:`atomic_open`: all of it, or nothing.
 
     Raises
     ------
     AudioError   the file cannot be written; nothing is left behind then
     """
-    target = os.fspath(path)
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.{os.getpid()}.tmp")
+    with atomic_open(path) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def atomic_open(path: PathLike) -> Iterator[BinaryIO]:
+    """Open a file for writing that gets its name only when it is complete.
+
+    On Linux the bytes go to a file without a name, which the system frees whatever ends the
+    process, SIGKILL included; elsewhere, and on file systems that cannot do so, to a temporary
+    file beside `path`. When the ``with`` block ends, they are brought to the disk and the file
+    takes the place of `path` in one step. When the block raises, nothing is left, and a file that
+    was there before stays. A symbolic link stays one; what it leads to is replaced.
+
+    A device or pipe (see :func:`is_direct`) is written to directly, and cannot seek.
+
+    Parameters
+    ----------
+    path : output file; replaced if it exists
+
+    Yields
+    ------
+    binary file, at its start; may seek and read back
+
+    Raises
+    ------
+    AudioError   the file cannot be written: no such directory, disk full, ...
+    """
+    label = os.fspath(path)
+    direct = _direct_target(path)
+    if direct is not None:
+        with _writing(label):
+            raw = _Output(os.dup(direct) if isinstance(direct, int) else direct, "wb", label)
+        with io.BufferedWriter(raw) as pipe:
+            yield pipe
+        return
+    target = os.path.realpath(label)
+    folder = os.path.dirname(target)
+    with _writing(label):
+        raw, temporary = _open_temporary(folder, label)
+    file = io.BufferedRandom(raw)
     try:
-        if os.path.exists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            with open(target, "wb") as file:  # renaming would replace the device itself
-                file.write(data)
-            return
-        try:
-            with open(temporary, "wb") as file:
-                file.write(data)
-            os.replace(temporary, target)
-        except BaseException:  # Ctrl-C as well
-            if os.path.exists(temporary):
+        yield file
+        file.flush()
+        with _writing(label):
+            os.fsync(raw.fileno())  # or a power cut could leave the name without the bytes
+            if temporary is None:
+                _give_name(file, target)
+            else:
+                file.close()
+                os.replace(temporary, target)
+    finally:
+        # All was flushed, or the file is given up: an error now would hide the first one.
+        with contextlib.suppress(AudioError, OSError):
+            file.close()
+        if temporary is not None:
+            with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            raise
+
+
+def is_direct(path: PathLike) -> bool:
+    """Tell whether `path` is written to directly, instead of being replaced by a new file.
+
+    So are devices, pipes, and open files such as ``/dev/stdout``, even when that was
+    redirected to a file: the shell has it open, and goes on writing to it.
+    """
+    return _direct_target(path) is not None
+
+
+def _direct_target(path: PathLike) -> int | str | None:
+    """Return the open file or the name to write to directly, None for an ordinary file."""
+    name = os.fspath(path)
+    for _ in range(40):  # as many links as Linux follows
+        name = os.path.join(os.path.realpath(os.path.dirname(name)), os.path.basename(name))
+        if found := re.fullmatch(rf"/proc/{os.getpid()}(?:/task/\d+)?/fd/(\d+)", name):
+            return int(found[1])
+        if re.match(r"/(proc|dev/fd)/", name):
+            return name
+        if not os.path.islink(name):
+            break
+        name = os.path.join(os.path.dirname(name), os.readlink(name))
+    if os.path.exists(name) and not stat.S_ISREG(os.stat(name).st_mode):
+        return name
+    return None
+
+
+class _Output(io.FileIO):
+    """A file whose writes fail with an :class:`AudioError` that names the output."""
+
+    def __init__(self, file: int | str, mode: str, label: str) -> None:
+        super().__init__(file, mode)
+        self._label = label
+
+    def write(self, data: Any) -> int:
+        with _writing(self._label):
+            return super().write(data)
+
+
+@contextlib.contextmanager
+def _writing(label: str) -> Iterator[None]:
+    """Turn errors of the system into an `AudioError` that names the output."""
+    try:
+        yield
     except OSError as exc:
-        raise AudioError(f"{path}: cannot be written ({exc.strerror or exc})") from exc
+        raise AudioError(f"{label}: cannot be written ({exc.strerror or exc})") from exc
+
+
+def _temporary_name(folder: str) -> str:
+    """Return a name that nobody has, and that is short: `path` may be as long as names get."""
+    return os.path.join(folder, f".codec-{secrets.token_hex(8)}.tmp")
+
+
+def _open_temporary(folder: str, label: str) -> tuple[_Output, str | None]:
+    """Open a file without a name in `folder`, or one with the returned temporary name."""
+    if hasattr(os, "O_TMPFILE"):
+        # Without /proc there would be no way to name it. Any error is met again below, if it is
+        # more than a file system that has no such files.
+        with contextlib.suppress(OSError):
+            fd = os.open(folder, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+            if os.path.exists(f"/proc/self/fd/{fd}"):
+                return _Output(fd, "w+b", label), None
+            os.close(fd)
+    temporary = _temporary_name(folder)
+    return _Output(temporary, "x+b", label), temporary
+
+
+def _give_name(file: io.BufferedRandom, target: str) -> None:
+    """Put a file that has no name in the place of `target`."""
+    fd = file.fileno()
+    unnamed = f"/proc/self/fd/{fd}"
+    with contextlib.suppress(OSError):  # there is such a file, or what is met again below
+        # `src_dir_fd` is not looked at, but makes Python follow the link to the file.
+        os.link(unnamed, target, src_dir_fd=fd)
+        return
+    # A link cannot replace a file, a rename can. Only a SIGKILL just between these two system
+    # calls leaves the temporary name, and then with the complete new file.
+    temporary = _temporary_name(os.path.dirname(target))
+    try:
+        try:
+            os.link(unnamed, temporary, src_dir_fd=fd)
+        except OSError:  # a file system without links
+            file.seek(0)
+            with open(temporary, "xb") as named:
+                shutil.copyfileobj(file, named)
+                named.flush()
+                os.fsync(named.fileno())
+        os.replace(temporary, target)
+    except BaseException:  # Ctrl-C as well
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import subprocess
 import sys
 from math import ceil
@@ -14,8 +16,10 @@ import soundfile
 from codec import audio
 from codec.audio import (
     AudioError,
+    atomic_open,
     atomic_write,
     from_codec_rate,
+    is_direct,
     list_audio,
     read_audio,
     to_codec_rate,
@@ -58,7 +62,7 @@ def test_empty_file_is_fine(tmp_path: Path) -> None:
     path = tmp_path / "empty.wav"
     soundfile.write(path, np.zeros(0), 16000)
     y, rate, notes = read_audio(path)
-    assert (y.shape, y.dtype, rate, notes) == ((0,), np.float32, 16000, [])
+    assert (y.shape, y.dtype, rate, notes) == ((0,), np.float32, 16000, ["the file has no samples"])
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -200,6 +204,117 @@ def test_failed_writes_leave_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         atomic_write(kept, b"new")
     assert kept.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["kept.wav"]
+
+
+@pytest.fixture(params=["unnamed", "named", "no links"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The three ways of writing: without a name, with one, and without one but no way to link."""
+    if request.param == "named":
+        monkeypatch.delattr(audio.os, "O_TMPFILE", raising=False)
+    elif not hasattr(os, "O_TMPFILE"):
+        pytest.skip("this system has no files without a name")
+    if request.param == "no links":
+
+        def refuse(*_: object, **__: object) -> None:
+            raise OSError(1, "Operation not permitted")
+
+        monkeypatch.setattr(audio.os, "link", refuse)
+    return request.param
+
+
+@pytest.mark.parametrize("old", [None, b"old and longer than the new one" * 1000])
+def test_atomic_open(tmp_path: Path, way: str, old: bytes | None) -> None:
+    path = tmp_path / "out.bin"
+    if old is not None:
+        path.write_bytes(old)
+    with atomic_open(path) as file:
+        file.write(b"head")
+        file.write(bytes(100_000))
+        file.seek(0)
+        file.write(b"HE")
+        file.seek(0)
+        assert file.read(4) == b"HEad"
+        assert (path.read_bytes() if path.exists() else None) == old
+        if way == "unnamed":
+            assert [p.name for p in tmp_path.iterdir()] == ["out.bin"] * (old is not None)
+    assert path.read_bytes() == b"HEad" + bytes(100_000)
+    assert [p.name for p in tmp_path.iterdir()] == ["out.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError, OSError, KeyboardInterrupt, SystemExit])
+def test_atomic_open_given_up(tmp_path: Path, way: str, error: type[BaseException]) -> None:
+    (tmp_path / "old").write_bytes(b"old")
+    for name in ("old", "new"):
+        with pytest.raises(error, match="^mine$"), atomic_open(tmp_path / name) as file:
+            file.write(bytes(100_000))
+            raise error("mine")
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"old": b"old"}
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_those_of_a_new_file(tmp_path: Path, way: str, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").write_bytes(b"")
+        atomic_write(tmp_path / "ours", b"")
+        atomic_write(tmp_path / "ours again", b"1")
+        atomic_write(tmp_path / "ours again", b"2")
+    finally:
+        os.umask(before)
+    modes = {stat.S_IMODE(p.stat().st_mode) for p in tmp_path.iterdir()}
+    assert modes == {0o666 & ~umask}
+
+
+def test_a_link_stays_a_link(tmp_path: Path, way: str) -> None:
+    (tmp_path / "folder").mkdir()
+    for name in ("there", "not there"):
+        (tmp_path / name).symlink_to(Path("folder") / name)
+    (tmp_path / "folder" / "there").write_bytes(b"old")
+    for name in ("there", "not there"):
+        atomic_write(tmp_path / name, b"new")
+        assert (tmp_path / name).is_symlink()
+        assert (tmp_path / "folder" / name).read_bytes() == b"new"
+    assert len(list(tmp_path.rglob("*"))) == 5
+
+
+def test_longest_name(tmp_path: Path, way: str) -> None:
+    path = tmp_path / ("n" * 255)
+    for data in (b"1", b"2"):
+        atomic_write(path, data)
+        assert path.read_bytes() == data
+
+
+def test_open_files_and_pipes_are_written_to_directly(tmp_path: Path) -> None:
+    """A redirected /dev/stdout must not be replaced: the link in /dev belongs to everybody."""
+    code = (
+        "import sys; from codec.audio import atomic_write\n"
+        "print('before', flush=True); atomic_write(sys.argv[1], b'ours\\n'); print('after')"
+    )
+    link = tmp_path / "link"
+    link.symlink_to("/dev/stdout")
+    for name in ("/dev/stdout", "/proc/self/fd/1", "/dev/fd/1", str(link)):
+        assert is_direct(name)
+        command = [sys.executable, "-c", code, name]
+        root = Path(audio.__file__).parent.parent
+        with open(tmp_path / "out", "wb") as out:
+            subprocess.run(command, check=True, stdout=out, cwd=root)
+        assert (tmp_path / "out").read_bytes() == b"before\nours\nafter\n"
+        piped = subprocess.run(command, check=True, stdout=subprocess.PIPE, cwd=root)
+        assert piped.stdout == b"before\nours\nafter\n"
+    assert os.readlink(link) == "/dev/stdout"
+    assert is_direct("/dev/null")
+    for name in ("new", "out", "no/folder/here"):
+        assert not is_direct(tmp_path / name)
+    with pytest.raises(AudioError, match="/dev/full: cannot be written"):
+        atomic_write("/dev/full", b"x")
+
+
+def test_too_long_for_a_wav_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(audio, "_MAX_WAV_SAMPLES", 10)
+    write_wav(tmp_path / "a.wav", np.zeros(10), 16000)
+    with pytest.raises(AudioError, match="more than a WAV file can hold"):
+        write_wav(tmp_path / "b.wav", np.zeros(11), 16000)
+    assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 
 def test_import_is_light() -> None:
