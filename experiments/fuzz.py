@@ -35,7 +35,7 @@ from codec.weights import load_side_tables  # noqa: E402
 
 # Samples are computed for every SYNTHESIS_EVERY-th case, packet by packet for as many others;
 # allocations are measured in every MEMORY_EVERY-th.
-SYNTHESIS_EVERY, MEMORY_EVERY = 20, 10
+SYNTHESIS_EVERY, MEMORY_EVERY = 40, 20
 HANG_SECONDS = 60.0
 BATCH = 200  # cases between two messages of a worker
 
