@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -28,6 +28,7 @@ from typer.core import TyperGroup
 if TYPE_CHECKING:
     from codec import Codec
 
+STANDARD = Path("-")  # standard input or output
 MIN_KBPS, MAX_KBPS = 8.0, 32.0
 DEFAULT_KBPS = 13.2
 DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
@@ -216,6 +217,25 @@ def _parse_rates(text: str) -> list[float]:
     return rates
 
 
+def _parse_losses(text: str) -> list[float]:
+    """Return percentages of lost packets, 0 first; none for an empty list."""
+    if not text.strip():
+        return []
+    losses = {0.0}
+    for item in text.split(","):
+        try:
+            value = float(item)
+        except ValueError:
+            value = math.nan
+        if not 0 <= value <= 100:
+            raise UserError(
+                f"--loss: {item.strip()!r} is not a percentage; give numbers from 0 to 100, such "
+                "as 3,6,10"
+            )
+        losses.add(value)
+    return sorted(losses)
+
+
 def _parse_metrics(text: str) -> tuple[str, ...]:
     """Return the names of the extra metrics of a comma-separated list."""
     names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
@@ -272,8 +292,10 @@ class _Coding:
     weights: Path | None = None
     kbps: float = DEFAULT_KBPS
     vbr: bool = False
+    independent: bool = False
     source_rate: bool = False
     salvage: bool = False
+    raw: bool = False
     skip_existing: bool = False
 
 
@@ -290,9 +312,13 @@ class _Outcome:
 @lru_cache(maxsize=1)
 def _load_codec(weights: Path | None) -> "Codec":
     """Load the codec once per process."""
+    import torch
+
     from codec import Codec
     from codec.weights import WeightsError
 
+    # Its tensors are small: threads would only wait for each other. Use --jobs for more cores.
+    torch.set_num_threads(1)
     try:
         codec = Codec.load(weights)
         if sys.stderr.isatty() and not codec.is_compiled():
@@ -333,7 +359,7 @@ def _encode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
 
     codec = _load_codec(coding.weights)
     wave, sample_rate, notes = read_audio(source)
-    data = codec.encode(wave, sample_rate, bitrate=coding.kbps, vbr=coding.vbr)
+    data = codec.encode(wave, sample_rate, coding.kbps, coding.vbr, coding.independent)
     target.parent.mkdir(parents=True, exist_ok=True)
     atomic_write(target, data)
     seconds = len(wave) / sample_rate
@@ -422,11 +448,127 @@ def _run_one(
 
 
 # --------------------------------------------------------------------------------------------------
+# Standard input and output
+
+
+@contextlib.contextmanager
+def _flushed_writer(file: BinaryIO) -> Generator[Callable[[bytes], None]]:
+    """Give a function that writes and flushes, so that the next program has it at once."""
+
+    def write(data: bytes) -> None:
+        if data:
+            file.write(data)
+            file.flush()
+
+    yield write
+
+
+def _encode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekable: bool) -> str:
+    """Encode from one open file to another; returns what there is to say."""
+    from codec.pipe import encode_pipe
+
+    codec = _load_codec(coding.weights)
+    with _flushed_writer(target) as write:
+        count, rate, notes = encode_pipe(
+            codec, source, write, coding.kbps, coding.vbr, coding.independent,
+            target.seek if seekable else None,
+        )  # fmt: skip
+    for text in notes:
+        _note(text)
+    return f"{count / rate:.2f} s encoded"
+
+
+def _decode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekable: bool) -> str:
+    """Decode from one open file to another; returns what there is to say."""
+    from codec.audio import CODEC_RATE, to_int16
+    from codec.pipe import decode_pipe, wav_header
+
+    codec = _load_codec(coding.weights)
+    rate = CODEC_RATE
+    with _flushed_writer(target) as write:
+        if coding.salvage or coding.source_rate:  # these look at the whole file
+            data = source.read()
+            problems: list[str] = []
+            if coding.salvage:
+                wave, rate, problems = codec.salvage(data, coding.source_rate)
+            else:
+                wave, rate = codec.decode_with_rate(data, coding.source_rate)
+            for text in problems:
+                _note(text)
+            if not coding.raw:
+                write(wav_header(rate))
+            write(to_int16(wave).astype("<i2").tobytes())
+            count = len(wave)
+        else:
+            if not coding.raw:
+                write(wav_header(rate))
+            count = decode_pipe(codec, source, write)
+        if seekable and not coding.raw:
+            target.seek(0)
+            write(wav_header(rate, count))
+    return f"{count / rate:.2f} s at {rate} Hz decoded"
+
+
+def _run_pipe(
+    work: Callable[[BinaryIO, BinaryIO, _Coding, bool], str],
+    source: Path,
+    target: Path,
+    coding: _Coding,
+) -> None:
+    """Code from or to standard input or output, or both."""
+    from codec.audio import atomic_open, is_direct
+
+    if source != STANDARD:
+        _check_input(source)
+        if source.is_dir():
+            raise UserError(f"{source}: is a directory; name one file to go to standard output")
+    elif sys.stdin.isatty():
+        raise UserError("standard input is a terminal; pipe a file or another program into it")
+    if target == STANDARD and sys.stdout.isatty():
+        raise UserError("standard output is a terminal; redirect it to a file or a program")
+    name = "standard input" if source == STANDARD else str(source)
+    with contextlib.ExitStack() as stack:
+        try:
+            if source == STANDARD:
+                reader: BinaryIO = sys.stdin.buffer
+            else:
+                reader = stack.enter_context(source.open("rb"))
+            if target == STANDARD:
+                writer: BinaryIO = sys.stdout.buffer
+                seekable = False
+            else:
+                _check_output(source, target, "")
+                target.parent.mkdir(parents=True, exist_ok=True)
+                seekable = not is_direct(target)
+                writer = stack.enter_context(atomic_open(target))
+            message = work(reader, writer, coding, seekable)
+        except BrokenPipeError:
+            # Whoever read our output has enough; that is theirs to judge.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(EXIT_SOME_FILES) from None
+        except ValueError as error:  # BitstreamError and AudioError
+            text = str(error)
+            raise UserError(text if name in text else f"{name}: {text}") from error
+    if target != STANDARD:
+        print(f"{name} -> {target}: {message}")
+
+
+# --------------------------------------------------------------------------------------------------
 # A directory
 
 
 def _start_worker() -> None:
-    """Prepare a worker process: one thread, and quiet when the user presses Ctrl-C."""
+    """Prepare a worker process: one thread, quiet on Ctrl-C, gone when its parent is gone."""
+    import multiprocessing
+    import threading
+
+    def follow_parent() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(EXIT_INTERRUPTED)
+
+    # A parent that was killed cannot end its workers, and they would wait for it for ever.
+    threading.Thread(target=follow_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))  # clean up a half file
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
@@ -552,10 +694,14 @@ SkipOption = Annotated[
 @app.command()
 def encode(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Audio file, or a directory of them.")
+        Path,
+        typer.Argument(metavar="IN", help="Audio file, a directory of them, or - (standard input)"),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="Stream to write (.bin), or a directory.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="Stream to write (.bin), a directory, or - (standard output)."
+        ),
     ],
     bitrate: Annotated[
         float, typer.Option(help="Rate in kbit/s, any value from 8 to 32.")
@@ -564,6 +710,13 @@ def encode(
         bool,
         typer.Option("--vbr", help="Spend the same average rate where it helps most in the file."),
     ] = False,
+    independent: Annotated[
+        bool,
+        typer.Option(
+            "--independent-packets",
+            help="Let no packet need another, for networks that lose some; costs up to 8 %.",
+        ),
+    ] = False,
     weights: WeightsOption = None,
     jobs: JobsOption = 1,
     skip_existing: SkipOption = False,
@@ -571,10 +724,17 @@ def encode(
     """Encode audio of any sample rate and channel count.
 
     A directory is encoded file by file into OUT: the tree is kept, NAME.wav becomes NAME.bin.
+    Standard input is raw 16-bit samples (16 kHz, mono, little-endian) or an audio file; raw samples
+    and 16-bit WAV at 16 kHz are coded while they come in.
     """
-    coding = _Coding(weights, _check_kbps(bitrate), vbr, skip_existing=skip_existing)
-    _check_input(source)
+    coding = _Coding(
+        weights, _check_kbps(bitrate), vbr, independent=independent, skip_existing=skip_existing
+    )
     _check_file(weights, "--weights")
+    if source == STANDARD or target == STANDARD:
+        _run_pipe(_encode_through, source, target, coding)
+        return
+    _check_input(source)
     _check_output(source, target, ".bin")
     if not source.is_dir():
         _run_one(_encode_file, source, target, coding)
@@ -590,10 +750,16 @@ def encode(
 @app.command()
 def decode(
     source: Annotated[
-        Path, typer.Argument(metavar="IN", help="Stream (.bin), or a directory of them.")
+        Path,
+        typer.Argument(
+            metavar="IN", help="Stream (.bin), a directory of them, or - (standard input)."
+        ),
     ],
     target: Annotated[
-        Path, typer.Argument(metavar="OUT", help="WAV file to write, or a directory.")
+        Path,
+        typer.Argument(
+            metavar="OUT", help="WAV file to write, a directory, or - (standard output)."
+        ),
     ],
     rate: Annotated[
         Rate,
@@ -606,6 +772,9 @@ def decode(
             help="Decode a damaged stream as far as possible: conceal what is lost, and say what.",
         ),
     ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write samples only, without a WAV header (with -).")
+    ] = False,
     weights: WeightsOption = None,
     jobs: JobsOption = 1,
     skip_existing: SkipOption = False,
@@ -613,16 +782,23 @@ def decode(
     """Decode a stream into a 16-bit mono WAV file.
 
     Nothing of the encoding need be repeated: the stream carries it. A directory is decoded file by
-    file into OUT: the tree is kept, NAME.bin becomes NAME.wav.
+    file into OUT: the tree is kept, NAME.bin becomes NAME.wav. From standard input it is decoded
+    while it comes in.
     """
     coding = _Coding(
         weights,
         source_rate=rate is Rate.source,
         salvage=salvage,
+        raw=raw,
         skip_existing=skip_existing,
     )
-    _check_input(source)
     _check_file(weights, "--weights")
+    if source == STANDARD or target == STANDARD:
+        _run_pipe(_decode_through, source, target, coding)
+        return
+    if raw:
+        raise UserError("--raw: is for pipes; name - (standard input or output)")
+    _check_input(source)
     _check_output(source, target, ".wav")
     if not source.is_dir():
         _run_one(_decode_file, source, target, coding)
@@ -713,6 +889,16 @@ def evaluate(
         typer.Option("--save-audio", help="Keep the decoded WAV of every clip and rate in --out."),
     ] = False,
     vbr: Annotated[bool, typer.Option("--vbr", help="Encode with variable bitrate.")] = False,
+    independent: Annotated[
+        bool, typer.Option("--independent-packets", help="Encode packets that need no other.")
+    ] = False,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="Percentages of packets to lose, separated by commas, such as 3,6,10: each rate "
+            "is scored without losses and with each of these (with independent packets)."
+        ),
+    ] = "",
     weights: WeightsOption = None,
 ) -> None:
     """Code a test set at several rates; print rate, quality and speed.
@@ -720,6 +906,7 @@ def evaluate(
     Every clip is encoded to bytes and decoded from those bytes.
     """
     kbps = _parse_rates(rates)
+    losses = _parse_losses(loss)
     extra = _parse_metrics(metrics)
     _check_directory(test_dir)
     _check_file(peers, "--peers")
@@ -750,6 +937,8 @@ def evaluate(
                 root=test_dir,
                 jobs=jobs,
                 vbr=vbr,
+                independent=independent,
+                losses=losses,
                 extra_metrics=extra,
                 save_audio=out / "decoded" if out is not None and save_audio else None,
                 progress=lambda *_: progress.update() and None,
@@ -757,8 +946,11 @@ def evaluate(
         print(evaluation.summary_table(result))
         if out is not None:
             evaluation.write_results(result, out)
-            report.plot_rate_quality(result, out / "rate_quality.png", peers)
-            print(f"scores.csv, summary.json and rate_quality.png are in {out}")
+            written = "scores.csv and summary.json"
+            if not losses:
+                report.plot_rate_quality(result, out / "rate_quality.png", peers)
+                written = "scores.csv, summary.json and rate_quality.png"
+            print(f"{written} are in {out}")
     except (ValueError, evaluation.EvalError) as error:
         raise UserError(str(error)) from error
     lost = False

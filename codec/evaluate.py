@@ -15,11 +15,12 @@ import multiprocessing
 import os
 import sys
 import time
+import zlib
 from collections import Counter
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ class ClipScore:
 
     file: str
     bitrate_kbps: float
+    loss_percent: float = 0.0
     duration_s: float = 0.0
     num_bytes: int | None = None
     payload_bytes: int = 0
@@ -99,12 +101,16 @@ class EvalResult:
     vbr: bool
     extra_metrics: tuple[str, ...]
     wall_s: float
+    independent: bool = False
+    losses: tuple[float, ...] = ()
 
     @property
     def failures(self) -> list[dict[str, Any]]:
         """One entry per failure: file, bitrate_kbps, metric, reason."""
         return [
-            {"file": c.file, "bitrate_kbps": c.bitrate_kbps, "metric": m, "reason": r}
+            {"file": c.file, "bitrate_kbps": c.bitrate_kbps}
+            | ({"loss_percent": c.loss_percent} if self.losses else {})
+            | {"metric": m, "reason": r}
             for c in self.clips
             for m, r in c.failures
         ]
@@ -116,6 +122,7 @@ class EvalResult:
             "failures": self.failures,
             "weights": self.weights,
             "vbr": self.vbr,
+            "independent": self.independent,
             "wall_s": round(self.wall_s, 1),
         }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
@@ -125,7 +132,8 @@ class EvalResult:
         names = [*METRICS, *self.extra_metrics]
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
-        first = ["file", "bitrate_kbps", "measured_kbps", "payload_kbps"]
+        loss = ["loss_percent"] if self.losses else []
+        first = ["file", "bitrate_kbps", *loss, "measured_kbps", "payload_kbps"]
         last = ["encode_s", "decode_s", "duration_s"]
         writer.writerow([*first, *METRICS, *last, *self.extra_metrics])
         for clip in self.clips:
@@ -134,6 +142,7 @@ class EvalResult:
                 [
                     clip.file,
                     f"{clip.bitrate_kbps:g}",
+                    *(f"{clip.loss_percent:g}" for _ in loss),
                     _cell(clip.measured_kbps),
                     _cell(clip.payload_kbps),
                     *(cells[name] for name in METRICS),
@@ -157,6 +166,28 @@ def _cell(value: float | None) -> str:
 # ---------------------------------------------------------------------------- one clip
 
 
+def lost_packets(name: str, count: int, loss_percent: float) -> NDArray[np.bool_]:
+    """Return which of a clip's packets are lost, the same for every codec of 20 ms packets.
+
+    A loss is drawn for each packet with the clip's name as seed; a packet that is lost at some rate
+    of loss is lost at every higher one. The first five packets never are.
+
+    Parameters
+    ----------
+    name : str            path relative to the test directory, with forward slashes
+    count : int           packets
+    loss_percent : float
+
+    Returns
+    -------
+    bool array, shape [count]
+    """
+    generator = np.random.Generator(np.random.PCG64(zlib.crc32(name.encode())))
+    lost = generator.random(count) < loss_percent / 100
+    lost[:5] = False
+    return lost
+
+
 def stream_packets(data: bytes) -> list[bytes]:
     """Return the payload packets of an encoded file."""
     from codec.bitstream import read_stream
@@ -171,7 +202,15 @@ class _Job:
     codec_loader: Callable[[], Any]
     packets_of: Callable[[bytes], Sequence[bytes]]
     vbr: bool
+    independent: bool
+    losses: tuple[float, ...]  # percent; empty: all packets arrive
     extra_metrics: tuple[str, ...]
+
+    def encode(self, codec: Any, wave: NDArray[np.float32], bitrate_kbps: float) -> bytes:
+        options: dict[str, Any] = {"bitrate": bitrate_kbps, "vbr": self.vbr}
+        if self.independent:
+            options["independent"] = True
+        return bytes(codec.encode(wave, SAMPLE_RATE, **options))
 
 
 @dataclass(frozen=True)
@@ -183,6 +222,12 @@ class _Task:
     bitrate_kbps: float
     save_to: Path | None
 
+    def save_lossy(self, loss_percent: float) -> Path | None:
+        """Return where the clip goes that was decoded with losses."""
+        if self.save_to is None or not loss_percent:
+            return self.save_to
+        return self.save_to.with_suffix(f".loss{loss_percent:g}.wav")
+
 
 @lru_cache(maxsize=2)
 def _reference(path: Path) -> NDArray[np.float32]:
@@ -191,12 +236,12 @@ def _reference(path: Path) -> NDArray[np.float32]:
     return to_codec_rate(waveform, rate)
 
 
-def _warm_up(codec: Any, bitrate_kbps: float, vbr: bool) -> None:
+def _warm_up(codec: Any, bitrate_kbps: float, job: _Job) -> None:
     """Code a second of noise, so that just-in-time compilation is not timed."""
     noise = np.random.default_rng(0).standard_normal(int(_WARM_UP_SECONDS * SAMPLE_RATE))
     wave = (0.1 * noise).astype(np.float32)
     with contextlib.suppress(Exception):  # whatever is wrong shows up clip by clip
-        codec.decode(codec.encode(wave, SAMPLE_RATE, bitrate=bitrate_kbps, vbr=vbr))
+        codec.decode(job.encode(codec, wave, bitrate_kbps))
 
 
 def _score(clip: ClipScore, name: str, metric: Metric, reference: Any, decoded: Any) -> None:
@@ -220,45 +265,78 @@ def _one_line(exc: BaseException) -> str:
     return f"{type(exc).__name__}: {text}"
 
 
-def _run_task(job: _Job, codec: Any, task: _Task) -> ClipScore:
-    """Encode, decode and score one clip at one rate."""
+def _run_task(job: _Job, codec: Any, task: _Task) -> list[ClipScore]:
+    """Encode one clip at one rate, then decode and score it, once for each rate of loss."""
     clip = ClipScore(task.name, task.bitrate_kbps)
     try:
         reference = _reference(task.path)
     except AudioError as exc:
         clip.failures.append(("audio", _one_line(exc)))
-        return clip
+        return _for_each_loss(job, clip)
     clip.duration_s = reference.size / SAMPLE_RATE
     try:
         # CPU seconds of this process: speed on one core, whatever else the machine does.
         start = time.process_time()
-        data = codec.encode(reference, SAMPLE_RATE, bitrate=task.bitrate_kbps, vbr=job.vbr)
-        middle = time.process_time()
-        decoded = codec.decode(data)
-        clip.encode_s, clip.decode_s = middle - start, time.process_time() - middle
+        data = job.encode(codec, reference, task.bitrate_kbps)
+        clip.encode_s = time.process_time() - start
         packets = job.packets_of(data)
-        if decoded.shape != reference.shape:
-            raise ValueError(f"{reference.size} samples went in, {decoded.size} came out")
-        if task.save_to is not None:
-            task.save_to.parent.mkdir(parents=True, exist_ok=True)
-            write_wav(task.save_to, decoded, SAMPLE_RATE)
-        decoded = to_int16(decoded) / 32768.0  # what the WAV file holds
     except Exception as exc:  # one clip that breaks the codec is a finding, not the end
         clip.failures.append(("codec", _one_line(exc)))
-        return clip
+        return _for_each_loss(job, clip)
+    results = _for_each_loss(job, clip)
+    for result in results:
+        _decode_and_score(job, codec, task, reference, data, packets, result)
+    return results
+
+
+def _for_each_loss(job: _Job, clip: ClipScore) -> list[ClipScore]:
+    return [
+        replace(clip, loss_percent=loss, scores={}, failures=list(clip.failures))
+        for loss in (job.losses or (0.0,))
+    ]
+
+
+def _decode_and_score(
+    job: _Job,
+    codec: Any,
+    task: _Task,
+    reference: NDArray[np.float32],
+    data: bytes,
+    packets: Sequence[bytes],
+    clip: ClipScore,
+) -> None:
+    """Decode and score in place."""
+    try:
+        start = time.process_time()
+        if clip.loss_percent:
+            lost = lost_packets(task.name, len(packets), clip.loss_percent)
+            decoded = codec.decode_lossy(data, lost)
+        else:
+            decoded = codec.decode(data)
+        clip.decode_s = time.process_time() - start
+        if decoded.shape != reference.shape:
+            raise ValueError(f"{reference.size} samples went in, {decoded.size} came out")
+        save_to = task.save_lossy(clip.loss_percent)
+        if save_to is not None:
+            save_to.parent.mkdir(parents=True, exist_ok=True)
+            write_wav(save_to, decoded, SAMPLE_RATE)
+        decoded = to_int16(decoded) / 32768.0  # what the WAV file holds
+    except Exception as exc:
+        clip.encode_s = None
+        clip.failures.append(("codec", _one_line(exc)))
+        return
     clip.num_bytes = len(data)
     clip.payload_bytes, clip.num_packets = sum(map(len, packets)), len(packets)
     for name, metric in METRICS.items():
         _score(clip, name, metric, reference, decoded)
     for name in job.extra_metrics:
         _score(clip, name, EXTRA_METRICS[name], reference, decoded)
-    return clip
 
 
 # ---------------------------------------------------------------------------- workers
 
 
-_Finished = Generator[tuple[int, ClipScore], None, None]  # index of the task, what it gave
+_Finished = Generator[tuple[int, list[ClipScore]], None, None]  # index of the task, what it gave
 
 _worker: tuple[_Job, Any] | None = None
 
@@ -277,11 +355,11 @@ def _start_worker(job: _Job, bitrate_kbps: float) -> None:
     global _worker
     codec = job.codec_loader()
     _limit_torch_threads(1)
-    _warm_up(codec, bitrate_kbps, job.vbr)
+    _warm_up(codec, bitrate_kbps, job)
     _worker = job, codec
 
 
-def _work(task: _Task) -> ClipScore:
+def _work(task: _Task) -> list[ClipScore]:
     assert _worker is not None
     return _run_task(*_worker, task)
 
@@ -304,7 +382,7 @@ def _single_threaded_children() -> Iterator[None]:
 def _run_here(job: _Job, codec: Any, tasks: Sequence[_Task]) -> _Finished:
     former = _limit_torch_threads(1)
     try:
-        _warm_up(codec, tasks[0].bitrate_kbps, job.vbr)
+        _warm_up(codec, tasks[0].bitrate_kbps, job)
         for index, task in enumerate(tasks):
             yield index, _run_task(job, codec, task)
     finally:
@@ -357,6 +435,8 @@ def evaluate(
     root: str | os.PathLike[str] | None = None,
     jobs: int = 1,
     vbr: bool = False,
+    independent: bool = False,
+    losses: Sequence[float] = (),
     extra_metrics: Sequence[str] = (),
     save_audio: str | os.PathLike[str] | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -376,6 +456,9 @@ def evaluate(
     root : directory that file names in the result are relative to; default: what they share
     jobs : number of processes; 1 runs in this one
     vbr : encode with variable bitrate
+    independent : encode with independent packets
+    losses : percent of packets that get lost on the way, see `lost_packets`; each clip is scored
+        once for each of them; packets are independent then
     extra_metrics : any of "visqol", "dnsmos"
     save_audio : directory; decoded clips go to ``<rate>/<file>.wav`` below it
     progress : called as ``progress(done, total)`` after each clip and rate
@@ -400,7 +483,12 @@ def evaluate(
     if jobs < 1:
         raise ValueError(f"jobs must be at least 1, got {jobs}")
     start = time.perf_counter()
-    job = _Job(codec_loader, packets_of, vbr, check_metrics(extra_metrics))
+    for loss in losses:
+        if not 0 <= loss <= 100:
+            raise ValueError(f"loss of {loss:g} % is outside 0..100 %")
+    lossy = tuple(sorted(set(losses)))
+    independent = independent or bool(lossy)
+    job = _Job(codec_loader, packets_of, vbr, independent, lossy, check_metrics(extra_metrics))
     codec = codec_loader()  # here too, so that a bad weights file is an ordinary error
     names = _relative_names(paths, root)
     wav_names = _wav_names(names)
@@ -414,28 +502,35 @@ def evaluate(
         for path, name, wav_name in zip(paths, names, wav_names, strict=True)
         for rate in rates
     ]
-    clips: list[ClipScore | None] = [None] * len(tasks)
+    clips: list[list[ClipScore]] = [[]] * len(tasks)
     if jobs == 1:
         finished = _run_here(job, codec, tasks)
     else:
         finished = _run_workers(job, tasks, jobs)
     with contextlib.closing(finished):
-        for done, (index, clip) in enumerate(finished, start=1):
-            clips[index] = clip
+        for done, (index, scored) in enumerate(finished, start=1):
+            clips[index] = scored
             if progress is not None:
                 progress(done, len(tasks))
-    complete = [clip for clip in clips if clip is not None]
+    complete = [clip for scored in clips for clip in scored]
     _reference.cache_clear()
     return EvalResult(
         clips=complete,
         summary=[
-            _summarize(rate, [c for c in complete if c.bitrate_kbps == rate], job.extra_metrics)
+            _summarize(
+                rate,
+                [c for c in complete if (c.bitrate_kbps, c.loss_percent) == (rate, loss)],
+                job,
+            )
             for rate in rates
+            for loss in (lossy or (0.0,))
         ],
         weights=_fingerprint(codec),
         vbr=vbr,
         extra_metrics=job.extra_metrics,
         wall_s=time.perf_counter() - start,
+        independent=independent,
+        losses=lossy,
     )
 
 
@@ -463,9 +558,9 @@ def _fingerprint(codec: Any) -> str | None:
 
 
 def _summarize(
-    bitrate_kbps: float, clips: Sequence[ClipScore], extra_metrics: Sequence[str]
+    bitrate_kbps: float, clips: Sequence[ClipScore], job: _Job
 ) -> dict[str, Any]:
-    """Sum up one rate: rates and speeds over the total duration, scores as means over clips."""
+    """Sum up one rate (and loss): rates and speeds over the total duration, scores as means over clips."""
     coded = [clip for clip in clips if clip.num_bytes is not None]
     seconds = sum(clip.duration_s for clip in coded)
 
@@ -479,6 +574,7 @@ def _summarize(
 
     row: dict[str, Any] = {
         "bitrate_kbps": bitrate_kbps,
+        **({"loss_percent": clips[0].loss_percent} if job.losses else {}),
         "measured_kbps": _rounded(_kbps(sum(clip.num_bytes or 0 for clip in coded), seconds)),
         "payload_kbps": _rounded(
             _kbps(
@@ -487,7 +583,7 @@ def _summarize(
             )
         ),
     }
-    for name in (*METRICS, *extra_metrics):
+    for name in (*METRICS, *job.extra_metrics):
         row[name] = _rounded(np.mean(scores(name))) if scores(name) else None
     for name in ("pesq_wb", "psnr_db"):
         for suffix, quantile in (("q05", 0.05), ("q95", 0.95)):
@@ -509,6 +605,7 @@ def _rounded(value: Any) -> float | None:
 
 _COLUMNS = (  # key of the summary, heading, decimals
     ("bitrate_kbps", "kbit/s", 1),
+    ("loss_percent", "loss %", 1),
     ("measured_kbps", "measured", 2),
     ("payload_kbps", "payload", 2),
     ("pesq_wb", "PESQ", 2),

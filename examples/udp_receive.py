@@ -1,0 +1,105 @@
+"""Listen over UDP: put datagrams in order, conceal what is missing, and write a WAV file.
+
+See ``udp_send.py`` for the other side. A packet is waited for until ``--wait`` later ones have
+come (the jitter buffer, 20 ms each); then it counts as lost, and the decoder conceals it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import socket
+import struct
+import sys
+
+import numpy as np
+
+from codec import BitstreamError, Codec, StreamDecoder
+from codec.audio import write_wav
+from codec.bitstream import read_header
+
+SEQUENCE = struct.Struct(">I")
+LONGEST_GAP = 500  # packets: a sequence number farther ahead than 10 s is not believed
+
+
+class JitterBuffer:
+    """Give packets out in order; None stands for one that is given up."""
+
+    def __init__(self, wait: int) -> None:
+        self.wait = wait
+        self.next = 1
+        self.packets: dict[int, bytes] = {}
+        self.lost = self.late = 0
+
+    def push(self, number: int, packet: bytes) -> list[bytes | None]:
+        """Take in a packet and return those whose time has come."""
+        if number < self.next:
+            self.late += 1  # or a copy
+            return []
+        if number >= self.next + LONGEST_GAP:
+            return []
+        self.packets[number] = packet
+        return self.pop(max(self.packets) - self.wait)
+
+    def pop(self, last: int) -> list[bytes | None]:
+        """Return the packets up to ``last``, and those after it that are in order."""
+        out: list[bytes | None] = []
+        while self.next <= last or self.next in self.packets:
+            packet = self.packets.pop(self.next, None)
+            self.lost += packet is None
+            out.append(packet)
+            self.next += 1
+        return out
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", required=True, help="WAV file to write")
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=5004)
+    parser.add_argument("--wait", type=int, default=2, help="packets to wait for a late one")
+    parser.add_argument("--timeout", type=float, default=30.0, help="seconds of silence to give up")
+    options = parser.parse_args()
+    codec = Codec.load()
+    receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    receiver.bind((options.host, options.port))
+    receiver.settimeout(options.timeout)
+    print(f"listening on {options.host}:{receiver.getsockname()[1]}", flush=True)
+    buffer = JitterBuffer(options.wait)
+    decoder: StreamDecoder | None = None
+    pieces: list[np.ndarray] = []
+    ended = False
+    while not ended:
+        try:
+            datagram = receiver.recv(2048)
+        except TimeoutError:
+            break
+        if len(datagram) < SEQUENCE.size:
+            continue
+        (number,) = SEQUENCE.unpack_from(datagram)
+        payload = datagram[SEQUENCE.size :]
+        if number == 0:
+            if decoder is None:
+                try:
+                    decoder = StreamDecoder(codec, read_header(payload)[0])
+                except BitstreamError as error:
+                    sys.exit(f"udp_receive: error: {error}")
+            continue
+        if decoder is None:
+            continue  # the header has not come yet
+        if payload:
+            ready = buffer.push(number, payload)
+        else:  # the end: whatever has not come by now is lost
+            ready, ended = buffer.pop(min(number, buffer.next + LONGEST_GAP) - 1), True
+        pieces += [decoder.push(packet) for packet in ready]
+    if not pieces:
+        sys.exit(f"udp_receive: error: nothing came within {options.timeout:g} s")
+    waveform = np.concatenate(pieces)
+    write_wav(options.out, waveform, 16000)
+    print(
+        f"{options.out}: {len(waveform) / 16000:.2f} s, {buffer.lost} packets concealed, "
+        f"{buffer.late} came too late"
+    )
+
+
+if __name__ == "__main__":
+    main()
