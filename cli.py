@@ -500,9 +500,16 @@ def _decode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekabl
             write(to_int16(wave).astype("<i2").tobytes())
             count = len(wave)
         else:
-            if not coding.raw:
-                write(wav_header(rate))
-            count = decode_pipe(codec, source, write)
+            head = b"" if coding.raw else wav_header(rate)
+
+            def write_samples(data: bytes) -> None:
+                nonlocal head  # comes with the first samples: a fault before them leaves nothing
+                if data:
+                    write(head + data)
+                    head = b""
+
+            count = decode_pipe(codec, source, write_samples)
+            write(head)
         if seekable and not coding.raw:
             target.seek(0)
             write(wav_header(rate, count))

@@ -233,15 +233,16 @@ def decode_pipe(codec: Codec, source: IO[bytes], write: Callable[[bytes], object
     kept = np.zeros(0, np.float32)
     written = 0
     while data := pipe.read_some(CHUNK_BYTES):
-        for packet in reader.push(data):
-            if decoder is None:
-                assert reader.header is not None
-                decoder = StreamDecoder(codec, reader.header)
-            kept = np.concatenate([kept, decoder.push(packet)])
-            ready = kept[: max(len(kept) - _LONGEST_REST, 0)]
-            write(to_int16(ready).astype("<i2").tobytes())
-            kept = kept[len(ready) :]
-            written += len(ready)
+        packets = reader.push(data)
+        if decoder is None and reader.header is not None:
+            decoder = StreamDecoder(codec, reader.header)
+        if decoder is None or not packets:
+            continue
+        kept = np.concatenate([kept, decoder.push_all(packets)])
+        ready = kept[: max(len(kept) - _LONGEST_REST, 0)]
+        write(to_int16(ready).astype("<i2").tobytes())
+        kept = kept[len(ready) :]
+        written += len(ready)
     num_samples = -(-reader.finish() * CODEC_RATE // _source_rate(reader))
     kept = kept[: num_samples - written]
     write(to_int16(kept).astype("<i2").tobytes())
