@@ -10,7 +10,7 @@ from codec.encoder import analyse
 from codec.mdct import mdct
 from codec.packet import SEARCH_LAMBDA, search_envelope
 from codec.weights import Weights
-from models.codec_net import CodecNet, CodecOutput
+from models.codec_net import CodecNet, CodecOutput, intra_stages
 from models.context import ContextModel
 from models.export import build_tables, import_net
 from models.losses import CodecLoss
@@ -126,13 +126,20 @@ def run_graph(speech: np.ndarray, hard: bool = False) -> tuple[CodecNet, CodecOu
     waveform = speech_batch(speech)
     with torch.no_grad():
         for parameter in net.parameters():
-            if not parameter.any():  # zero at the start, and so are all gradients before it
+            # Those that are zero at the start make all gradients before them zero.
+            if parameter.requires_grad and not parameter.any():
                 parameter.normal_(std=0.05)
         spectrum = mdct(waveform, 48, 160).view(2, 24, 2, 160)
-        net.msvq.initialise(net.analysis(waveform, spectrum))
+        envelope = net.analysis(waveform, spectrum)
+        net.msvq.initialise(envelope)
+        net.intra_msvq.initialise(envelope)
     net.train()
     bits = torch.full((2, 24), 264.0)
-    out = net(waveform, bits, torch.tensor([4, 3]), hard)
+    # Both kinds of packets, and losses: then every part has its use.
+    intra = torch.tensor([False, True])
+    lost = torch.zeros(2, 24, dtype=torch.bool)
+    lost[1, 10:12] = True
+    out = net(waveform, bits, torch.tensor([4, 3]), hard, intra, lost)
     loss, terms = CodecLoss()(waveform, out.waveform)
     assert loss.shape == (2,)
     assert all(torch.isfinite(value).all() for value in terms.values())
@@ -143,27 +150,51 @@ def run_graph(speech: np.ndarray, hard: bool = False) -> tuple[CodecNet, CodecOu
 def test_gradients_reach_every_part(speech: np.ndarray) -> None:
     net, _ = run_graph(speech)
     for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            assert name == "intra_msvq.predictor" and not parameter.any()
+            continue
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert (parameter.grad != 0).any(), name
-    gradient = net.msvq.codebooks.grad
-    assert gradient is not None
-    assert ((gradient != 0).flatten(1).any(-1)).all()  # every stage
+    for part in (net.msvq, net.intra_msvq):
+        gradient = part.codebooks.grad
+        assert gradient is not None
+        assert ((gradient != 0).flatten(1).any(-1)).all()  # every stage
 
 
 def test_hard_envelope_freezes_its_quantizer(speech: np.ndarray) -> None:
     net, out = run_graph(speech, hard=True)
     assert torch.equal(out.vq.quantized, out.vq.hard)
     for name, parameter in net.named_parameters():
-        if name.startswith(("msvq.", "analysis.")):
+        if name.startswith(("msvq.", "intra_msvq.", "analysis.")):
             assert parameter.grad is None or (parameter.grad == 0).all(), name
         else:
             assert parameter.grad is not None and (parameter.grad != 0).any(), name
 
 
+def test_packets_that_need_no_other_have_no_prediction(codec: Codec, speech: np.ndarray) -> None:
+    """Their envelope is the same, wherever in a sequence they stand."""
+    net = import_net(codec.weights)
+    with torch.no_grad():
+        waveform = speech_batch(speech)
+        envelope = net.analysis(waveform, mdct(waveform, 48, 160).view(2, 24, 2, 160))
+        stages = torch.tensor([3, 4])
+        forwards = net.eval().intra_msvq(envelope, stages).hard
+        backwards = net.intra_msvq(envelope.flip(1), stages).hard.flip(1)
+        assert torch.equal(forwards, backwards)
+        assert not torch.equal(
+            net.msvq(envelope, stages).hard, net.msvq(envelope.flip(1), stages).hard.flip(1)
+        )
+
+
+@pytest.mark.parametrize("intra", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_bits_are_met_inside_the_graph(
-    codec: Codec, demo_speech: np.ndarray, training: bool, monkeypatch: pytest.MonkeyPatch
+    codec: Codec,
+    demo_speech: np.ndarray,
+    training: bool,
+    intra: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     budgets = []
     original = CodecNet.search_step
@@ -178,8 +209,10 @@ def test_bits_are_met_inside_the_graph(
     stages = torch.tensor([2, 3, 3, 4])
     bits = torch.tensor([[160.0], [264.0], [400.0], [640.0]]).expand(4, 100)
     with torch.no_grad():
-        out = net(waveform, bits, stages)
+        out = net(waveform, bits, stages, intra=torch.full((4,), intra))
     (budget,) = budgets
+    if intra:
+        stages = intra_stages(stages, net.config)
     # In Laplace bits: what the packet has left beside the envelope, over the model's saving.
     left = bits - net.config.codebook_bits * stages[:, None]
     assert (budget > 0.9 * left).all() and (budget < 1.35 * left).all()

@@ -1,5 +1,7 @@
 """Packets: bits to integers to bits at every rate, sizes, costs, and floats against integers."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,15 +10,17 @@ from numba import njit
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes, num_packets
 from codec.config import REPORT_RATES_KBPS
-from codec.decoder import decode_integers
+from codec.decoder import PacketDecoder, decode_integers, intra_stages
 from codec.encoder import (
     SURVIVORS,
     VBR_MINIMUM_BYTES,
+    PacketEncoder,
     analyse,
     collect_bins,
     default_stages,
     encode_packets,
     encode_waveform,
+    intra_packets,
 )
 from codec.packet import (
     ENCODE,
@@ -27,6 +31,7 @@ from codec.packet import (
     TABLE_PARTS,
     TOTAL,
     TOTAL_BITS,
+    Tables,
     advance,
     allocate,
     code_bins,
@@ -60,11 +65,31 @@ def stages_of(rate: float) -> int:
 # Round trips
 
 
-@pytest.mark.parametrize("rate", RATES)
-def test_decoded_integers_are_the_encoders(codec: Codec, speech: np.ndarray, rate: float) -> None:
-    tables, config = codec.weights.tables, codec.config
+# Which packets need no other: none, the first of each group, every one, and a mixture.
+KINDS = ("predicted", "groups", "independent", "mixed")
+
+
+def intra_of(kind: str, count: int) -> np.ndarray:
+    if kind == "mixed":
+        return np.random.default_rng(0).random(count) < 0.3
+    return intra_packets(count, kind == "independent") & (kind != "predicted")
+
+
+@pytest.mark.parametrize(
+    ("rate", "kind"),
+    [(rate, "groups") for rate in RATES]
+    + [(rate, kind) for rate in (8.0, 13.2, 32.0) for kind in KINDS if kind != "groups"],
+)
+def test_decoded_integers_are_the_encoders(
+    codec: Codec, speech: np.ndarray, rate: float, kind: str
+) -> None:
+    weights, config = codec.weights, codec.config
     sizes, stages = sizes_of(rate, len(speech)), stages_of(rate)
-    packets, bins = encode_waveform(tables, config, codec.analysis, speech, sizes, stages)
+    intra = intra_of(kind, len(sizes))
+    packets, bins = encode_waveform(
+        weights.tables, config, codec.analysis, speech, sizes, stages,
+        intra_tables=weights.intra, intra=intra,
+    )  # fmt: skip
     assert [len(packet) for packet in packets] == sizes
 
     # The stages of encode_waveform, one by one, for what it does not return.
@@ -73,26 +98,103 @@ def test_decoded_integers_are_the_encoders(codec: Codec, speech: np.ndarray, rat
     again = np.zeros_like(bins)
     steps = np.zeros((len(sizes), 2), np.int64)
     encode_packets(
-        tables, new_state(tables), envelopes, spectra, np.array(sizes), stages,
-        config.codebook_bits, config.step_resolution, config.rdo_lambda, SURVIVORS, out, again,
-        steps,
+        weights.tables, weights.intra, new_state(weights.tables), envelopes, spectra,
+        np.array(sizes), intra, stages, intra_stages(stages, config), config.codebook_bits,
+        config.step_resolution, config.rdo_lambda, SURVIVORS, out, again, steps,
     )  # fmt: skip
     assert out.tobytes() == b"".join(packets)
 
-    decoded = decode_integers(tables, config, packets, stages)
+    decoded = decode_integers(weights.tables, config, packets, stages, weights.intra, intra)
     np.testing.assert_array_equal(decoded.bins, bins)
     np.testing.assert_array_equal(decoded.bins, again)
     np.testing.assert_array_equal(decoded.step, steps[:, 0])
     np.testing.assert_array_equal(decoded.packet_bits, 8 * np.array(sizes))
+    assert decoded.received.all()
     assert (np.abs(bins).sum((1, 2)) > 0).mean() > 0.9
 
-    last = tables.initial.copy()
+    last = weights.tables.initial.copy()
     indices, envelope = np.zeros(8, np.int64), np.zeros(20, np.int32)
     for p in range(len(sizes)):
-        search_envelope(tables, last, envelopes[p], stages, SURVIVORS, indices)
-        decode_envelope(tables, last, indices, stages, envelope)
+        used = weights.intra if intra[p] else weights.tables
+        count = intra_stages(stages, config) if intra[p] else stages
+        if intra[p]:
+            last[:] = used.initial
+        search_envelope(used, last, envelopes[p], count, SURVIVORS, indices)
+        decode_envelope(used, last, indices, count, envelope)
         np.testing.assert_array_equal(decoded.envelope[p], envelope)
         last[:] = envelope
+
+
+@pytest.mark.parametrize("rate", [8.0, 24.4])
+def test_packets_that_need_no_other(codec: Codec, speech: np.ndarray, rate: float) -> None:
+    """Alone, after other packets or after garbage, such a packet is the same integers."""
+    weights, config = codec.weights, codec.config
+    sizes, stages = sizes_of(rate, 16000), stages_of(rate)
+    intra = np.ones(len(sizes), np.bool_)
+    packets, _ = encode_waveform(
+        weights.tables, config, codec.analysis, speech[:16000], sizes, stages,
+        intra_tables=weights.intra, intra=intra,
+    )  # fmt: skip
+    wanted = decode_integers(weights.tables, config, packets, stages, weights.intra, intra)
+    rng = np.random.default_rng(0)
+    for p in range(0, len(packets), 7):
+        for before in ([], [rng.bytes(20), rng.bytes(80)], packets[p + 1 :]):
+            one = decode_integers(
+                weights.tables, config, [*before, packets[p]], stages, weights.intra,
+                intra_of("independent", len(before) + 1),
+            )  # fmt: skip
+            for name in ("envelope", "offset", "step", "bins", "packet_bits"):
+                got = getattr(one, name)[-1]
+                np.testing.assert_array_equal(got, getattr(wanted, name)[p], err_msg=name)
+
+
+def test_what_lost_packets_take_with_them(codec: Codec, speech: np.ndarray) -> None:
+    """All up to the next packet that needs no other, whose integers are right again."""
+    weights, config = codec.weights, codec.config
+    sizes, stages = sizes_of(13.2, len(speech)), stages_of(13.2)
+    rng = np.random.default_rng(1)
+    for kind in ("groups", "mixed", "independent"):
+        intra = intra_of(kind, len(sizes))
+        packets, _ = encode_waveform(
+            weights.tables, config, codec.analysis, speech, sizes, stages,
+            intra_tables=weights.intra, intra=intra,
+        )  # fmt: skip
+        whole = decode_integers(weights.tables, config, packets, stages, weights.intra, intra)
+        lost = rng.random(len(packets)) < 0.05
+        assert lost.any()
+        broken, received = False, []
+        for p in range(len(packets)):
+            broken = lost[p] or (broken and not intra[p])
+            received.append(not broken)
+        kept = [None if gone else packet for gone, packet in zip(lost, packets, strict=True)]
+        got = decode_integers(weights.tables, config, kept, stages, weights.intra, intra)
+        np.testing.assert_array_equal(got.received, received)
+        if kind == "independent":
+            np.testing.assert_array_equal(got.received, ~lost)
+        for name in ("envelope", "offset", "step", "bins"):
+            values = getattr(got, name)
+            np.testing.assert_array_equal(values[received], getattr(whole, name)[received])
+            assert not values[~np.array(received)].any()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_packets_one_by_one(codec: Codec, speech: np.ndarray, kind: str) -> None:
+    """Encoder and decoder of packets do not care how many they get at a time."""
+    weights, config = codec.weights, codec.config
+    sizes, stages = sizes_of(16.4, 16000), stages_of(16.4)
+    intra = intra_of(kind, len(sizes))
+    envelopes, spectra = analyse(codec.analysis, config, speech[:16000], len(sizes))
+    arguments = (weights.tables, config, stages, weights.intra)
+    wanted, bins = PacketEncoder(*arguments).encode(envelopes, spectra, sizes, intra)
+    encoder, decoder = PacketEncoder(*arguments), PacketDecoder(*arguments)
+    packets, start = [], 0
+    for count in (0, 1, 1, 2, 7, 0, 1, 100):
+        part = slice(start, start + count)
+        packets += encoder.encode(envelopes[part], spectra[part], sizes[part], intra[part])[0]
+        got = decoder.decode(wanted[part], intra[part])
+        np.testing.assert_array_equal(got.bins, bins[part])
+        start += count
+    assert packets == wanted
 
 
 @pytest.mark.parametrize("rate", [8.0, 13.2, 32.0])
@@ -164,7 +266,17 @@ def test_extreme_signals(codec: Codec, name: str, rate: float) -> None:
     np.testing.assert_array_equal(decoded.bins, bins)
     if name == "silence":
         assert not bins.any()
-    assert np.isfinite(codec.decode(codec.encode(waveform, 16000, rate))).all()
+    intra, count = codec.weights.intra, intra_stages(stages, config)
+    kinds = np.ones(len(sizes), np.bool_)
+    packets, bins = encode_waveform(
+        tables, config, codec.analysis, waveform, sizes, stages, intra_tables=intra, intra=kinds
+    )
+    decoded = decode_integers(tables, config, packets, stages, intra, kinds)
+    np.testing.assert_array_equal(decoded.bins, bins)
+    assert count > stages or stages == config.num_stages
+    for independent in (False, True):
+        data = codec.encode(waveform, 16000, rate, independent=independent)
+        assert np.isfinite(codec.decode(data)).all()
 
 
 def test_extreme_jumps_in_tiny_packets(codec: Codec) -> None:
@@ -200,7 +312,7 @@ def test_huge_magnitudes(codec: Codec) -> None:
         assert write_packet(tables, sent, buf, 2000, 3, indices, -5, log_scale, log_step, q, 2048)
         advance(sent, envelope, -5, log_step, q)
         read_packet(
-            tables, received, buf, 0, 2000, 3, 9, config.step_resolution,
+            tables, received, buf, 0, 2000, False, 3, 9, config.step_resolution,
             np.zeros(20, np.int32), offset, got,
         )  # fmt: skip
         np.testing.assert_array_equal(got, q)
@@ -225,9 +337,11 @@ def test_random_bytes_decode_to_something(codec: Codec) -> None:
     rng = np.random.default_rng(0)
     sizes = rng.integers(1, 256, 100).tolist()
     packets = [rng.bytes(size) for size in sizes] + [b"\x00", b"\xff" * 255, b"\xff" * 8]
-    for stages in (1, codec.config.num_stages):
-        first = decode_integers(codec.weights.tables, codec.config, packets, stages)
-        second = decode_integers(codec.weights.tables, codec.config, packets, stages)
+    weights = codec.weights
+    for stages, kind in itertools.product((1, codec.config.num_stages), KINDS):
+        arguments = (weights.tables, codec.config, packets, stages, weights.intra)
+        first = decode_integers(*arguments, intra_of(kind, len(packets)))
+        second = decode_integers(*arguments, intra_of(kind, len(packets)))
         for a, b in zip(first, second, strict=True):
             np.testing.assert_array_equal(a, b)
         assert np.abs(first.envelope).max() <= 8192
@@ -299,10 +413,9 @@ def test_estimated_bits_are_the_bits_used(codec: Codec, speech: np.ndarray, rate
 
 
 def integer_position(
-    codec: Codec, features: np.ndarray, block: np.ndarray, band: np.ndarray
+    t: Tables, features: np.ndarray, block: np.ndarray, band: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return row and column between the tables, in sixteenths; NumPy twin of the compiled loop."""
-    t = codec.weights.tables
     x = features.astype(np.int64)
     first = t.context_band[block, band].astype(np.int64) + x @ t.context_w1
     first = np.clip(first >> 8, 0, HIDDEN_LIMIT)
@@ -316,26 +429,33 @@ def integer_position(
     )
 
 
-@pytest.fixture(scope="module")
-def described(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Features [M, features], block [M], band [M], bins [P, 320] and costs [P] at 13.2 kbit/s."""
-    found = collect_bins(codec.weights.tables, codec.config, codec.analysis, speech, 33, 3)
+@pytest.fixture(scope="module", params=[False, True], ids=["predicted", "intra"])
+def described(
+    request: pytest.FixtureRequest, codec: Codec, speech: np.ndarray
+) -> tuple:
+    """Features [M, features], block [M], band [M], bins [P, 320] and costs [P] at 13.2 kbit/s.
+
+    And first of all, the tables that were used and whether they are those of intra packets.
+    """
+    tables = codec.weights.intra if request.param else codec.weights.tables
+    stages = intra_stages(3, codec.config) if request.param else 3
+    found = collect_bins(
+        tables, codec.config, codec.analysis, speech, 33, stages, request.param
+    )
     count = len(found.bins)
     band = np.tile(band_of_bin(codec.config).numpy(), 2 * count)
     block = np.tile(np.repeat(np.arange(2), 160), count)
     features = found.features.reshape(-1, NUM_FEATURES)
-    return features, block, band, found.bins.reshape(count, 320), found.costs
+    return tables, request.param, features, block, band, found.bins.reshape(count, 320), found.costs
 
 
-def test_cost_is_that_of_the_mixed_tables(
-    codec: Codec, described: tuple[np.ndarray, ...]
-) -> None:
+def test_cost_is_that_of_the_mixed_tables(described: tuple) -> None:
     """The price of a packet is the sum over its bins of what the four tables around say."""
-    features, block, band, bins, costs = described
-    row, column = integer_position(codec, features, block, band)
+    tables, _, features, block, band, bins, costs = described
+    row, column = integer_position(tables, features, block, band)
     magnitude = np.abs(bins)
     symbol = np.minimum(magnitude, 15).ravel()
-    cdf = codec.weights.tables.cdf.reshape(-1, TABLE_COLUMNS, NUM_SYMBOLS + 1)
+    cdf = tables.cdf.reshape(-1, TABLE_COLUMNS, NUM_SYMBOLS + 1)
     # The exact mixture in floats, where the codec rounds its position and its frequencies.
     lower_row = np.minimum(row // TABLE_PARTS, len(cdf) - 2)
     lower_column = np.minimum(column // TABLE_PARTS, TABLE_COLUMNS - 2)
@@ -356,8 +476,9 @@ def test_cost_is_that_of_the_mixed_tables(
     np.testing.assert_allclose(price[plain], costs[plain] / 256, rtol=0.01, atol=0.5)
 
 
-def test_mixed_tables_are_distributions(codec: Codec) -> None:
-    cdf = codec.weights.tables.cdf
+@pytest.mark.parametrize("kind", ["tables", "intra"])
+def test_mixed_tables_are_distributions(codec: Codec, kind: str) -> None:
+    cdf = getattr(codec.weights, kind).cdf
     rng = np.random.default_rng(0)
     rows = len(cdf) // TABLE_COLUMNS
     for _ in range(300):
@@ -372,11 +493,11 @@ def test_mixed_tables_are_distributions(codec: Codec) -> None:
 # Integer networks against their float originals
 
 
-def test_context_model_is_the_float_one(codec: Codec, described: tuple[np.ndarray, ...]) -> None:
-    features, block, band, _, _ = described
-    row, column = integer_position(codec, features, block, band)
+def test_context_model_is_the_float_one(codec: Codec, described: tuple) -> None:
+    tables, intra, features, block, band, _, _ = described
+    row, column = integer_position(tables, features, block, band)
     with torch.no_grad():
-        float_row, float_column = import_context(codec.weights).position(
+        float_row, float_column = import_context(codec.weights, intra).position(
             torch.from_numpy(features).float(), torch.from_numpy(block), torch.from_numpy(band)
         )
     assert (np.abs(row / TABLE_PARTS - float_row.numpy()) <= 0.25).mean() > 0.999
@@ -403,17 +524,19 @@ def test_allocation_is_the_float_one(codec: Codec, speech: np.ndarray, size: int
     assert np.quantile(errors, 0.9) < 0.02 and max(errors) < 0.05  # octaves
 
 
-def test_envelope_is_the_float_one(codec: Codec) -> None:
-    net = import_net(codec.weights)
+@pytest.mark.parametrize(("kind", "part"), [("tables", "msvq"), ("intra", "intra_msvq")])
+def test_envelope_is_the_float_one(codec: Codec, kind: str, part: str) -> None:
+    net = getattr(import_net(codec.weights), part)
+    tables = getattr(codec.weights, kind)
     rng = np.random.default_rng(0)
     stages = codec.config.num_stages
     out = np.zeros(20, np.int32)
     for _ in range(20):
         indices = rng.integers(0, codec.config.codebook_size, 8)
         previous = rng.integers(-14 * 256, 0, 20).astype(np.int32)
-        decode_envelope(codec.weights.tables, previous, indices, stages, out)
+        decode_envelope(tables, previous, indices, stages, out)
         with torch.no_grad():
-            wanted = net.msvq.decode(
+            wanted = net.decode(
                 torch.from_numpy(indices[:stages])[None, None],
                 torch.from_numpy(previous).float()[None, None] / 256,
                 torch.tensor([stages]),

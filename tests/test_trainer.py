@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from codec import Codec
 from codec.audio import AudioError
 from codec.config import CodecConfig
+from codec.weights import load_weights
 from models import trainer
 from models.codec_net import CodecNet
 from models.context import ContextModel
@@ -125,11 +126,12 @@ def test_replacement_after_resuming_is_exact(
                     with pytest.raises(KeyboardInterrupt):
                         train(config, wasteful, quiet=True)
                 saved = torch.load(out_dir / "latest.pt", weights_only=True)
-                assert saved["net"]["msvq.usage.total"].max() > 0
+                for part in ("msvq", "intra_msvq"):
+                    assert saved["net"][f"{part}.usage.total"].max() > 0
                 config = dataclasses.replace(config, resume=True)
             train(config, wasteful, quiet=True)
         finals.append(torch.load(out_dir / "latest.pt", weights_only=True))
-    assert len(replaced) == 2 and replaced[0] == replaced[1] > 0
+    assert len(replaced) == 4 and replaced[:2] == replaced[2:] and min(replaced) > 0
     for part in ("net", "average", "optimizer"):
         assert equal(finals[0][part], finals[1][part]), part
 
@@ -139,10 +141,18 @@ def test_export_is_reproducible(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = CodecNet(TINY)
     nothing = np.zeros((0, 8), np.int64)
-    tables = build_tables(net, ContextModel(TINY), nothing[:, :2], nothing, nothing[:, 0])
+    tables, intra = (
+        build_tables(net, ContextModel(TINY), nothing[:, :2], nothing, nothing[:, 0], kind)
+        for kind in (False, True)
+    )
     path = tmp_path / "a.safetensors"
-    fingerprints = {export_weights(path, net, tables, {}).fingerprint for _ in range(8)}
+    fingerprints = {export_weights(path, net, tables, intra, {}).fingerprint for _ in range(8)}
     assert len(fingerprints) == 1
+    loaded = load_weights(path)
+    for wanted, got in ((tables, loaded.tables), (intra, loaded.intra)):
+        for name, value in wanted._asdict().items():
+            np.testing.assert_array_equal(getattr(got, name), value, err_msg=name)
+    assert not np.array_equal(tables.codebooks, intra.codebooks)
 
 
 def test_exported_weights_work(whole_run: Path) -> None:
@@ -248,6 +258,89 @@ def test_rates_and_stages_are_those_of_the_codec() -> None:
         assert (few >= 1).all() and (few <= 2).all()
         middle = bits.median(1).values
         assert middle.min() < 280 < 400 < middle.max()  # all of the range in every batch
+
+
+def test_drawn_losses() -> None:
+    """As many crops as asked for lose packets, in bursts; only independent packets get lost."""
+    rng = np.random.default_rng(0)
+    draws = [trainer.draw_losses(rng, 16, 100, 0.3) for _ in range(60)]
+    intra, lost = (torch.cat(parts) for parts in zip(*draws, strict=True))
+    assert intra[lost.any(1)].all()
+    assert not lost[:, : trainer.LOSS_FREE].any()
+    assert 0.25 < lost.any(1).double().mean() < 0.32  # hardly any crop escapes by chance
+    assert 0.3 + 0.1 < intra.double().mean() < 0.3 + 0.18
+    hit = lost[lost.any(1)].double()
+    assert 0.07 < hit.mean() < 0.16
+    # A loss is likelier after a loss.
+    after = hit[:, 1:][lost[lost.any(1)][:, :-1]].mean()
+    assert after > 1.4 * hit.mean()
+    intra, lost = trainer.draw_losses(rng, 64, 100, 0.0)
+    assert not lost.any() and 0 < intra.sum() < 32
+
+
+def changed_parts(state: trainer.TrainState, before: dict[str, torch.Tensor]) -> set[str]:
+    after = state.net.state_dict()
+    return {
+        name.removesuffix(".weight").removesuffix(".bias")
+        for name, value in before.items()
+        if not torch.equal(after[name], value) and ".usage." not in name
+    }
+
+
+def train_some(
+    data_dir: Path, tmp_path: Path, steps: int = 3, **changes: object
+) -> tuple[trainer.TrainState, dict[str, torch.Tensor]]:
+    config = make_config(data_dir, tmp_path, learning_rate=1e-2, warmup_steps=1, **changes)
+    recordings, _ = trainer.load_clips(config)
+    sampler = trainer.CropSampler(recordings, (2 * 25 - 1) * 160, 0)
+    state = trainer.new_state(config, TINY)
+    trainer.initialise_msvq(state.net, sampler, 25, crops=16)
+    before = {name: value.clone() for name, value in state.net.state_dict().items()}
+    for _ in range(steps):
+        trainer.train_step(state, config, trainer.CodecLoss(), sampler, 25)
+    return state, before
+
+
+def test_training_the_concealment_alone(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a file without losses decodes to stays the same, bit for bit."""
+    monkeypatch.setattr(trainer, "LOSS_RATES", (0.2, 0.4))  # crops are short here
+    freeze = "analysis,msvq,intra_msvq,allocation,enhancer"
+    state, before = train_some(data_dir, tmp_path, freeze=freeze, loss_share=1.0)
+    changed = changed_parts(state, before)
+    assert changed == {"enhancer.loss_inputs", "enhancer.lost_outputs"}
+    net, old = state.net.eval(), CodecNet(TINY).eval()
+    old.load_state_dict(before)
+    waveform = torch.from_numpy(synthetic_speech(1.0, 3))[None, : 49 * 160]
+    outputs = []
+    for lost in (None, torch.arange(25)[None] == 10):
+        for each in (net, old):
+            torch.manual_seed(0)
+            with torch.no_grad():
+                bits = torch.full((1, 25), 264.0)
+                intra = torch.tensor([True])
+                outputs.append(each(waveform, bits, torch.tensor([3]), True, intra, lost).waveform)
+    assert torch.equal(outputs[0], outputs[1])
+    assert not torch.equal(outputs[2], outputs[3])
+
+
+@pytest.mark.xfail(
+    strict=True, raises=RuntimeError, reason="nothing to differentiate in a batch without losses"
+)
+def test_a_step_without_losses_trains_no_concealment(data_dir: Path, tmp_path: Path) -> None:
+    freeze = "analysis,msvq,intra_msvq,allocation,enhancer"
+    state, before = train_some(data_dir, tmp_path, steps=1, freeze=freeze, loss_share=0.0)
+    assert state.step == 1 and not changed_parts(state, before)
+
+
+def test_freezing_the_concealment(data_dir: Path, tmp_path: Path) -> None:
+    state, before = train_some(data_dir, tmp_path, freeze="concealment", loss_share=1.0)
+    changed = changed_parts(state, before)
+    assert not {"enhancer.loss_inputs", "enhancer.lost_outputs"} & changed
+    assert {"enhancer.outputs", "intra_msvq.codebooks"} <= changed
+    with pytest.raises(ValueError, match="cannot freeze 'conceal': use analysis, msvq, intra_msvq"):
+        trainer.freeze_part(state.net, "conceal")
 
 
 def test_loss_weights_follow_the_rate() -> None:
