@@ -772,7 +772,7 @@ class BitstreamReader:
             raise AssertionError("push would have found this header")
         if self._total is None:
             rest = bytes(self._data)
-            if self._group:
+            if self._group and len(rest) == CRC_BYTES + TRAILER_BYTES:
                 self._check_crc(rest[:CRC_BYTES])
                 rest = rest[CRC_BYTES:]
             count = _read_trailer(rest)

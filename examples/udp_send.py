@@ -56,17 +56,16 @@ class BadNetwork:
 
     def send(self, datagram: bytes) -> None:
         """Send a datagram, or lose it, or keep it back until the next one has gone."""
+        kept, self.late = self.late, None
         if self.random.random() < self.loss:
             self.lost += 1
-            return
-        if self.late is None and self.random.random() < self.reorder:
+        elif kept is None and self.random.random() < self.reorder:
             self.late = datagram
             self.reordered += 1
-            return
-        self.send_now(datagram)
-        if self.late is not None:
-            self.send_now(self.late)
-            self.late = None
+        else:
+            self.send_now(datagram)
+        if kept is not None:
+            self.send_now(kept)
 
     def send_now(self, datagram: bytes) -> None:
         """Send a datagram, whatever the network is like."""
@@ -104,6 +103,8 @@ def main() -> None:
                 network.send(SEQUENCE.pack(number) + packet)
     except AudioError as error:
         sys.exit(f"udp_send: error: {error}")
+    if network.late is not None:
+        network.send_now(network.late)
     for _ in range(HEADER_COPIES):
         network.send_now(SEQUENCE.pack(number + 1))
     print(f"{number} packets: {network.lost} lost, {network.reordered} delivered late")

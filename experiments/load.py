@@ -66,6 +66,7 @@ class Watch(threading.Thread):
         self.stopped = threading.Event()
 
     def run(self) -> None:
+        """Take a sample twice a second until told to stop."""
         while not self.stopped.wait(0.5):
             sizes = [resident(pid) for root in self.pids for pid in family(root)]
             self.total.append(sum(sizes))
