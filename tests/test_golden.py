@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from codec import Codec
-from codec.bitstream import read_stream
+from codec.bitstream import num_groups, num_packets, read_stream
 from codec.config import REPORT_RATES_KBPS
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -55,12 +55,22 @@ def test_golden(codec: Codec, golden: tuple[bytes, dict[str, np.ndarray]], threa
 
 def test_golden_files_cover_what_they_should() -> None:
     cases = make_golden.CASES.values()
-    assert {rate for rate, vbr, _ in cases if not vbr} >= set(REPORT_RATES_KBPS)
-    assert any(vbr for _, vbr, _ in cases)
-    assert {length for _, _, length in cases} >= {0, 1, 321}
+    assert {case.rate for case in cases if not case.vbr} >= set(REPORT_RATES_KBPS)
+    assert any(case.vbr for case in cases)
+    assert {case.length for case in cases} >= {0, 1, 321}
+    assert {case.rate for case in cases if case.independent} >= {13.2, 24.4}
+    assert any(case.open_end for case in cases)
+    # Packets that need no other after some that do.
+    assert num_groups(num_packets(max(case.length for case in cases))) >= 3
     files = [*GOLDEN.glob("*.bin"), *GOLDEN.glob("*.npz")]
     assert {file.stem for file in files} == set(NAMES)
     assert sum(file.stat().st_size for file in files) < 150_000
+    for name, case in make_golden.CASES.items():
+        header, packets = read_stream((GOLDEN / f"{name}.bin").read_bytes())
+        flags = (header.vbr, header.independent, header.open_end, header.num_samples)
+        assert flags == (case.vbr, case.independent, case.open_end, case.length)
+        assert header.nominal_bitrate_bps == round(1000 * case.rate)
+        assert len(packets) == num_packets(case.length)
 
 
 def test_the_golden_signal_is_not_trivial() -> None:

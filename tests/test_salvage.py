@@ -14,6 +14,7 @@ from codec.bitstream import (
     read_stream,
     salvage_stream,
 )
+from codec.decoder import DecodedIntegers
 
 SECONDS = 60
 SPEECH = np.tile(synthetic_speech(4.0, seed=3), SECONDS // 4)
@@ -34,9 +35,14 @@ def group_starts(data: bytes) -> list[int]:
     return starts
 
 
+@lru_cache(maxsize=2)
+def integers_of(codec: Codec, data: bytes) -> DecodedIntegers:
+    return codec.decode_integers(data)[1]
+
+
 def same_seconds(codec: Codec, data: bytes, damaged: bytes) -> tuple[float, float]:
     """Return for how many seconds integers and samples of a damaged minute are those of `data`."""
-    _, whole = codec.decode_integers(data)
+    whole = integers_of(codec, data)
     header, packets, _ = salvage_stream(damaged)
     got = codec._integers(header, packets)
     count = len(got.step)

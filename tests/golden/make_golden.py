@@ -11,23 +11,54 @@ when files that were written by an earlier build no longer decode to the same in
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from codec import Codec
 
 GOLDEN = Path(__file__).resolve().parent
 ROOT = GOLDEN.parent.parent
 PCM_STRIDE = 7  # coprime to the hop: after a few blocks, every place in a block was looked at
-SECONDS = 1.2
+LENGTH = 12000  # 0.75 s
 
-# name: (kbit/s, vbr, samples)
-CASES: dict[str, tuple[float, bool, int]] = {
-    **{f"cbr_{rate:g}": (rate, False, round(SECONDS * 16000)) for rate in
-       (8.0, 9.6, 13.2, 16.4, 24.4, 32.0, 11.111)},
-    "vbr_13.2": (13.2, True, round(SECONDS * 16000)),
-    "length_0": (13.2, False, 0),
-    "length_1": (8.0, False, 1),
-    "length_321": (32.0, True, 321),
-}  # fmt: skip
+
+class Case(NamedTuple):
+    """How a golden file is coded: kbit/s, samples, and flags."""
+
+    rate: float
+    length: int = LENGTH
+    vbr: bool = False
+    independent: bool = False
+    open_end: bool = False
+
+
+CASES = {
+    **{f"cbr_{rate:g}": Case(rate) for rate in (8.0, 9.6, 13.2, 16.4, 24.4, 32.0, 11.111)},
+    "vbr_13.2": Case(13.2, vbr=True),
+    "length_0": Case(13.2, 0),
+    "length_1": Case(8.0, 1),
+    "length_321": Case(32.0, 321, vbr=True),
+    "independent_13.2": Case(13.2, 8000, independent=True),
+    "independent_24.4": Case(24.4, 8000, independent=True),
+    "open_16.4": Case(16.4, 5000, open_end=True),
+    "groups_8": Case(8.0, 35200),  # 2.2 s: two borders of groups
+}
+
+
+def encode(codec: "Codec", waveform: np.ndarray, case: Case) -> bytes:
+    """Return the bytes of a golden file."""
+    if not case.open_end:
+        return codec.encode(waveform, 16000, case.rate, case.vbr, case.independent)
+    from codec import StreamEncoder
+    from codec.bitstream import BitstreamWriter
+
+    encoder = StreamEncoder(codec, case.rate, case.independent)
+    writer = BitstreamWriter(encoder.header)
+    packets = [*encoder.push(waveform), *encoder.finish()]
+    pieces = [writer.header_bytes, *map(writer.packet, packets), writer.finish(len(waveform))]
+    return b"".join(pieces)
 
 
 def to_pcm(waveform: np.ndarray) -> np.ndarray:
@@ -61,8 +92,8 @@ def main() -> None:
     for old in (*GOLDEN.glob("*.bin"), *GOLDEN.glob("*.npz")):
         old.unlink()
     total = 0
-    for name, (kbps, vbr, length) in CASES.items():
-        data = codec.encode(speech[:length], 16000, kbps, vbr)
+    for name, case in CASES.items():
+        data = encode(codec, speech[: case.length], case)
         (GOLDEN / f"{name}.bin").write_bytes(data)
         _, integers = codec.decode_integers(data)
         values = {
@@ -73,8 +104,8 @@ def main() -> None:
         )
         size = len(data) + (GOLDEN / f"{name}.npz").stat().st_size
         total += size
-        print(f"{name:12s} {size:7d} bytes")
-    print(f"{'all':12s} {total:7d} bytes, weights {codec.fingerprint}")
+        print(f"{name:16s} {size:7d} bytes")
+    print(f"{'all':16s} {total:7d} bytes, weights {codec.fingerprint}")
 
 
 if __name__ == "__main__":
