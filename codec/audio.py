@@ -13,6 +13,7 @@ import re
 import secrets
 import shutil
 import stat
+import struct
 from collections.abc import Iterator
 from math import ceil, gcd
 from pathlib import Path
@@ -105,7 +106,7 @@ def read_audio(path: PathLike) -> tuple[FloatArray, int, list[str]]:
         raise AudioError(f"{path}: {what}") from exc
     if waveform.size == 0:
         notes.append("the file has no samples")
-    elif (peak := float(np.abs(waveform).max())) > _LOUD:
+    elif (peak := float(max(waveform.max(), -waveform.min()))) > _LOUD:
         notes.append(f"the audio reaches {peak:.3g} times full scale; decoding to WAV will clip it")
     return waveform, sample_rate, notes
 
@@ -280,18 +281,24 @@ def write_wav(path: PathLike, waveform: ArrayLike, rate: int) -> None:
     AudioError   not finite, too long for a WAV file, or the file cannot be written; nothing is
                  left behind then
     """
-    import soundfile
-
     samples = to_int16(waveform)
     if samples.size > _MAX_WAV_SAMPLES:
         raise AudioError(
             f"{path}: {samples.size} samples are more than a WAV file can hold (4 GB); "
             "use a lower sample rate or split the recording"
         )
-    buffer = io.BytesIO()  # libsndfile would not pass on an error of the disk
-    soundfile.write(buffer, samples, rate, format="WAV", subtype="PCM_16")
+    # Not by libsndfile, which calls back to write: an error of the disk or a Ctrl-C in there would
+    # be printed and forgotten, and a half file kept.
+    num_bytes = 2 * samples.size
+    header = struct.pack(
+        "<4sI4s4sIHHIIHH4sI",
+        *(b"RIFF", 36 + num_bytes, b"WAVE"),
+        *(b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16),  # PCM, mono
+        *(b"data", num_bytes),
+    )
     with atomic_open(path) as file:
-        file.write(buffer.getbuffer())
+        file.write(header)
+        file.write(samples.astype("<i2", copy=False).data)
 
 
 def atomic_write(path: PathLike, data: bytes) -> None:

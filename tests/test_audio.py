@@ -179,6 +179,15 @@ def test_write_wav_rounds_and_clips(tmp_path: Path) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 
+@pytest.mark.parametrize("num_samples", [0, 1, 1000])
+@pytest.mark.parametrize("rate", [8000, 16000, 768000])
+def test_wav_is_that_of_libsndfile(tmp_path: Path, num_samples: int, rate: int) -> None:
+    x = sine(440, rate, num_samples)
+    write_wav(tmp_path / "ours.wav", x, rate)
+    soundfile.write(tmp_path / "theirs.wav", audio.to_int16(x), rate, subtype="PCM_16")
+    assert (tmp_path / "ours.wav").read_bytes() == (tmp_path / "theirs.wav").read_bytes()
+
+
 def test_int16_survives_a_round_trip(tmp_path: Path) -> None:
     x = np.random.default_rng(1).integers(-32768, 32768, 5000).astype(np.int16)
     soundfile.write(tmp_path / "in.wav", x, 16000)
