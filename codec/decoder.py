@@ -270,7 +270,7 @@ class Synthesis:
             lag[0, p], periodicity[0, p] = pitch.lag, pitch.periodicity
         enhanced, comb, state = enhancer(
             bins, envelope, band_step, log_bits, fill, lag, periodicity, state,
-            loss=torch.from_numpy(concealed.features)[None],
+            loss=torch.from_numpy(concealed.features)[None] if concealed.features.any() else None,
         )  # fmt: skip
 
         enhanced = torch.cat([memory.spectrum, enhanced.flatten(1, 2)], 1)

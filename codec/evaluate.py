@@ -560,7 +560,7 @@ def _fingerprint(codec: Any) -> str | None:
 def _summarize(
     bitrate_kbps: float, clips: Sequence[ClipScore], job: _Job
 ) -> dict[str, Any]:
-    """Sum up one rate (and loss): rates and speeds over the total duration, scores as means over clips."""
+    """Sum up one rate (and loss): bits and speeds over the whole duration, scores as means."""
     coded = [clip for clip in clips if clip.num_bytes is not None]
     seconds = sum(clip.duration_s for clip in coded)
 

@@ -216,7 +216,8 @@ class Enhancer(nn.Module):
         out = self.outputs(hidden)
         if loss is not None:
             lost = loss[..., :1] > 0.5  # [B, P, 1]
-            out = torch.where(lost, self.lost_outputs(hidden), out)
+            if lost.any():
+                out = torch.where(lost, self.lost_outputs(hidden), out)
 
         split = blocks * num_bins
         gain = 1.0 + 0.5 * out[..., :split].view(batch, packets, blocks, num_bins)
