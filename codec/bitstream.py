@@ -546,21 +546,25 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
     while len(packets) < count and in_step:
         first = len(packets)
         for group in _read_groups(header, data, offset, first):
-            if group.problem is not None:
-                problems.append(group.problem)
-            if group.problem is None or group.cut_off:
+            problem, found = group.problem, None
+            if problem is not None and header.vbr:
+                # The length bytes are suspect: look for a place where groups are sound again.
+                sound = _SoundGroups(data) if sound is None else sound
+                found = sound.next(offset, len(packets), count)
+                if found is not None and group.cut_off:  # the lengths led out of the file
+                    where = _seconds(header, len(packets))
+                    problem = f"the file is damaged after {where} (a wrong length): copy it again"
+            if problem is not None:
+                problems.append(problem)
+            if problem is None or (group.cut_off and found is None):
                 packets += group.packets
                 offset += group.size
                 in_step = not group.cut_off
                 continue
-            lost = min(PACKETS_PER_GROUP, count - len(packets))
             if not header.vbr:
-                packets += [None] * lost
+                packets += [None] * min(PACKETS_PER_GROUP, count - len(packets))
                 offset += group.size
                 continue
-            # The length bytes are suspect: look for a place where groups are sound again.
-            sound = _SoundGroups(data) if sound is None else sound
-            found = sound.next(offset, len(packets), count)
             if found is None:
                 in_step = False
             else:
@@ -776,7 +780,7 @@ class BitstreamReader:
                 self._check_crc(rest[:CRC_BYTES])
                 rest = rest[CRC_BYTES:]
             count = _read_trailer(rest)
-            if count is not None:
+            if count is not None and not self._group:  # else a group is left without its CRC
                 closed = replace(self.header, num_samples=count)
                 if num_packets(num_codec_samples(closed)) == self._packets:
                     self.header = closed

@@ -61,7 +61,7 @@ MIN_TABLE_ROWS = 2
 _TABLE_RANGES = {
     "initial": (-ENVELOPE_LIMIT, ENVELOPE_LIMIT),
     "interpolation": (0, 256),
-    "scale_offset": (-ENVELOPE_LIMIT, ENVELOPE_LIMIT),
+    "scale_offset": (-2048, 2048),
     "allocation_rate": (-(1 << 15), 1 << 15),
     "log2_bits": (0, 1 << 14),
     "expected_bits": (0, 1 << 20),
@@ -69,9 +69,11 @@ _TABLE_RANGES = {
     "exp2_table": (0, 1 << 18),
     "compress_table": (0, 1 << 10),
 }
-# Of the networks' parameters: trained ones stay below 3. With it no float overflows, whatever a
-# packet holds.
-NETWORK_LIMIT = 64.0
+# Of the transmitted step delta, Q8. With the table ranges, a step is then at most 2^68.
+STEP_DELTA_LIMIT = 1024
+# Of the networks' parameters; trained ones stay below 3. If all are as large as this, samples reach
+# 10^36 with the most extreme packets: float32 holds them.
+NETWORK_LIMIT = 16.0
 
 
 class WeightsError(ValueError):
@@ -141,9 +143,15 @@ def _one_line(error: object) -> str:
 
 
 def _read_limited(path: Path, limit: int) -> bytes:
-    """Return the bytes of a file, at most ``limit`` + 1: that many say that it is too large."""
+    """Return the bytes of a file; a few more than ``limit`` say that it is too large."""
+    parts, size = [], 0
     with open(path, "rb") as file:
-        return file.read(limit + 1)
+        # In pieces, since `read` takes the memory that it is asked for at once. No file size is
+        # asked for: a pipe or device has none.
+        while size <= limit and (part := file.read(1 << 20)):
+            parts.append(part)
+            size += len(part)
+    return b"".join(parts)
 
 
 def _parse(data: bytes) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -254,6 +262,11 @@ def check_config(config: CodecConfig) -> None:
         if not low <= value <= high:  # NaN fails as well
             expected = f"{low}..{high}" if low != high else f"{low}"
             raise ValueError(f"config: {name} is {value}, expected {expected}")
+    if config.max_step_delta * config.step_resolution > STEP_DELTA_LIMIT:
+        raise ValueError(
+            f"config: step deltas reach {config.max_step_delta} x {config.step_resolution}, "
+            f"beyond {STEP_DELTA_LIMIT}"
+        )
 
 
 def _largest(weights: np.ndarray, bias: np.ndarray, inputs: Any) -> float:
