@@ -182,8 +182,22 @@ def start(*arguments: object, **options: Any) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, **options)
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-@pytest.mark.parametrize("command", ["encode", "decode", "write"])
+@pytest.mark.parametrize(
+    "command, how",
+    [
+        ("encode", signal.SIGKILL),
+        ("decode", signal.SIGINT),
+        *(
+            pytest.param(command, how, marks=pytest.mark.slow)
+            for command, how in (
+                ("encode", signal.SIGINT),
+                ("decode", signal.SIGKILL),
+                ("write", signal.SIGKILL),
+                ("write", signal.SIGINT),
+            )
+        ),
+    ],
+)
 def test_ended_at_every_moment(
     command: str, how: signal.Signals, wav: Path, tmp_path: Path
 ) -> None:
@@ -227,7 +241,7 @@ def test_ended_at_every_moment(
 
 @pytest.mark.parametrize("command", ["encode", "decode"])
 def test_interrupted_command(command: str, wav: Path, stream: Path, tmp_path: Path) -> None:
-    """Ctrl-C in a long run of a single file, as a user presses it."""
+    """Ctrl-C while a single long file is loaded for or coded, to a real command."""
     long, source, target = tmp_path / "long.wav", tmp_path / "in", tmp_path / "out"
     wave, rate = soundfile.read(wav)
     soundfile.write(long, np.tile(wave, 240), rate)
@@ -258,7 +272,7 @@ def test_interrupted_command(command: str, wav: Path, stream: Path, tmp_path: Pa
 # The disk is full
 
 
-@pytest.fixture(params=["limit", "tmpfs"])
+@pytest.fixture(params=["limit", pytest.param("tmpfs", marks=pytest.mark.slow)])
 def full_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Path, dict]]:
     """A folder in which files end at 1 KB (limit) or 64 KB (tmpfs), and options for `start`."""
     folder = tmp_path / "full"
@@ -334,7 +348,7 @@ def test_full_disk_in_a_directory_run(wav: Path, stream: Path, tmp_path: Path) -
 # Going on: --skip-existing
 
 
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize("jobs", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_run_goes_on(wav: Path, tmp_path: Path, jobs: int) -> None:
     source, whole, killed = tmp_path / "in", tmp_path / "whole", tmp_path / "killed"
     (source / "deep").mkdir(parents=True)
