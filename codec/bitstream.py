@@ -502,15 +502,22 @@ def _num_whole_packets(header: Header, data: bytes, offset: int) -> int:
     return sum(len(group.packets) for group in _read_groups(header, data, offset))
 
 
-def _longest(header: Header, num_bytes: int) -> int:
-    """Return how many samples the whole packets of `num_bytes` of a CBR stream can hold."""
+def _whole_packets(header: Header, num_bytes: int) -> tuple[int, int]:
+    """Return how many packets of a CBR stream are whole in its first `num_bytes`, and their bytes.
+
+    The bytes include the CRCs of whole groups: that of a last one that is not full is not asked
+    for, since where it stands depends on the length that is not known.
+    """
+
+    def size(count: int) -> int:
+        crcs = CRC_BYTES * (count // PACKETS_PER_GROUP)
+        return cbr_bytes(header.nominal_bitrate_bps, count) + crcs
+
     low, high = 0, num_bytes // cbr_bytes(MIN_BITRATE_BPS, 1) + 1
     while high - low > 1:
         count = (low + high) // 2
-        size = cbr_bytes(header.nominal_bitrate_bps, count) + CRC_BYTES * num_groups(count)
-        low, high = (count, high) if size <= num_bytes else (low, count)
-    samples = max(2 * low - 1, 0) * HOP_LENGTH
-    return samples * header.source_sample_rate // CODEC_SAMPLE_RATE
+        low, high = (count, high) if size(count) <= num_bytes else (low, count)
+    return low, size(low)
 
 
 def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
@@ -536,7 +543,11 @@ def salvage_stream(data: bytes) -> tuple[Header, list[bytes | None], list[str]]:
     problems: list[str] = []
     closed = _close(header, data, offset)
     if closed is None:
-        header = replace(header, num_samples=_longest(header, len(data) - offset))
+        whole, num_bytes = _whole_packets(header, len(data) - offset)
+        samples = max(2 * whole - 1, 0) * HOP_LENGTH
+        samples = samples * header.source_sample_rate // CODEC_SAMPLE_RATE
+        header = replace(header, num_samples=samples)
+        data = data[: offset + num_bytes]
         problems.append("the stream does not end with its length: it was cut off or damaged")
     else:
         header, data = closed

@@ -238,12 +238,14 @@ class CodecNet(nn.Module):
         spectrum = spectrum.view(batch, packets, config.blocks_per_packet, config.hop_length)
 
         envelope = self.analysis(waveform, spectrum)
-        vq = self.msvq(envelope, num_stages, hard)
+        # What is frozen has nothing to learn from noise in its place.
+        vq = self.msvq(envelope, num_stages, hard or not self.msvq.codebooks.requires_grad)
         first = self.msvq.initial.expand(batch, 1, -1)
         previous = torch.cat([first, vq.quantized[:, :-1]], 1)
         if intra is not None:
             num_stages = torch.where(intra, intra_stages(num_stages, config), num_stages)
-            own = self.intra_msvq(envelope, num_stages, hard)
+            frozen = not self.intra_msvq.codebooks.requires_grad
+            own = self.intra_msvq(envelope, num_stages, hard or frozen)
             chosen = intra[:, None, None]
             previous = torch.where(chosen, own.quantized, previous)
             vq = vq._replace(
@@ -298,7 +300,7 @@ class CodecNet(nn.Module):
         hop = config.hop_length
         dequantized = (q * width).detach().flatten(1, 2)
         loss = None
-        if lost is not None and lost.any():
+        if lost is not None:
             filled = conceal(config, dequantized, lost, decoded, band_step, log_bits)
             gone = lost[..., None]
             bins = torch.where(gone[..., None], filled.bins.view(bins.shape), bins)

@@ -457,16 +457,18 @@ def train_step(
     intra, lost = intra.to(config.device), lost.to(config.device)
 
     net.train()
-    hard = step >= hard_from(config) or not net.msvq.codebooks.requires_grad
-    usage = net.msvq.usage
-    hits, counted = usage.hits.clone(), usage.total.clone()
+    hard = step >= hard_from(config)
+    usages = net.msvq.usage, net.intra_msvq.usage
+    before = [(usage.hits.clone(), usage.total.clone()) for usage in usages]
     out = net(waveform, packet_bits, stages, hard, intra, lost)
     perplexities = out.vq.perplexity
     if group.size > 1:  # count the hits of the whole batch
-        new_hits = group.sum_(usage.hits - hits)
-        perplexities = perplexity(new_hits)
-        usage.hits.copy_(hits + new_hits)
-        usage.total.copy_(counted + group.sum_(usage.total - counted))
+        for usage, (hits, counted) in zip(usages, before, strict=True):
+            new_hits = group.sum_(usage.hits - hits)
+            if usage is net.msvq.usage:
+                perplexities = perplexity(new_hits)
+            usage.hits.copy_(hits + new_hits)
+            usage.total.copy_(counted + group.sum_(usage.total - counted))
     rate_kbps = packet_bits.mean(-1) * net.config.packet_rate / 1000
     loss, terms = loss_fn(waveform, out.waveform, rate_kbps)
     distortion = (out.vq.hard - out.envelope).square().mean()
@@ -486,12 +488,11 @@ def train_step(
     update_average(state, config.ema)
     state.step += 1
     if not hard and state.step % config.replace_every == 0 and state.step < 0.6 * config.steps:
-        dead = net.msvq.replace_dead()  # the same on all ranks, but for the random choice
-        group.broadcast_([net.msvq.codebooks])
-        reset_moments(optimizer, net.msvq.codebooks, dead)
-        dead = net.intra_msvq.replace_dead()
-        group.broadcast_([net.intra_msvq.codebooks])
-        reset_moments(optimizer, net.intra_msvq.codebooks, dead)
+        for msvq in (net.msvq, net.intra_msvq):
+            if msvq.codebooks.requires_grad:
+                dead = msvq.replace_dead()  # the same on all ranks, but for the random choice
+                group.broadcast_([msvq.codebooks])
+                reset_moments(optimizer, msvq.codebooks, dead)
     means = {name: value.mean() for name, value in terms.items()}
     means |= {
         "total": total,
@@ -512,7 +513,7 @@ def train_step(
     log |= {name: mean[name] for name in terms}
     for s, value in enumerate(perplexities.tolist()):
         log[f"perplexity_{s + 1}"] = value
-    unused = (usage.hits == 0).float().mean(-1)  # since the last replacement
+    unused = (net.msvq.usage.hits == 0).float().mean(-1)  # since the last replacement
     for s, value in enumerate(unused.tolist()):
         log[f"unused_{s + 1}"] = value
     return log

@@ -468,9 +468,6 @@ def test_salvage_of_an_open_end() -> None:
     assert (found.num_samples, salvaged) == (0, []) and problems
 
 
-@pytest.mark.xfail(
-    strict=True, reason="salvage takes the packet after the last whole one for the group's checksum"
-)
 def test_salvage_of_an_open_end_that_is_cut_off_within_a_group() -> None:
     """Packets that are whole are kept: the bytes after them are no checksum."""
     header = make_header(num_samples=36_000, open_end=True)
