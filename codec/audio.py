@@ -220,7 +220,11 @@ def _resample(waveform: ArrayLike, old: int, new: int) -> FloatArray:
     if up * (2 * _FILTER_WIDTH * down / min(up, down) + down) > _MAX_KERNEL:
         return _sinc_resample(x, old, new)
     import torch
-    from torchaudio.functional import resample
+
+    try:
+        from torchaudio.functional import resample
+    except (ImportError, OSError):  # decoding must not need it: the same filter, slower
+        return _sinc_resample(x, old, new)
 
     with torch.no_grad():
         y = resample(
