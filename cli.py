@@ -332,11 +332,28 @@ def _load_codec(weights: Path | None) -> "Codec":
         raise UserError(f"{what}; use the weights of this release or train new ones") from error
 
 
+def _follow_parent() -> None:
+    """End this worker process when its parent ends.
+
+    A parent that was killed cannot end its workers, and they would wait for it for ever.
+    """
+    import multiprocessing
+    import threading
+
+    def follow() -> None:
+        if (parent := multiprocessing.parent_process()) is not None:
+            parent.join()
+            os._exit(EXIT_INTERRUPTED)
+
+    threading.Thread(target=follow, daemon=True).start()
+
+
 def _load_for_eval(weights: Path | None) -> "Codec":
     """Load the codec; in a worker process, also leave Ctrl-C to the parent."""
     import multiprocessing
 
     if multiprocessing.parent_process() is not None:
+        _follow_parent()
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     return _load_codec(weights)
 
@@ -525,6 +542,8 @@ def _run_pipe(
     """Code from or to standard input or output, or both."""
     from codec.audio import atomic_open, is_direct
 
+    if coding.skip_existing:
+        raise UserError("--skip-existing: is for files and directories; leave it out with -")
     if source != STANDARD:
         _check_input(source)
         if source.is_dir():
@@ -566,16 +585,7 @@ def _run_pipe(
 
 def _start_worker() -> None:
     """Prepare a worker process: one thread, quiet on Ctrl-C, gone when its parent is gone."""
-    import multiprocessing
-    import threading
-
-    def follow_parent() -> None:
-        if (parent := multiprocessing.parent_process()) is not None:
-            parent.join()
-            os._exit(EXIT_INTERRUPTED)
-
-    # A parent that was killed cannot end its workers, and they would wait for it for ever.
-    threading.Thread(target=follow_parent, daemon=True).start()
+    _follow_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))  # clean up a half file
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
