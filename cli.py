@@ -829,6 +829,7 @@ def decode(
 def _format_info(path: Path, info: dict[str, Any]) -> str:
     """Return the lines that `codec info` prints."""
     mode = "variable (VBR)" if info["vbr"] else "constant (CBR)"
+    kind = "independent of each other" if info["independent"] else "in groups of 1 s"
     rows = [
         ("file", f"{path}, {info['file_bytes']} bytes, header {info['header_bytes']}"),
         ("format", f"version {info['version']}, weights {info['fingerprint']}"),
@@ -843,7 +844,7 @@ def _format_info(path: Path, info: dict[str, Any]) -> str:
             f"{info['measured_kbps']:.2f} kbit/s for the file, "
             f"{info['payload_kbps']:.2f} for its payload",
         ),
-        ("packets", f"{info['num_packets']} of 20 ms, {info['num_stages']} envelope stages"),
+        ("packets", f"{info['num_packets']} of 20 ms, {kind}, {info['num_stages']} envelope stages"),
     ]
     shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in info["share"].items())
     rows.append(("bits", shares or "none"))

@@ -16,6 +16,7 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 import cli
+from codec.bitstream import read_header
 
 ROOT = Path(cli.__file__).resolve().parent
 NUM_SAMPLES = 16123  # 1 s and a bit: neither whole packets nor whole hops
@@ -402,6 +403,33 @@ def test_eval_writes_table_csv_json_and_plot(tmp_path: Path) -> None:
     waves = list(out.rglob("*.wav"))
     assert len(waves) == 2
     assert all(soundfile.info(path).frames == len(clip) for path in waves)
+
+
+def test_eval_with_losses(tmp_path: Path) -> None:
+    source, out = tmp_path / "speech", tmp_path / "scores"
+    source.mkdir()
+    clip, rate = soundfile.read(ROOT / "demo" / "speech" / "slt.flac")
+    soundfile.write(source / "one.wav", clip, rate)
+    result = run("eval", source, "--rates", "13.2", "--loss", "3, 20", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "loss %" in result.stdout
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary["independent"]
+    rows = summary["summary"]
+    assert [row["loss_percent"] for row in rows] == [0, 3, 20]
+    assert rows[0]["pesq_wb"] > rows[1]["pesq_wb"] > rows[2]["pesq_wb"]
+    for wrong in ("3,x", "101", "-1"):
+        result = run("eval", source, "--loss", wrong)
+        assert result.exit_code == 2 and "not a percentage" in result.stderr
+
+
+def test_encode_independent_packets(tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    source = ROOT / "demo" / "speech" / "slt.flac"
+    result = run("encode", source, target, "--independent-packets")
+    assert result.exit_code == 0, result.output
+    assert read_header(target.read_bytes())[0].independent
+    assert "independent" in run("info", target).stdout
 
 
 def test_eval_goes_on_past_a_bad_file(tree: Path, tmp_path: Path) -> None:

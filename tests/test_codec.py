@@ -341,8 +341,25 @@ def test_a_quiet_stretch_does_not_spoil_what_follows(
     assert psnr(talk, decoded[32000:]) > alone - 1.5
 
 
+def test_silence_between_words_does_not_spoil_them(codec: Codec, demo_speech: np.ndarray) -> None:
+    """Speech between stretches of digital silence keeps its level."""
+    rng = np.random.default_rng(0)
+    talk = demo_speech[:32000].copy()
+    expected = codec.decode(codec.encode(talk, 16000, 13.2, independent=True))
+    for start in (6000, 14000, 22000):
+        talk[start : start + 1600] = rng.integers(-1, 2, 1600) / np.float32(32768)
+    decoded = codec.decode(codec.encode(talk, 16000, 13.2, independent=True))
+    for start, end in ((8500, 13500), (16500, 21500), (24500, 31000)):
+        level = np.std(decoded[start:end]) / np.std(expected[start:end])
+        assert 0.8 < level < 1.25
+        assert psnr(talk[start:end], decoded[start:end]) > 6.0
+
+
 def test_independent_packets_cost_quality_not_bits(codec: Codec, demo_speech: np.ndarray) -> None:
-    """The same size to the byte; what prediction would have saved is missing."""
+    """The same size to the byte; what prediction would have saved is missing.
+
+    One of the sentences is synthetic, with digital silence between the words: it once lost 10 dB.
+    """
     for rate in (8.0, 24.4):
         predicted = codec.encode(demo_speech, 16000, rate)
         independent = codec.encode(demo_speech, 16000, rate, independent=True)
@@ -350,4 +367,4 @@ def test_independent_packets_cost_quality_not_bits(codec: Codec, demo_speech: np
         header, _ = read_stream(independent)
         assert header.independent and not read_stream(predicted)[0].independent
         quality = [psnr(demo_speech, codec.decode(data)) for data in (predicted, independent)]
-        assert quality[0] - 6.0 < quality[1] < quality[0] + 0.3
+        assert quality[0] - 1.5 < quality[1] < quality[0] + 0.3

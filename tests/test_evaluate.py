@@ -7,6 +7,7 @@ import io
 import json
 import os
 import struct
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -33,7 +34,14 @@ class ToyCodec:
     def __init__(self, flaw: str = "") -> None:
         self.flaw = flaw
 
-    def encode(self, wave: np.ndarray, rate: int, bitrate: float, vbr: bool = False) -> bytes:
+    def encode(
+        self,
+        wave: np.ndarray,
+        rate: int,
+        bitrate: float,
+        vbr: bool = False,
+        independent: bool = False,
+    ) -> bytes:
         assert rate == RATE and wave.dtype == np.float32 and wave.ndim == 1
         if self.flaw == "raise" and np.abs(wave).max(initial=0) > 0.9:
             raise RuntimeError("too\nloud")
@@ -47,6 +55,11 @@ class ToyCodec:
             quantized = np.clip(np.rint(block[: size - 1] / 2.0**level * 127), -127, 127)
             packets.append(struct.pack("b", level) + quantized.astype(np.int8).tobytes())
         return struct.pack(">IH", wave.size, size) + b"".join(packets)
+
+    def decode_lossy(self, data: bytes, lost: np.ndarray) -> np.ndarray:
+        wave = self.decode(data)
+        gone = np.repeat(lost, 320)[: wave.size]
+        return np.where(gone, 0, wave).astype(np.float32)
 
     def decode(self, data: bytes) -> np.ndarray:
         assert isinstance(data, bytes)
@@ -324,3 +337,48 @@ def test_plot(clips: list[Path], tmp_path: Path) -> None:
         assert width > 1000 and height > 500
         assert 0.001 < np.mean(image[..., :3].min(axis=-1) < 0.5) < 0.5  # some ink, not a slab
     assert np.abs(images[0] - images[1]).mean() > 1e-4
+
+
+def test_losses_are_those_of_the_peers() -> None:
+    """The pattern depends on the clip's name alone, and higher losses contain lower ones."""
+    seed = zlib.crc32(b"sub/b.flac")
+    drawn = np.random.Generator(np.random.PCG64(seed)).random(400)
+    before = np.zeros(400, np.bool_)
+    for percent in (0, 3, 6, 10, 50):
+        lost = ev.lost_packets("sub/b.flac", 400, percent)
+        assert not lost[:5].any()
+        np.testing.assert_array_equal(lost[5:], drawn[5:] < percent / 100)
+        assert lost[before].all()
+        before = lost
+    # A longer clip of the same name begins with the same losses.
+    np.testing.assert_array_equal(ev.lost_packets("sub/b.flac", 900, 50)[:400], before)
+    assert (ev.lost_packets("sub/c.flac", 400, 50) != before).any()
+
+
+def test_every_rate_is_scored_with_every_loss(clips: list[Path], tmp_path: Path) -> None:
+    result = evaluate(
+        ToyCodec, clips[:2], [16, 32], losses=[10, 3, 0], packets_of=toy_packets,
+        save_audio=tmp_path / "audio",
+    )  # fmt: skip
+    rows = [(r["bitrate_kbps"], r["loss_percent"]) for r in result.summary]
+    assert rows == [(rate, loss) for rate in (16, 32) for loss in (0, 3, 10)]
+    assert not result.failures and result.independent
+    quality = {(c.file, c.bitrate_kbps, c.loss_percent): c.scores["psnr_db"] for c in result.clips}
+    assert len(quality) == 12
+    for (file, rate, loss), value in quality.items():
+        assert value is not None
+        if loss:
+            lost = ev.lost_packets(file, 500, loss)[: 100 if file == "a.wav" else 75]
+            assert lost.any() == (value < quality[file, rate, 0])
+    table = list(csv.DictReader(io.StringIO(result.to_csv())))
+    assert [row["loss_percent"] for row in table[:3]] == ["0", "3", "10"]
+    assert "loss %" in summary_table(result).splitlines()[0]
+    assert (tmp_path / "audio/16/a.loss10.wav").is_file()
+    with pytest.raises(ValueError, match="outside 0..100"):
+        evaluate(ToyCodec, clips[:1], [16], losses=[120], packets_of=toy_packets)
+
+
+def test_results_without_losses_do_not_mention_them(clips: list[Path]) -> None:
+    result = evaluate(ToyCodec, clips[:1], [16], packets_of=toy_packets)
+    assert "loss" not in result.to_csv() and "loss" not in summary_table(result)
+    assert all("loss_percent" not in row for row in result.summary)
