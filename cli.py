@@ -844,7 +844,10 @@ def _format_info(path: Path, info: dict[str, Any]) -> str:
             f"{info['measured_kbps']:.2f} kbit/s for the file, "
             f"{info['payload_kbps']:.2f} for its payload",
         ),
-        ("packets", f"{info['num_packets']} of 20 ms, {kind}, {info['num_stages']} envelope stages"),
+        (
+            "packets",
+            f"{info['num_packets']} of 20 ms, {kind}, {info['num_stages']} envelope stages",
+        ),
     ]
     shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in info["share"].items())
     rows.append(("bits", shares or "none"))
