@@ -37,6 +37,9 @@ WARM_UP = 20
 # the digital silence between words of synthetic speech it lost its bearings for a second
 # (PESQ 1.5 instead of 3.2 at 13.2 kbit/s).
 LEVEL_FLOOR = -11.0
+# Packets that suffer from losses: by how much their energy, over so many bins, may exceed what is
+# known of it (1.5 dB).
+LOSS_HEADROOM, LIMIT_BINS = 1.4, 9
 # The comb filter is shut where the correlation at the lag is below the first value.
 PERIODIC_FROM, PERIODIC_RANGE = 0.3, 0.5
 
@@ -148,6 +151,24 @@ class Enhancer(nn.Module):
         """Return the state with a fresh memory that has seen the last WARM_UP packets only."""
         return state._replace(gru=self.gru(state.before)[1])
 
+    def _limit(self, spectrum: Tensor, bins: Tensor, scale: Tensor, loss: Tensor) -> Tensor:
+        """Hold lost packets, and those after them, to the level that is known of them.
+
+        A gap can leave the memory where it was never trained, and the first packet after it would
+        be a click. The energy in a stretch of a few bins may exceed that of the envelope or of the
+        decoded bins, whichever is more, by LOSS_HEADROOM.
+        """
+
+        def energy(x: Tensor) -> Tensor:
+            return torch.nn.functional.avg_pool1d(
+                x.square().flatten(0, 1), LIMIT_BINS, 1, LIMIT_BINS // 2, count_include_pad=False
+            ).view(x.shape)
+
+        allowed = LOSS_HEADROOM * torch.maximum(energy(scale.expand_as(bins)), energy(bins))
+        gain = (allowed / energy(spectrum).clamp_min(1e-30)).clamp_max(1.0).sqrt()
+        affected = (loss != 0).any(-1)[..., None, None]
+        return torch.where(affected, spectrum * gain, spectrum)
+
     def forward(
         self,
         bins: Tensor,
@@ -247,11 +268,17 @@ class Enhancer(nn.Module):
         coded = (bins != 0).any(2).to(bins).flatten(0, 1)[:, None]  # [B*P, 1, N]
         near = torch.nn.functional.max_pool1d(coded, 2 * VALUE_REACH + 1, 1, VALUE_REACH)
         value = value * near.view(batch, packets, 1, num_bins)
+        if loss is not None:
+            # Nothing was coded in lost packets, either: with signs of its own the value would be the
+            # same in all of them, and was learned to be a click. With those of the noise it is not.
+            value = torch.where(lost[..., None], value * noise, value)
         if uncoded is None:
             uncoded = (bins == 0).to(bins)
         if loss is not None:
             uncoded = torch.where(lost[..., None], 1.0, uncoded)
         spectrum = bins * gain + scale * (value + amplitude * noise * uncoded)
+        if loss is not None and not self.training:
+            spectrum = self._limit(spectrum, bins, scale, loss)
         comb = torch.sigmoid(self.comb_outputs(hidden)).view(batch, packets, blocks, -1)
         comb = comb * ((periodicity - PERIODIC_FROM) / PERIODIC_RANGE).clamp(0.0, 1.0)[..., None]
         spectrum = spectrum / (1.0 + comb @ self.comb_response)
