@@ -33,8 +33,9 @@ from codec.postfilter import FRAME, MIN_LAG, track_pitch
 NUM_LOSS_FEATURES = 3
 # Octaves of amplitude by which each further packet of a gap is lower: -3 dB every 20 ms.
 FADE = 0.5
-# A gap fades away after this many packets; features count no further.
-LONGEST = 16
+# Packets after a gap of which the enhancer is told that it was there: few enough that none is
+# among those on which its memory warms up in the second half of the next group (codec/decoder.py).
+RECOVERY = 8
 SILENCE = -14.0  # octaves: the envelope's floor
 
 
@@ -95,7 +96,7 @@ class Concealment:
     def __init__(self, config: CodecConfig) -> None:
         self.config = config
         self.gap = 0  # packets lost in a row, up to now
-        self.since = LONGEST  # packets received in a row
+        self.since = RECOVERY  # packets received in a row
         self.pitch = Pitch(MIN_LAG, 0.0)
         self.envelope = np.full(config.num_bands, SILENCE, np.float32)
         self.band_step = np.full(config.num_bands, SILENCE, np.float32)
@@ -135,9 +136,9 @@ class Concealment:
         for p, there in enumerate(received):
             if there:
                 # The value 1 in the first packet after a gap, half of it in each further one.
-                if self.since < LONGEST:
+                if self.since < RECOVERY:
                     features[p, 2] = 0.5**self.since
-                self.gap, self.since = 0, min(self.since + 1, LONGEST)
+                self.gap, self.since = 0, min(self.since + 1, RECOVERY)
                 self.envelope, self.band_step = envelope[p].copy(), band_step[p].copy()
                 self.log_bits = log_bits[p]
                 continue
@@ -161,5 +162,5 @@ class Concealment:
             features[p, 0] = 1.0
             features[p, 1] = min(self.gap, 8) / 8
             pitch[p] = self.pitch
-            self.gap, self.since = min(self.gap + 1, LONGEST), 0
+            self.gap, self.since = self.gap + 1, 0
         return Concealed(features, pitch)

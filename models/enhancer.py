@@ -269,8 +269,8 @@ class Enhancer(nn.Module):
         near = torch.nn.functional.max_pool1d(coded, 2 * VALUE_REACH + 1, 1, VALUE_REACH)
         value = value * near.view(batch, packets, 1, num_bins)
         if loss is not None:
-            # Nothing was coded in lost packets, either: with signs of its own the value would be the
-            # same in all of them, and was learned to be a click. With those of the noise it is not.
+            # Nothing was coded in lost packets, either: with signs of its own the value would be
+            # the same in all of them, and was learned to be a click. With the noise's it is not.
             value = torch.where(lost[..., None], value * noise, value)
         if uncoded is None:
             uncoded = (bins == 0).to(bins)
