@@ -159,15 +159,16 @@ class Enhancer(nn.Module):
         decoded bins, whichever is more, by LOSS_HEADROOM.
         """
 
-        def energy(x: Tensor) -> Tensor:
+        def energy(x: Tensor) -> Tensor:  # in double: hostile files have magnitudes of 1e26
+            squared = x.double().square().flatten(0, 1)
             return torch.nn.functional.avg_pool1d(
-                x.square().flatten(0, 1), LIMIT_BINS, 1, LIMIT_BINS // 2, count_include_pad=False
+                squared, LIMIT_BINS, 1, LIMIT_BINS // 2, count_include_pad=False
             ).view(x.shape)
 
         allowed = LOSS_HEADROOM * torch.maximum(energy(scale.expand_as(bins)), energy(bins))
         gain = (allowed / energy(spectrum).clamp_min(1e-30)).clamp_max(1.0).sqrt()
         affected = (loss != 0).any(-1)[..., None, None]
-        return torch.where(affected, spectrum * gain, spectrum)
+        return torch.where(affected, spectrum * gain.to(spectrum), spectrum)
 
     def forward(
         self,
