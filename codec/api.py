@@ -11,10 +11,10 @@ import torch
 
 from codec.audio import AudioError, from_codec_rate, to_codec_rate
 from codec.bitstream import (
-    BitstreamError,
     Header,
     cbr_packet_sizes,
-    check_fingerprint,
+    check_weights,
+    intra_packets,
     num_codec_samples,
     num_packets,
     read_stream,
@@ -22,7 +22,7 @@ from codec.bitstream import (
     write_stream,
 )
 from codec.decoder import DecodedIntegers, decode_integers, synthesise
-from codec.encoder import default_stages, encode_packets, encode_waveform, intra_packets
+from codec.encoder import default_stages, encode_packets, encode_waveform
 from codec.weights import Weights, load_weights
 from models.enhancer import Enhancer
 from models.envelope import EnvelopeAnalysis
@@ -159,12 +159,7 @@ class Codec:
         ------
         BitstreamError   it was coded with other weights
         """
-        check_fingerprint(header, self.weights.fingerprint)
-        if header.num_stages > self.config.num_stages:
-            raise BitstreamError(
-                f"the header names {header.num_stages} envelope stages, the weights have "
-                f"{self.config.num_stages}: the file is damaged, copy it again"
-            )
+        check_weights(header, self.weights.fingerprint, self.config.num_stages)
 
     def decode_integers(self, data: bytes) -> tuple[Header, DecodedIntegers]:
         """Return the header and all integers of a file (exact on every machine)."""

@@ -39,6 +39,7 @@ _BLOCK_SAMPLES = 1 << 16  # of all channels together
 _MAX_PEAK = 65536.0  # full scale is 1; beyond this, squares of spectra leave float32
 _LOUD = 2.0  # decoded WAVs clip at 1, which a lossy source exceeds a little
 _MAX_WAV_SAMPLES = (1 << 31) - 64  # sizes in a WAV header have 32 bits
+_ENDLESS = 0xFFFFFFFF
 # A line of libsndfile's log of the header; sizes from 2 GB on stand for "unknown" in piped files.
 _CUT_OFF = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZE = 0x7FFFF000
@@ -293,16 +294,27 @@ def write_wav(path: PathLike, waveform: ArrayLike, rate: int) -> None:
         )
     # Not by libsndfile, which calls back to write: an error of the disk or a Ctrl-C in there would
     # be printed and forgotten, and a half file kept.
-    num_bytes = 2 * samples.size
-    header = struct.pack(
+    with atomic_open(path) as file:
+        file.write(wav_header(rate, samples.size))
+        file.write(samples.astype("<i2", copy=False).data)
+
+
+def wav_header(rate: int, num_samples: int | None = None) -> bytes:
+    """Return the 44 bytes before 16-bit mono WAV samples.
+
+    Parameters
+    ----------
+    rate : int, Hz
+    num_samples : int or None   None, or more than a WAV file can hold: as many as will come
+    """
+    endless = num_samples is None or num_samples > _MAX_WAV_SAMPLES
+    num_bytes = _ENDLESS if endless else 2 * (num_samples or 0)
+    return struct.pack(
         "<4sI4s4sIHHIIHH4sI",
-        *(b"RIFF", 36 + num_bytes, b"WAVE"),
+        *(b"RIFF", min(36 + num_bytes, _ENDLESS), b"WAVE"),
         *(b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16),  # PCM, mono
         *(b"data", num_bytes),
     )
-    with atomic_open(path) as file:
-        file.write(header)
-        file.write(samples.astype("<i2", copy=False).data)
 
 
 def atomic_write(path: PathLike, data: bytes) -> None:

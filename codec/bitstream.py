@@ -159,6 +159,16 @@ def cbr_packet_sizes(nominal_bitrate_bps: int, n: int) -> list[int]:
     ]
 
 
+def intra_packets(count: int, independent: bool, first: int = 0) -> np.ndarray:
+    """Tell which packets of a file need no other, bool [count], from packet `first` on.
+
+    All of them in a file of independent packets, else the first one of every group.
+    """
+    if independent:
+        return np.ones(count, np.bool_)
+    return (first + np.arange(count)) % PACKETS_PER_GROUP == 0
+
+
 def overhead_bytes(header: Header) -> int:
     """Return the bytes of a file that are not packets: header, group CRCs, VBR length bytes."""
     count = num_packets(num_codec_samples(header))
@@ -287,17 +297,28 @@ def read_header(data: bytes) -> tuple[Header, int]:
     return header, length
 
 
-def check_fingerprint(header: Header, fingerprint: bytes) -> None:
+def check_weights(header: Header, fingerprint: bytes, num_stages: int) -> None:
     """Check that the loaded weights are those that the file was coded with.
+
+    Parameters
+    ----------
+    header : Header
+    fingerprint : bytes   of the weights
+    num_stages : int      that they have
 
     Raises
     ------
-    BitstreamError   they are not
+    BitstreamError   they are not, or the header asks for more than they have
     """
     if header.fingerprint != fingerprint:
         raise BitstreamError(
             f"the file was coded with the weights {header.fingerprint.hex()}, but those loaded are "
             f"{fingerprint.hex()}: load the right ones with --weights"
+        )
+    if header.num_stages > num_stages:
+        raise BitstreamError(
+            f"the header names {header.num_stages} envelope stages, the weights have "
+            f"{num_stages}: the file is damaged, copy it again"
         )
 
 

@@ -78,6 +78,10 @@ class CodecConfig:
         """Return K, the number of codewords of each stage."""
         return 1 << self.codebook_bits
 
+    def intra_stages(self, num_stages: int) -> int:
+        """Return the envelope stages of a packet that needs no other, where others have these."""
+        return min(num_stages + INTRA_EXTRA_STAGES, self.num_stages)
+
     @property
     def packet_length(self) -> int:
         """Return the samples per packet (320 = 20 ms)."""

@@ -13,10 +13,10 @@ import torch
 from numba import njit
 
 from codec.concealment import Concealment
-from codec.config import INTRA_EXTRA_STAGES, CodecConfig
+from codec.config import CodecConfig
 from codec.mdct import inverse_mdct
 from codec.noise import fill_noise
-from codec.packet import NUM_BANDS, NUM_BINS, Tables, new_state, read_packet
+from codec.packet import NUM_BANDS, NUM_BINS, PacketCoder, Tables, read_packet
 from codec.postfilter import (
     FRAME,
     HISTORY,
@@ -56,11 +56,6 @@ class DecodedIntegers(NamedTuple):
     received: np.ndarray
 
 
-def intra_stages(num_stages: int, config: CodecConfig) -> int:
-    """Return the envelope stages of a packet that needs no other, in a file with ``num_stages``."""
-    return min(num_stages + INTRA_EXTRA_STAGES, config.num_stages)
-
-
 @njit(cache=True)
 def _decode_packets(
     tables, intra_tables, state, broken, data, sizes, intra, num_stages, num_intra_stages,
@@ -87,25 +82,15 @@ def _decode_packets(
     return broken
 
 
-class PacketDecoder:
+class PacketDecoder(PacketCoder):
     """Decode packets to integers one after the other, as many at a time as there are.
 
-    Parameters
+    Attributes
     ----------
-    tables, intra_tables : Tables    of predicted packets, and of those that need no other
-    config : CodecConfig
-    num_stages : int                 envelope stages of a predicted packet
+    broken : bool   a packet was lost, and none that needs no other has come since
     """
 
-    def __init__(
-        self, tables: Tables, config: CodecConfig, num_stages: int, intra_tables: Tables | None
-    ) -> None:
-        self.tables = tables
-        self.intra_tables = intra_tables if intra_tables is not None else tables
-        self.config = config
-        self.num_stages = num_stages
-        self.state = new_state(tables)
-        self.broken = False
+    broken = False
 
     def decode(
         self, packets: Sequence[bytes | None], intra: np.ndarray | None = None
@@ -132,7 +117,7 @@ class PacketDecoder:
         self.broken = _decode_packets(
             self.tables, self.intra_tables, self.state, self.broken, data, sizes,
             np.zeros(count, np.bool_) if intra is None else intra, self.num_stages,
-            intra_stages(self.num_stages, config), config.codebook_bits, config.step_resolution,
+            self.intra_stages, config.codebook_bits, config.step_resolution,
             result.envelope, result.offset, result.step, result.bins, result.received,
         )  # fmt: skip
         return result

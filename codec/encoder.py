@@ -15,9 +15,7 @@ import numpy as np
 import torch
 from numba import njit
 
-from codec.bitstream import PACKETS_PER_GROUP
 from codec.config import CodecConfig
-from codec.decoder import intra_stages
 from codec.mdct import mdct_matrix
 from codec.packet import (
     COST_ONE,
@@ -26,6 +24,7 @@ from codec.packet import (
     NUM_BINS,
     NUM_FEATURES,
     PRICE,
+    PacketCoder,
     Tables,
     advance,
     allocate,
@@ -55,16 +54,6 @@ VBR_EXPONENT = 0.12
 def default_stages(bitrate_bps: int) -> int:
     """Return the envelope stages used at a rate (chosen on the validation clips)."""
     return 3 if bitrate_bps < 22000 else 4
-
-
-def intra_packets(count: int, independent: bool, first: int = 0) -> np.ndarray:
-    """Tell which packets of a file need no other, bool [count], from packet ``first`` on.
-
-    All of them in a file of independent packets, else the first one of every group.
-    """
-    if independent:
-        return np.ones(count, np.bool_)
-    return (first + np.arange(count)) % PACKETS_PER_GROUP == 0
 
 
 @njit(cache=True)
@@ -383,25 +372,8 @@ def encode_waveform(
     return coder.encode(envelopes, spectra, sizes, intra)
 
 
-class PacketEncoder:
-    """Encode packets one after the other, as many at a time as there are.
-
-    Parameters
-    ----------
-    tables, intra_tables : Tables    of predicted packets, and of those that need no other
-    config : CodecConfig
-    num_stages : int                 envelope stages of a predicted packet
-    """
-
-    def __init__(
-        self, tables: Tables, config: CodecConfig, num_stages: int, intra_tables: Tables | None
-    ) -> None:
-        self.tables = tables
-        self.intra_tables = intra_tables if intra_tables is not None else tables
-        self.config = config
-        self.num_stages = num_stages
-        self.intra_stages = intra_stages(num_stages, config)
-        self.state = new_state(tables)
+class PacketEncoder(PacketCoder):
+    """Encode packets one after the other, as many at a time as there are."""
 
     def encode(
         self,

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from codec.bitstream import (
-    PACKETS_PER_GROUP,
-    BitstreamError,
-    check_fingerprint,
+    check_weights,
+    intra_packets,
     overhead_bytes,
     read_header,
     read_stream,
 )
-from codec.config import INTRA_EXTRA_STAGES
 from codec.range_coder import RangeDecoder
 from codec.weights import SideTables, load_side_tables
 
@@ -65,17 +63,12 @@ def describe_stream(data: bytes, side: SideTables) -> dict[str, Any]:
     each is charged -log2 of its probability, and the rest of the packet belongs to the bins.
     """
     header, packets = read_stream(data)
-    check_fingerprint(header, side.fingerprint)
     config = side.config
-    if header.num_stages > config.num_stages:
-        raise BitstreamError(
-            f"the header names {header.num_stages} envelope stages, the weights have "
-            f"{config.num_stages}: the file is damaged, copy it again"
-        )
-    intra_stages = min(header.num_stages + INTRA_EXTRA_STAGES, config.num_stages)
+    check_weights(header, side.fingerprint, config.num_stages)
+    intra_stages = config.intra_stages(header.num_stages)
+    needs_no_other = intra_packets(len(packets), header.independent)
     delta, step_bits, envelope_bits = 0, 0.0, 0.0
-    for i, packet in enumerate(packets):
-        intra = header.independent or i % PACKETS_PER_GROUP == 0
+    for packet, intra in zip(packets, needs_no_other, strict=True):
         index_table, step_table = side.index_cdf, side.step_cdf
         if intra:
             index_table, step_table, delta = side.intra_index_cdf, side.intra_step_cdf, 0

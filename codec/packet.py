@@ -230,6 +230,27 @@ def new_state(tables: Tables) -> PacketState:
     )
 
 
+class PacketCoder:
+    """What packet encoder and packet decoder have in common: tables, stages and the state.
+
+    Parameters
+    ----------
+    tables, intra_tables : Tables    of predicted packets, and of those that need no other
+    config : CodecConfig
+    num_stages : int                 envelope stages of a predicted packet
+    """
+
+    def __init__(
+        self, tables: Tables, config: CodecConfig, num_stages: int, intra_tables: Tables | None
+    ) -> None:
+        self.tables = tables
+        self.intra_tables = intra_tables if intra_tables is not None else tables
+        self.config = config
+        self.num_stages = num_stages
+        self.intra_stages = config.intra_stages(num_stages)
+        self.state = new_state(tables)
+
+
 @njit(cache=True)
 def predict_envelope(tables, previous, out):
     """Write the integer prediction A·previous + b to ``out`` [bands], Q8."""

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from codec.audio import CODEC_RATE, AudioError, read_audio, to_int16
-from codec.bitstream import BitstreamError, BitstreamReader, BitstreamWriter, write_header
+from codec.bitstream import BitstreamReader, BitstreamWriter, num_codec_samples, write_header
 from codec.stream import StreamDecoder, StreamEncoder
 
 if TYPE_CHECKING:
@@ -27,9 +27,6 @@ CHUNK_BYTES = 1 << 16
 _CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b"riff", b".snd")
 # Samples by which the last packet of a stream may reach beyond its end.
 _LONGEST_REST = 319
-# WAV header of a stream: 16-bit mono PCM of unknown length.
-_WAV_HEADER = struct.Struct("<4sI4s4sIHHIIHH4sI")
-_UNKNOWN = 0xFFFFFFFF
 
 
 class _Pieces:
@@ -199,15 +196,6 @@ def _encode_whole(
     return len(waveform), rate, notes
 
 
-def wav_header(rate: int, num_samples: int | None = None) -> bytes:
-    """Return the 44 bytes before 16-bit mono WAV samples; None: as many as will come."""
-    size = _UNKNOWN if num_samples is None else min(2 * num_samples, _UNKNOWN)
-    total = min(size + _WAV_HEADER.size - 8, _UNKNOWN)
-    return _WAV_HEADER.pack(
-        b"RIFF", total, b"WAVE", b"fmt ", 16, 1, 1, rate, 2 * rate, 2, 16, b"data", size
-    )
-
-
 def decode_pipe(codec: Codec, source: IO[bytes], write: Callable[[bytes], object]) -> int:
     """Decode what comes in from a pipe to raw 16-bit samples, 16 kHz, little-endian.
 
@@ -240,16 +228,12 @@ def decode_pipe(codec: Codec, source: IO[bytes], write: Callable[[bytes], object
             continue
         kept = np.concatenate([kept, decoder.push_all(packets)])
         ready = kept[: max(len(kept) - _LONGEST_REST, 0)]
-        write(to_int16(ready).astype("<i2").tobytes())
+        if len(ready):
+            write(to_int16(ready).astype("<i2").tobytes())
         kept = kept[len(ready) :]
         written += len(ready)
-    num_samples = -(-reader.finish() * CODEC_RATE // _source_rate(reader))
-    kept = kept[: num_samples - written]
+    reader.finish()
+    assert reader.header is not None
+    kept = kept[: num_codec_samples(reader.header) - written]
     write(to_int16(kept).astype("<i2").tobytes())
     return written + len(kept)
-
-
-def _source_rate(reader: BitstreamReader) -> int:
-    if reader.header is None:
-        raise BitstreamError("the stream is empty: encode or send it again")
-    return reader.header.source_sample_rate

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codec.audio import AudioError
-from codec.bitstream import Header, cbr_bytes, num_packets
+from codec.bitstream import Header, cbr_bytes, intra_packets, num_packets
 from codec.decoder import PacketDecoder, Synthesis
-from codec.encoder import ANALYSIS_PACKETS, PacketEncoder, analyse_unit, intra_packets
+from codec.encoder import ANALYSIS_PACKETS, PacketEncoder, analyse_unit
 
 if TYPE_CHECKING:
     from codec.api import Codec

@@ -475,7 +475,7 @@ def train_step(
     # A band whose step is far above its envelope is never coded and gets no gradient: stay near.
     depth = (out.depth - DEPTH_LIMIT).clamp_min(0.0).square().mean()
     total = loss.mean() + out.vq.auxiliary_loss + config.depth_weight * depth
-    if not hard:
+    if not hard and any(m.codebooks.requires_grad for m in (net.msvq, net.intra_msvq)):
         total = total + config.envelope_weight * distortion
     optimizer.zero_grad(set_to_none=True)
     total.backward()
@@ -919,7 +919,6 @@ def collect_context_data(
     intra: bool = False,
 ) -> Any:
     """Code random pieces of the training data at random rates; returns ``context.BinData``."""
-    from codec.decoder import intra_stages
     from codec.encoder import collect_bins, default_stages
     from models.context import BinData
     from models.envelope import band_of_bin
@@ -937,7 +936,7 @@ def collect_context_data(
         piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
         stages = min(default_stages(round(rate * 1000)), config.num_stages)
         if intra:
-            stages = intra_stages(stages, config)
+            stages = config.intra_stages(stages)
         got = collect_bins(tables, config, net.analysis, piece, round(rate * 20 / 8), stages, intra)
         # The first packet has no past: predicted packets always have one.
         magnitude = np.abs(got.bins[1:]).ravel()

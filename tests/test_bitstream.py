@@ -15,7 +15,7 @@ from codec.bitstream import (
     BitstreamError,
     Header,
     cbr_packet_sizes,
-    check_fingerprint,
+    check_weights,
     num_codec_samples,
     num_groups,
     num_packets,
@@ -274,9 +274,9 @@ def test_header_errors() -> None:
 
 def test_fingerprint() -> None:
     header = make_header()
-    check_fingerprint(header, bytes.fromhex("0badcafe"))
+    check_weights(header, bytes.fromhex("0badcafe"), 4)
     with pytest.raises(BitstreamError, match="0badcafe.*deadbeef.*--weights"):
-        check_fingerprint(header, bytes.fromhex("deadbeef"))
+        check_weights(header, bytes.fromhex("deadbeef"), 4)
 
 
 @pytest.mark.parametrize("vbr", [False, True])

@@ -28,9 +28,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from codec import Codec
 from codec import packet as packet_module
-from codec.bitstream import read_stream
+from codec.bitstream import intra_packets, read_stream
 from codec.decoder import PacketDecoder, Synthesis, _decode_packets
-from codec.encoder import intra_packets
 from codec.packet import DECODE, NUM_BINS, Tables
 
 NAMES = exact_worker.golden_names()

@@ -8,9 +8,9 @@ import torch
 from numba import njit
 
 from codec import Codec
-from codec.bitstream import cbr_packet_sizes, num_packets
+from codec.bitstream import cbr_packet_sizes, intra_packets, num_packets
 from codec.config import REPORT_RATES_KBPS
-from codec.decoder import PacketDecoder, decode_integers, intra_stages
+from codec.decoder import PacketDecoder, decode_integers
 from codec.encoder import (
     SURVIVORS,
     VBR_MINIMUM_BYTES,
@@ -20,7 +20,6 @@ from codec.encoder import (
     default_stages,
     encode_packets,
     encode_waveform,
-    intra_packets,
 )
 from codec.packet import (
     ENCODE,
@@ -99,7 +98,7 @@ def test_decoded_integers_are_the_encoders(
     steps = np.zeros((len(sizes), 2), np.int64)
     encode_packets(
         weights.tables, weights.intra, new_state(weights.tables), envelopes, spectra,
-        np.array(sizes), intra, stages, intra_stages(stages, config), config.codebook_bits,
+        np.array(sizes), intra, stages, config.intra_stages(stages), config.codebook_bits,
         config.step_resolution, config.rdo_lambda, SURVIVORS, out, again, steps,
     )  # fmt: skip
     assert out.tobytes() == b"".join(packets)
@@ -116,7 +115,7 @@ def test_decoded_integers_are_the_encoders(
     indices, envelope = np.zeros(8, np.int64), np.zeros(20, np.int32)
     for p in range(len(sizes)):
         used = weights.intra if intra[p] else weights.tables
-        count = intra_stages(stages, config) if intra[p] else stages
+        count = config.intra_stages(stages) if intra[p] else stages
         if intra[p]:
             last[:] = used.initial
         search_envelope(used, last, envelopes[p], count, SURVIVORS, indices)
@@ -266,7 +265,7 @@ def test_extreme_signals(codec: Codec, name: str, rate: float) -> None:
     np.testing.assert_array_equal(decoded.bins, bins)
     if name == "silence":
         assert not bins.any()
-    intra, count = codec.weights.intra, intra_stages(stages, config)
+    intra, count = codec.weights.intra, config.intra_stages(stages)
     kinds = np.ones(len(sizes), np.bool_)
     packets, bins = encode_waveform(
         tables, config, codec.analysis, waveform, sizes, stages, intra_tables=intra, intra=kinds
@@ -438,7 +437,7 @@ def described(
     And first of all, the tables that were used and whether they are those of intra packets.
     """
     tables = codec.weights.intra if request.param else codec.weights.tables
-    stages = intra_stages(3, codec.config) if request.param else 3
+    stages = codec.config.intra_stages(3) if request.param else 3
     found = collect_bins(
         tables, codec.config, codec.analysis, speech, 33, stages, request.param
     )

@@ -36,6 +36,7 @@ from codec.bitstream import (
     Header,
     cbr_bytes,
     cbr_packet_sizes,
+    intra_packets,
     num_codec_samples,
     num_packets,
     read_stream,
@@ -44,7 +45,6 @@ from codec.bitstream import (
     write_trailer,
 )
 from codec.decoder import decode_integers
-from codec.encoder import intra_packets
 from codec.info import describe_stream
 from codec.weights import SideTables
 

@@ -18,8 +18,8 @@ from hostile import MAX_MESSAGE, Finding, Outcome
 from safetensors.numpy import load, save
 
 from codec import Codec
+from codec.bitstream import intra_packets
 from codec.decoder import decode_integers
-from codec.encoder import intra_packets
 from codec.weights import Weights, WeightsError, load_side_tables, load_weights
 
 Mutator = Callable[[np.random.Generator, "Source"], bytes]
