@@ -104,6 +104,28 @@ def _describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
+@contextlib.contextmanager
+def _no_interrupt_lost() -> Generator[None]:
+    """Deliver Ctrl-C again where it arrived in code that cannot pass an exception on.
+
+    Python reports exceptions of destructors, and of callbacks of compiled code such as pydantic's,
+    to a hook and goes on as if nothing had been.
+    """
+    former = sys.unraisablehook
+
+    def hook(ignored: Any) -> None:
+        if issubclass(ignored.exc_type, KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        else:
+            former(ignored)
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = former
+
+
 class _Group(TyperGroup):
     """A typer group that turns every mistake into one line on stderr and an exit code."""
 
@@ -121,9 +143,10 @@ class _Group(TyperGroup):
             if isinstance(output, io.TextIOWrapper):
                 output.reconfigure(errors="backslashreplace")
         try:
-            result = super().main(
-                args, prog_name, complete_var, False, windows_expand_args, **extra
-            )
+            with _no_interrupt_lost():
+                result = super().main(
+                    args, prog_name, complete_var, False, windows_expand_args, **extra
+                )
         except typer.TyperException as error:  # wrong options: click's three lines become one
             hint = "see `codec --help`"
             context = getattr(error, "ctx", None)

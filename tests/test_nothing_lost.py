@@ -268,6 +268,33 @@ def test_interrupted_command(command: str, wav: Path, stream: Path, tmp_path: Pa
     assert set(tmp_path.iterdir()) == before
 
 
+def test_interrupt_where_python_ignores_it(wav: Path, tmp_path: Path) -> None:
+    """Ctrl-C during a destructor or a callback of compiled code is not swallowed."""
+    program = f"""
+import os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import cli
+
+class Swallows:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+        sum(range(1000))
+        raise AssertionError("no interrupt came")
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+load = cli._load_codec
+def load_codec(*arguments):
+    Swallows()
+    return load(*arguments)
+cli._load_codec = load_codec
+cli.app(["encode", {str(wav)!r}, {str(tmp_path / "out")!r}])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.splitlines() == ["codec: interrupted"]
+    assert not list(tmp_path.iterdir())
+
+
 # --------------------------------------------------------------------------------------------------
 # The disk is full
 
