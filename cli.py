@@ -111,11 +111,14 @@ def _no_interrupt_lost() -> Generator[None]:
     Python reports exceptions of destructors, and of callbacks of compiled code such as pydantic's,
     to a hook and goes on as if nothing had been.
     """
+    import threading
+
     former = sys.unraisablehook
 
     def hook(ignored: Any) -> None:
         if issubclass(ignored.exc_type, KeyboardInterrupt):
-            signal.raise_signal(signal.SIGINT)
+            # A moment later: what is raised within the hook would be ignored, too.
+            threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
         else:
             former(ignored)
 
