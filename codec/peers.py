@@ -221,6 +221,8 @@ class Peer(ABC):
         samples = np.asarray(wave, dtype=np.float32)
         if samples.ndim != 1 or samples.size == 0:
             raise PeerError(f"{self.name}: a clip must have shape [T], not {samples.shape}")
+        if not np.isfinite(samples).all():
+            raise PeerError(f"{self.name}: the clip has NaN or infinite samples")
         rate = self.nearest_rate(kbps)
         programs = self._installed()
         encode, decode = self.commands(programs, rate)
@@ -245,15 +247,16 @@ class Peer(ABC):
         except OSError as exc:
             reason = exc.strerror or exc
             raise PeerError(f"{self.name}: temporary files cannot be used ({reason})") from exc
-        self._check_length(encode[0], payload.num_frames * payload.frame_s * SAMPLE_RATE, samples)
-        self._check_length(decode[0], decoded.size + _MAX_DELAY_SAMPLES, samples)
+        clip_s = samples.size / SAMPLE_RATE
+        self._check_length(encode[0], payload.num_frames * payload.frame_s, clip_s)
+        late_s = _MAX_DELAY_SAMPLES / SAMPLE_RATE
+        self._check_length(decode[0], decoded.size / SAMPLE_RATE, clip_s - late_s)
         return Coded(decoded, *payload, encode_s, decode_s)
 
-    def _check_length(self, program: str, num_samples: float, clip: NDArray[np.float32]) -> None:
+    def _check_length(self, program: str, seconds: float, least: float) -> None:
         """Refuse the output of a program that stopped before the end of the clip."""
-        if num_samples < clip.size:
-            seconds, whole = num_samples / SAMPLE_RATE, clip.size / SAMPLE_RATE
-            raise PeerError(f"{self.name}: {program} gave {seconds:.2f} s of {whole:.2f} s")
+        if seconds < least:
+            raise PeerError(f"{self.name}: {program} gave only {seconds:.2f} s of the clip")
 
     def _read_decoded(self, path: Path, program: str) -> NDArray[np.float32]:
         import soundfile
@@ -368,13 +371,14 @@ def _last_line(log: Path, max_bytes: int = 4096) -> str:
 @lru_cache(maxsize=16)
 def _has_encoder(ffmpeg: str, encoder: str) -> bool:
     """Ask an ffmpeg whether it was built with an encoder."""
-    with tempfile.TemporaryDirectory(prefix="codec-peer-") as folder:
-        command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-h", f"encoder={encoder}"]
-        try:
+    command = [ffmpeg, "-hide_banner", "-loglevel", "error", "-h", f"encoder={encoder}"]
+    try:
+        with tempfile.TemporaryDirectory(prefix="codec-peer-") as folder:
             _run_program(command, folder, "help.txt")
-        except PeerError:
-            return False
-        return (Path(folder) / "help.txt").read_bytes().startswith(f"Encoder {encoder} ".encode())
+            text = (Path(folder) / "help.txt").read_bytes()
+    except (PeerError, OSError):
+        return False
+    return text.startswith(f"Encoder {encoder} ".encode())
 
 
 # ---------------------------------------------------------------------------- containers
