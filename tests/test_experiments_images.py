@@ -1,0 +1,180 @@
+"""The image experiment: held-out parts stay unseen, scores are right, the quick run is complete."""
+
+import importlib
+import json
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+for package in ("skimage", "sklearn"):
+    pytest.importorskip(package, reason="needs the extra [experiments]")
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+Image = importlib.import_module("PIL.Image")
+images = importlib.import_module("experiments.images")
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Run the command in this process; return exit code, stdout, stderr."""
+    code = 0
+    try:
+        images.main([str(argument) for argument in arguments])
+    except SystemExit as leave:
+        code = int(leave.code or 0)
+    out, err = capsys.readouterr()
+    return code, out, err
+
+
+def save(path: Path, pixels: np.ndarray) -> Path:
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def noise(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3)).astype(np.uint8)
+
+
+def test_quick_run_writes_all_and_resumes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ("--quick", "--jobs", 1, "--out", tmp_path / "out", "--work", tmp_path / "work")
+    code, out, err = run(capsys, *command)
+    assert (code, err) == (0, "")
+    assert "split by region" in out and "[6/6]" in out
+    for name in ("images.png", "images_training.png", "images_examples.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert min(picture.size) > 300
+    text = (tmp_path / "out" / "images.json").read_text()
+    report = json.loads(text)
+    assert report["quick"] and report["data"]["pictures"] >= 5
+    entries = {(entry["row"], entry["bits"]): entry for entry in report["results"]}
+    assert len(entries) == 6
+    for (_, bits), entry in entries.items():
+        assert entry["bits_per_patch"] == 64 * bits
+        assert entry["bits_per_pixel"] == bits / 16
+        assert 0.1 < entry["ssim"] < 1 and 12 < entry["peak_snr_db"] < 40
+        assert 1 <= entry["perplexity"] <= entry["used"] <= 2**bits
+        assert entry["curve"]["train_mse"][-1] < entry["curve"]["train_mse"][0]
+    # What replacement is for: many more codewords in use.
+    assert entries["NSVQ", 10]["perplexity"] > 2 * entries["STE", 10]["perplexity"]
+    assert (
+        entries["NSVQ", 10]["seeds"][0]["replaced"]
+        and not entries["STE", 10]["seeds"][0]["replaced"]
+    )
+    # A second time nothing is trained again, and the same comes out.
+    code, out, _ = run(capsys, *command)
+    assert code == 0 and "6 of 6 runs are kept" in out and "[1/" not in out
+    assert (tmp_path / "out" / "images.json").read_text() == text
+
+
+def test_no_training_patch_touches_a_held_out_block(tmp_path: Path) -> None:
+    # Each pixel says where it is; too low a picture for a half-size copy.
+    height, width = 250, 900
+    y, x = np.mgrid[:height, :width]
+    where = np.stack([y, x % 256, x // 256], -1).astype(np.uint8)
+    patches = images.cut_patches([save(tmp_path / "a.png", where)])
+    assert patches.about["split"] == "by region"
+
+    def seen(cut: np.ndarray) -> set[int]:
+        values = cut.reshape(-1, 3).astype(int)
+        return set((values[:, 0] * 1024 + values[:, 1] + 256 * values[:, 2]).tolist())
+
+    train, test = seen(patches.train), seen(patches.test)
+    assert len(test) == len(patches.test) * 32 * 32  # they do not overlap
+    assert not train & test
+    assert len(train) > 4 * len(test)
+    assert seen(patches.examples) <= test
+
+
+def test_many_pictures_are_split_by_picture(tmp_path: Path) -> None:
+    pixels = noise(40, 104)
+    for i in range(60):
+        pixels[:] = i
+        save(tmp_path / f"{i:02}.png", pixels)
+    (tmp_path / "notes.txt").write_text("no picture")
+    patches = images.cut_patches(images.list_pictures(tmp_path))
+    train, test = set(patches.train.flat), set(patches.test.flat)
+    assert patches.about["split"] == "by picture"
+    assert not train & test
+    assert len(train) == 48 and len(test) == 12
+    assert patches.examples.shape == (8, 32, 32, 3)
+    again = images.cut_patches(images.list_pictures(tmp_path))
+    assert again.about == patches.about
+
+
+def test_scores_of_known_errors() -> None:
+    reference = noise(32, 32)[None] // 2 + 40
+    same = images.quality(reference, reference)
+    assert same["ssim"] == 1 and same["mse"] == 0
+    assert same["peak_snr_db"] == pytest.approx(10 * np.log10(255**2 * 12))
+    off = images.quality(reference, reference + 10)
+    assert off["peak_snr_db"] == pytest.approx(28.131, abs=1e-3)
+    assert off["mse"] == pytest.approx((10 / 255) ** 2)
+    assert 0.9 < off["ssim"] < 1
+    assert images.perplexity(np.array([5, 5, 0, 5, 5])) == pytest.approx(4)
+    assert images.perplexity(np.array([0, 7, 0])) == pytest.approx(1)
+    assert images.roughness([9, 9, 1, 1, 1]) == 0
+    assert images.roughness([9, 9, 1, 3]) == pytest.approx(1)
+
+
+def test_all_rows_start_from_the_same_network() -> None:
+    settings = images.Settings(channels=8, dim=4)
+    starts = []
+    for row in images.ROWS:
+        torch.manual_seed(3)
+        model = images.ImageVQVAE(row.method, 16, settings)
+        starts.append([model.encoder[0].weight, model.decoder[0].weight, model.quantizer.codebook])
+    for start in starts[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(starts[0], start, strict=True))
+
+
+def test_decoded_pictures_depend_on_the_indices_alone() -> None:
+    torch.manual_seed(0)
+    model = images.ImageVQVAE("nsvq", 16, images.Settings(channels=8, dim=4))
+    pictures = noise(64, 64)[None]
+    decoded, indices = images.code(model, pictures)
+    grid = torch.from_numpy(indices).reshape(1, 16, 16)
+    with torch.no_grad():
+        out = model.decoder(model.quantizer.decode(grid).permute(0, 3, 1, 2))
+    expected = ((out + 0.5).clamp(0, 1) * 255).round().permute(0, 2, 3, 1).numpy()
+    np.testing.assert_array_equal(decoded, expected)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda d: d / "nowhere", "is not a directory"),
+        (lambda d: d, "no pictures"),
+        (lambda d: ((d / "a.png").write_bytes(b"no"), d)[1], "as a picture"),
+        (lambda d: (save(d / "a.png", noise(100, 100)), d)[1], "too little to learn from"),
+    ],
+)
+def test_bad_data_is_one_line(make, says, tmp_path, capsys) -> None:
+    code, out, err = run(capsys, "--quick", "--data", make(tmp_path), "--out", tmp_path / "out")
+    assert code == 2 and out == ""
+    assert says in err and err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_bad_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    for bad in (("--jobs", 0), ("--seeds", 0), ("--steps", 3), ("--out", tmp_path / "file")):
+        code, out, err = run(capsys, "--quick", "--work", tmp_path / "work", *bad)
+        assert code == 2 and out == ""
+        assert err.startswith("error: ") and err.count("\n") == 1
+
+
+def test_missing_package_names_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "skimage", None)
+    with pytest.raises(SystemExit) as leave:
+        runpy.run_path(str(ROOT / "experiments" / "images.py"))
+    err = capsys.readouterr().err
+    assert leave.value.code == 2
+    assert "skimage" in err and "pip install '.[experiments]'" in err and err.count("\n") == 1
