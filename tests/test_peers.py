@@ -100,6 +100,14 @@ def check_speech(coded: Coded, kbps: float, speech: np.ndarray) -> None:
     assert metrics.psnr(speech, metrics.fir_map(speech, aligned)) > (5 if kbps > 12 else 1)
 
 
+def test_opus_is_run_as_voip() -> None:
+    """Opus for general audio has no high-pass filter: other scores, by several dB of pSNR."""
+    for programs in peers.Opus.alternatives:
+        encode, _ = make_peer("opus").commands(programs, 16.4)
+        voip = ["-application", "voip"] if programs.package == "ffmpeg" else ["4000=2048"]
+        assert set(voip) <= set(encode)
+
+
 def test_opus_by_ffmpeg_does_as_opusenc(speech) -> None:
     installed("opus")
     by_ffmpeg = OpusByFfmpeg()
@@ -494,11 +502,11 @@ def test_not_a_program(fake) -> None:
 
 def test_a_program_that_hangs_is_stopped_with_its_children(fake, monkeypatch, tmp_path) -> None:
     monkeypatch.setattr(peers, "TIMEOUT_S", 0.3)
-    fake("fakeenc", f"echo waiting >&2; (sleep 2; touch {tmp_path}/alive) & sleep 2", shell=True)
+    fake("fakeenc", f"echo waiting >&2; (sleep 2; touch {tmp_path}/alive) & sleep 30", shell=True)
     start = time.perf_counter()
     assert failure(Fake()) == "fake: fakeenc was stopped after 0.3 s: waiting"
-    assert time.perf_counter() - start < 1.5
-    time.sleep(2.0)
+    assert time.perf_counter() - start < 10
+    time.sleep(2.2)
     assert not (tmp_path / "alive").exists()
 
 
