@@ -683,9 +683,10 @@ def draw_quality(summary: Sequence[dict[str, Any]], path: Path) -> None:
     axes[2].set_yscale("log", base=2)
     axes[2].yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes[2].plot(sizes, [2**bits for bits in sizes], color="#999999", linewidth=1, zorder=0)
+    middle = (sizes[0] + sizes[-1]) / 2
     axes[2].annotate(
-        "all codewords", (sizes[0], 2 ** sizes[0]), (2, 6), textcoords="offset points",
-        color="#777777", fontsize=8,
+        "all codewords", (middle, 2**middle), (-8, 6), textcoords="offset points",
+        ha="right", color="#777777", fontsize=8,
     )  # fmt: skip
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9, frameon=False)
