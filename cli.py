@@ -15,6 +15,7 @@ import math
 import os
 import signal
 import sys
+import tempfile
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -27,12 +28,17 @@ from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from codec import Codec
+    from codec.evaluate import EvalResult
+    from codec.peers import Peer
 
 STANDARD = Path("-")  # standard input or output
 MIN_KBPS, MAX_KBPS = 8.0, 32.0
 DEFAULT_KBPS = 13.2
 DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
 METRICS = ("visqol", "dnsmos")
+OUR_NAME = "nsvq"  # evaluate.OURS
+DEFAULT_PAGE_CLIPS = 4
+PAGE_NAME = "listen.html"
 
 EXIT_SOME_FILES = 1  # a directory run in which at least one file failed
 EXIT_USER = 2
@@ -268,6 +274,16 @@ def _parse_metrics(text: str) -> tuple[str, ...]:
     for name in names:
         if name not in METRICS:
             raise UserError(f"--metrics: {name!r} is unknown; choose from {', '.join(METRICS)}")
+    return names
+
+
+def _parse_names(text: str, option: str) -> list[str]:
+    """Return the names of a comma-separated list, in small letters."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if text and not names:
+        raise UserError(f"{option}: no name in {text!r}; see `codec eval --help`")
+    if len(set(names)) < len(names):
+        raise UserError(f"{option}: a codec is named twice in {text!r}; name each once")
     return names
 
 
@@ -901,29 +917,63 @@ def info(
 
 @app.command("eval")
 def evaluate(
-    test_dir: Annotated[
-        Path, typer.Argument(metavar="TEST_DIR", help="Directory of clean speech to code.")
+    context: typer.Context,
+    inputs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="TEST_DIR",
+            help="Directory of clean speech to code; with --ratings, CSV files to read.",
+        ),
     ],
     rates: Annotated[
         str, typer.Option(help="Rates in kbit/s, separated by commas.")
     ] = DEFAULT_RATES,
-    out: Annotated[
-        Path | None,
-        typer.Option(help="Write scores.csv, summary.json and rate_quality.png here."),
+    against: Annotated[
+        str,
+        typer.Option(
+            help="Codecs to run on the same clips where their programs are installed, separated by "
+            "commas: opus, lc3, speex, g722."
+        ),
+    ] = "",
+    scores: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="CSV with published scores of other codecs for the same clips, or scores.csv of "
+            "an earlier run; may be given several times."
+        ),
     ] = None,
-    jobs: JobsOption = 1,
+    baseline: Annotated[
+        str | None,
+        typer.Option(
+            help="Codec to compare with rate by rate; without it the first of --against or "
+            "--scores."
+        ),
+    ] = None,
+    name: Annotated[
+        str, typer.Option(help="What to call this codec in tables and files.")
+    ] = OUR_NAME,
     metrics: Annotated[
         str,
         typer.Option(help="Extra metrics: visqol, dnsmos or both (pip install the extra 'eval')."),
     ] = "",
-    peers: Annotated[
+    out: Annotated[
         Path | None,
-        typer.Option(help="CSV with the scores of other codecs, to draw beside ours in the plot."),
+        typer.Option(
+            help="Write scores.csv, summary.json, plots (PNG, SVG) and the listening page here."
+        ),
     ] = None,
+    page_clips: Annotated[
+        int,
+        typer.Option(min=0, help="Clips on the listening page, listen.html in --out; 0: no page."),
+    ] = DEFAULT_PAGE_CLIPS,
     save_audio: Annotated[
         bool,
         typer.Option("--save-audio", help="Keep the decoded WAV of every clip and rate in --out."),
     ] = False,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Processes to work in; without it one for each CPU."),
+    ] = None,
     vbr: Annotated[bool, typer.Option("--vbr", help="Encode with variable bitrate.")] = False,
     independent: Annotated[
         bool, typer.Option("--independent-packets", help="Encode packets that need no other.")
@@ -936,69 +986,197 @@ def evaluate(
         ),
     ] = "",
     weights: WeightsOption = None,
+    ratings: Annotated[
+        bool,
+        typer.Option(
+            "--ratings",
+            help="Read ratings that the listening page exported as CSV, and sum them up.",
+        ),
+    ] = False,
 ) -> None:
-    """Code a test set at several rates; print rate, quality and speed.
+    """Code a test set at several rates; print rate, quality and speed, beside other codecs.
 
     Every clip is encoded to bytes and decoded from those bytes.
     """
+    if ratings:
+        _check_only(context, "--ratings", {"inputs", "ratings", "out"})
+        _show_ratings(inputs, out)
+        return
+    if len(inputs) > 1:
+        raise UserError(f"{inputs[1]}: one TEST_DIR at a time; CSV files go with --ratings")
+    test_dir = inputs[0]
     kbps = _parse_rates(rates)
     losses = _parse_losses(loss)
     extra = _parse_metrics(metrics)
+    rivals = _parse_names(against, "--against")
+    name = name.strip()
+    if not name or name == "ref":
+        raise UserError(f"--name: {name!r} is no name for a codec; choose another")
+    if losses and (rivals or scores):
+        raise UserError("--loss: other codecs are not scored with losses; leave out "
+                        f"{'--against' if rivals else '--scores'} or --loss")  # fmt: skip
+    if baseline is not None and not (rivals or scores):
+        raise UserError("--baseline: no other codec in this run; name some with --against")
     _check_directory(test_dir)
-    _check_file(peers, "--peers")
+    for path in scores or ():
+        _check_file(path, "--scores")
     _check_file(weights, "--weights")
-    if save_audio and out is None:
-        raise UserError("--save-audio: nowhere to write; name a directory with --out")
-    if peers is not None and out is None:
-        raise UserError("--peers: no plot to draw them in; name a directory with --out")
-    if out is not None:
+    if out is None:
+        if save_audio:
+            raise UserError("--save-audio: nowhere to write; name a directory with --out")
+        if _is_given(context, "page_clips") and page_clips:
+            raise UserError("--page-clips: nowhere to write; name a directory with --out")
+    else:
         _check_output(test_dir, out, "")
     from tqdm import tqdm
 
     from codec import evaluate as evaluation
-    from codec import report
+    from codec import tables
     from codec.audio import list_audio
+    from codec.scores import read_scores
 
     files = list_audio(test_dir)
     if not files:
         raise UserError(f"{test_dir}: no audio files in this directory; check the path")
     try:
-        if peers is not None:
-            report.read_peers(peers)  # a wrong file is said now, not after the work
-        with tqdm(total=len(files) * len(kbps), desc="eval", unit="clip", disable=None) as progress:
+        published = read_scores(scores or ())
+        peers = _installed_peers(rivals)
+        with contextlib.ExitStack() as stack:
+            page_files: list[Path] = []
+            audio: Path | None = None
+            if out is not None and page_clips and not losses:
+                page_files = evaluation.choose_clips(files, page_clips)
+                audio = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codec-eval-")))
+            if out is not None and save_audio:
+                audio = out / "decoded"
+            progress = stack.enter_context(tqdm(desc="eval", unit="clip", disable=None))
+
+            def show(done: int, total: int) -> None:
+                progress.total = total
+                progress.update(done - progress.n)
+
             result = evaluation.evaluate(
                 partial(_load_for_eval, weights),
                 files,
                 kbps,
                 root=test_dir,
-                jobs=jobs,
+                jobs=jobs or _count_cpus(),
                 vbr=vbr,
                 independent=independent,
                 losses=losses,
                 extra_metrics=extra,
-                save_audio=out / "decoded" if out is not None and save_audio else None,
-                progress=lambda *_: progress.update() and None,
+                name=name,
+                peers=peers,
+                published=published,
+                baseline=baseline,
+                save_audio=audio,
+                save_files=None if save_audio else page_files,
+                progress=show,
             )
-        print(evaluation.summary_table(result))
-        if out is not None:
-            evaluation.write_results(result, out)
-            written = "scores.csv and summary.json"
-            if not losses:
-                report.plot_rate_quality(result, out / "rate_quality.png", peers)
-                written = "scores.csv, summary.json and rate_quality.png"
-            print(f"{written} are in {out}")
+            progress.close()
+            print(tables.all_tables(result))
+            for text in result.notes:
+                _note(text)
+            if out is not None:
+                written = _write_eval(result, out, page_files)
+                print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
     except (ValueError, evaluation.EvalError) as error:
         raise UserError(str(error)) from error
+    if _report_failures(result.failures, name):
+        raise typer.Exit(EXIT_SOME_FILES)
+
+
+def _count_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _is_given(context: typer.Context, parameter: str) -> bool:
+    """Tell whether the user gave an option, rather than its default being used."""
+    source = context.get_parameter_source(parameter)
+    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
+
+
+def _check_only(context: typer.Context, option: str, allowed: set[str]) -> None:
+    """Raise if an option was given that has no meaning beside another one."""
+    for parameter in context.command.params:
+        if parameter.name and parameter.name not in allowed and _is_given(context, parameter.name):
+            raise UserError(f"{option}: {parameter.opts[0]} has no meaning with it; leave it out")
+
+
+def _installed_peers(names: Sequence[str]) -> "list[Peer]":
+    """Return the codecs of others that are asked for and installed; a note names the others."""
+    from codec.peers import PeerError, make_peer
+
+    peers = [make_peer(name) for name in names]  # a wrong name is an error before any note
+    installed, missing = [], []
+    for peer in peers:
+        try:
+            peer.check()
+            installed.append(peer)
+        except PeerError as error:
+            missing.append(str(error))
+    if missing and not installed:
+        raise UserError(f"--against: none of these is installed: {'; '.join(missing)}")
+    for text in missing:
+        _note(f"left out, not installed: {text}")
+    return installed
+
+
+def _write_eval(result: "EvalResult", out: Path, page_files: Sequence[Path]) -> list[str]:
+    """Write all files of an evaluation; return what to say they are."""
+    from codec import evaluate as evaluation
+    from codec import report
+
+    written = [path.name for path in evaluation.write_results(result, out)]
+    if not result.losses:
+        summary, saved = evaluation.rows_for_plots(result)
+        if report.write_plots(summary, saved, out):
+            written.append("plots")
+    if page_files and (clips := evaluation.clips_to_hear(result, page_files)):
+        from codec.listening import write_page
+
+        write_page(out / PAGE_NAME, clips, "Listening page")
+        written.append(PAGE_NAME)
+    return written
+
+
+def _report_failures(failures: Sequence[dict[str, Any]], ours: str) -> bool:
+    """Print one line for each failure; return whether some clip is not in the figures at all."""
     lost = False
-    for failure in result.failures:
-        where = f"{failure['file']} at {failure['bitrate_kbps']:g} kbit/s"
-        if failure["metric"] in ("audio", "codec"):  # the clip is not in the figures at all
+    for failure in failures:
+        codec = "" if failure["codec"] == ours else f" in {failure['codec']}"
+        if failure["metric"] == "audio" and codec:
+            continue  # said already: ours could not read it either
+        where = f"{failure['file']}{codec} at {failure['bitrate_kbps']:g} kbit/s"
+        if failure["metric"] in ("audio", "codec"):
             lost = True
             _complain(f"{where}: {failure['reason']}")
         else:
             _note(f"{where}: no {failure['metric']}: {failure['reason']}")
-    if lost:
-        raise typer.Exit(EXIT_SOME_FILES)
+    return lost
+
+
+def _show_ratings(paths: Sequence[Path], out: Path | None) -> None:
+    """Read ratings that the listening page exported, print what they add up to, and write it."""
+    from codec import ratings as listening
+
+    for path in paths:
+        _check_input(path)
+        if path.is_dir():
+            raise UserError(f"{path}: is a directory; name the CSV files with --ratings")
+    if out is not None and out.exists() and not out.is_dir():
+        raise UserError(f"{out}: is a file; name a directory with --out")
+    try:
+        summary = listening.summarise(listening.read_ratings(paths))
+        print(listening.ratings_table(summary))
+        if out is not None:
+            written = listening.write_ratings(summary, out)
+            print(f"{' and '.join(path.name for path in written)} are in {out}")
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 @contextlib.contextmanager

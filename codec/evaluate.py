@@ -1,8 +1,12 @@
-"""Run the codec over a test set: encode to bytes, decode from those bytes, score, sum up.
+"""Run codecs over a test set: encode to bytes, decode from those bytes, score, sum up, compare.
 
-One clip at one rate is one task. Tasks run in this process, or in worker processes that each load
-the codec once and compute on one thread. Whatever fails, on whichever clip, is listed with its
-reason; the clip's other scores stay.
+One clip in one codec at one rate is one task. Tasks run in this process, or in worker processes
+that each load the codec once and compute on one thread. Beside ours come the programs of other
+codecs (`codec.peers`), and published scores of others still (`codec.scores`). Whatever fails, on
+whichever clip, is listed with its reason; the clip's other scores stay.
+
+Other codecs are forgiven their delay (`metrics.align`), and for pSNR their fixed filtering too
+(`metrics.fir_map`). Ours gets no such help.
 """
 
 from __future__ import annotations
@@ -17,18 +21,19 @@ import sys
 import time
 import zlib
 from collections import Counter
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import metrics
+from codec import metrics, statistics
 from codec.audio import (
     AudioError,
     atomic_write,
@@ -37,6 +42,11 @@ from codec.audio import (
     to_int16,
     write_wav,
 )
+from codec.peers import Peer, PeerError
+from codec.scores import PublishedScore
+
+if TYPE_CHECKING:
+    from codec.listening import ListeningClip
 
 Metric = Callable[[Any, Any], float]
 
@@ -48,6 +58,8 @@ METRICS: dict[str, Metric] = {
     "estoi": metrics.estoi,
 }
 EXTRA_METRICS: dict[str, Metric] = {"visqol": metrics.visqol, "dnsmos": metrics.dnsmos}
+OURS = "nsvq"  # how this codec is called, unless the run names it otherwise
+MAX_RATE_DIFFERENCE = 0.15  # of two codecs that are compared "at the same rate"
 SCORES_NAME = "scores.csv"
 SUMMARY_NAME = "summary.json"
 
@@ -62,38 +74,53 @@ class EvalError(RuntimeError):
 
 @dataclass
 class ClipScore:
-    """What one clip gave at one rate.
+    """What one clip gave in one codec at one rate.
 
     `scores` holds None for a metric that failed; `failures` then has the pair (metric, reason).
     A clip that could not be read or coded has no scores and one failure, "audio" or "codec".
+
+    Rates in kbit/s: `bitrate_kbps` is nominal. `measured_kbps` is that of our whole file per second
+    of audio; of other programs, that of the packets without their container, as `payload_kbps` is;
+    of a published score, what its author says. `encode_s` and `decode_s` are CPU seconds.
+    `path` is the file, `audio` the decoded WAV where it was kept. `published` tells scores that
+    were only read from a file.
     """
 
     file: str
     bitrate_kbps: float
+    codec: str = OURS
     loss_percent: float = 0.0
     duration_s: float = 0.0
     num_bytes: int | None = None
-    payload_bytes: int = 0
-    num_packets: int = 0
+    measured_kbps: float | None = None
+    payload_kbps: float | None = None
     encode_s: float | None = None
     decode_s: float | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def measured_kbps(self) -> float | None:
-        """Bits of the whole file per second of audio, in kbit/s."""
-        return _kbps(self.num_bytes, self.duration_s)
-
-    @property
-    def payload_kbps(self) -> float | None:
-        """Bits of the packets alone per second of packets, in kbit/s."""
-        return _kbps(self.payload_bytes, PACKET_SECONDS * self.num_packets)
+    path: Path | None = None
+    audio: Path | None = None
+    published: bool = False
 
 
 @dataclass
 class EvalResult:
-    """Scores of a test set, one `ClipScore` per clip and rate, with the summary per rate."""
+    """Scores of a test set, with what they add up to.
+
+    clips : one `ClipScore` per clip, codec and rate; ours first, then the others
+    summary : one dict per codec and rate: ``codec``, ``bitrate_kbps``, ``measured_kbps``,
+        ``payload_kbps``; for each metric m the mean ``m``, its 95 % confidence interval ``m_low``,
+        ``m_high`` and the quantiles over clips ``m_q05``, ``m_q95``; ``clips``, ``failures``,
+        ``encode_x_realtime``, ``decode_x_realtime``, ``published``. None where there is no value.
+    comparison : ours minus the baseline over the same clips, one dict for each of our rates that
+        the baseline has too: ``codec`` (the baseline), ``bitrate_kbps`` and ``measured_kbps``
+        (ours), ``baseline_kbps`` (measured), for each metric m ``m_difference``, ``m_low``,
+        ``m_high``, ``m_clips``
+    rate_saved : one dict per other codec and metric, see `statistics.RateSaved`: ``codec``,
+        ``metric``, ``percent``, ``low``, ``high``, ``from_quality``, ``to_quality``, ``clips``,
+        ``reason``
+    notes : what a reader of the figures should know
+    """
 
     clips: list[ClipScore]
     summary: list[dict[str, Any]]
@@ -103,12 +130,22 @@ class EvalResult:
     wall_s: float
     independent: bool = False
     losses: tuple[float, ...] = ()
+    name: str = OURS
+    baseline: str | None = None
+    comparison: list[dict[str, Any]] = field(default_factory=list)
+    rate_saved: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the metrics of this run."""
+        return (*METRICS, *self.extra_metrics)
 
     @property
     def failures(self) -> list[dict[str, Any]]:
-        """One entry per failure: file, bitrate_kbps, metric, reason."""
+        """One entry per failure: file, codec, bitrate_kbps, metric, reason."""
         return [
-            {"file": c.file, "bitrate_kbps": c.bitrate_kbps}
+            {"file": c.file, "codec": c.codec, "bitrate_kbps": c.bitrate_kbps}
             | ({"loss_percent": c.loss_percent} if self.losses else {})
             | {"metric": m, "reason": r}
             for c in self.clips
@@ -116,36 +153,50 @@ class EvalResult:
         ]
 
     def to_json(self) -> str:
-        """Return the summary, the failures and the weights' fingerprint as JSON."""
+        """Return all but the scores of single clips as JSON, with what the run was made with."""
         content = {
             "summary": self.summary,
+            "comparison": self.comparison,
+            "rate_saved": self.rate_saved,
             "failures": self.failures,
+            "notes": self.notes,
+            "name": self.name,
+            "baseline": self.baseline,
             "weights": self.weights,
             "vbr": self.vbr,
             "independent": self.independent,
+            "metrics": list(self.metrics),
+            "files": len({clip.file for clip in self.clips}),
+            "bootstrap": {"resamples": statistics.RESAMPLES, "confidence": statistics.CONFIDENCE},
+            "versions": _versions(self.extra_metrics),
             "wall_s": round(self.wall_s, 1),
         }
         return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
     def to_csv(self) -> str:
-        """Return one row per clip and rate; cells of failed metrics are empty."""
-        names = [*METRICS, *self.extra_metrics]
+        """Return one row per clip, codec and rate that was scored in this run, not published ones.
+
+        Cells of failed metrics are empty. A later run reads this with `scores.read_scores`.
+        """
         buffer = io.StringIO()
         writer = csv.writer(buffer, lineterminator="\n")
         loss = ["loss_percent"] if self.losses else []
-        first = ["file", "bitrate_kbps", *loss, "measured_kbps", "payload_kbps"]
-        last = ["encode_s", "decode_s", "duration_s"]
+        first = ["file", "codec", "nominal_bps", *loss, "actual_bps"]
+        last = ["payload_bps", "encode_s", "decode_s", "duration_s"]
         writer.writerow([*first, *METRICS, *last, *self.extra_metrics])
         for clip in self.clips:
-            cells = {name: _cell(clip.scores.get(name)) for name in names}
+            if clip.published:
+                continue
+            cells = {name: _cell(clip.scores.get(name)) for name in self.metrics}
             writer.writerow(
                 [
                     clip.file,
-                    f"{clip.bitrate_kbps:g}",
+                    clip.codec,
+                    _bits(clip.bitrate_kbps),
                     *(f"{clip.loss_percent:g}" for _ in loss),
-                    _cell(clip.measured_kbps),
-                    _cell(clip.payload_kbps),
+                    _bits(clip.measured_kbps),
                     *(cells[name] for name in METRICS),
+                    _bits(clip.payload_kbps),
                     _cell(clip.encode_s),
                     _cell(clip.decode_s),
                     _cell(clip.duration_s),
@@ -155,12 +206,28 @@ class EvalResult:
         return buffer.getvalue()
 
 
+def _versions(extra_metrics: Sequence[str]) -> dict[str, str]:
+    """Return the versions of the packages that the scores depend on."""
+    packages = ["pesq", "pystoi", "numpy", "scipy"]
+    packages += [{"visqol": "visqol-python", "dnsmos": "speechmos"}[name] for name in extra_metrics]
+    found = {}
+    for package in packages:
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
+
+
 def _kbps(num_bytes: int | None, seconds: float) -> float | None:
     return None if num_bytes is None or seconds <= 0 else 8e-3 * num_bytes / seconds
 
 
 def _cell(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def _bits(kbps: float | None) -> str:
+    """Return a rate in bit/s."""
+    return "" if kbps is None else f"{1000 * kbps:.0f}"
 
 
 # ---------------------------------------------------------------------------- one clip
@@ -205,6 +272,8 @@ class _Job:
     independent: bool
     losses: tuple[float, ...]  # percent; empty: all packets arrive
     extra_metrics: tuple[str, ...]
+    name: str = OURS
+    peers: tuple[Peer, ...] = ()
 
     def encode(self, codec: Any, wave: NDArray[np.float32], bitrate_kbps: float) -> bytes:
         options: dict[str, Any] = {"bitrate": bitrate_kbps, "vbr": self.vbr}
@@ -215,12 +284,13 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Task:
-    """One clip at one rate."""
+    """One clip at one rate, in our codec or in a peer (its index)."""
 
     path: Path
     name: str
     bitrate_kbps: float
     save_to: Path | None
+    peer: int | None = None
 
     def save_lossy(self, loss_percent: float) -> Path | None:
         """Return where the clip goes that was decoded with losses."""
@@ -260,14 +330,16 @@ def _score(clip: ClipScore, name: str, metric: Metric, reference: Any, decoded: 
 
 def _one_line(exc: BaseException) -> str:
     text = " ".join(str(exc).split())
-    if isinstance(exc, metrics.MetricError | AudioError):
+    if isinstance(exc, metrics.MetricError | AudioError | PeerError):
         return text
     return f"{type(exc).__name__}: {text}"
 
 
 def _run_task(job: _Job, codec: Any, task: _Task) -> list[ClipScore]:
     """Encode one clip at one rate, then decode and score it, once for each rate of loss."""
-    clip = ClipScore(task.name, task.bitrate_kbps)
+    if task.peer is not None:
+        return [_run_peer(job, task, job.peers[task.peer])]
+    clip = ClipScore(task.name, task.bitrate_kbps, job.name, path=task.path)
     try:
         reference = _reference(task.path)
     except AudioError as exc:
@@ -317,20 +389,59 @@ def _decode_and_score(
         if decoded.shape != reference.shape:
             raise ValueError(f"{reference.size} samples went in, {decoded.size} came out")
         save_to = task.save_lossy(clip.loss_percent)
-        if save_to is not None:
-            save_to.parent.mkdir(parents=True, exist_ok=True)
-            write_wav(save_to, decoded, SAMPLE_RATE)
+        _keep_audio(clip, save_to, decoded)
         decoded = to_int16(decoded) / 32768.0  # what the WAV file holds
     except Exception as exc:
         clip.encode_s = None
         clip.failures.append(("codec", _one_line(exc)))
         return
     clip.num_bytes = len(data)
-    clip.payload_bytes, clip.num_packets = sum(map(len, packets)), len(packets)
-    for name, metric in METRICS.items():
+    clip.measured_kbps = _kbps(len(data), clip.duration_s)
+    clip.payload_kbps = _kbps(sum(map(len, packets)), PACKET_SECONDS * len(packets))
+    for name in (*METRICS, *job.extra_metrics):
+        _score(clip, name, _metric(name), reference, decoded)
+
+
+def _metric(name: str) -> Metric:
+    return METRICS[name] if name in METRICS else EXTRA_METRICS[name]
+
+
+def _keep_audio(clip: ClipScore, path: Path | None, wave: NDArray[np.floating]) -> None:
+    """Write what was decoded, if it is to be kept."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_wav(path, wave, SAMPLE_RATE)
+        clip.audio = path
+
+
+def _run_peer(job: _Job, task: _Task, peer: Peer) -> ClipScore:
+    """Let another codec's programs code one clip at one rate, and score what comes out."""
+    clip = ClipScore(task.name, task.bitrate_kbps, peer.name, path=task.path)
+    try:
+        reference = _reference(task.path)
+    except AudioError as exc:
+        clip.failures.append(("audio", _one_line(exc)))
+        return clip
+    clip.duration_s = reference.size / SAMPLE_RATE
+    try:
+        coded = peer.code(reference, task.bitrate_kbps)
+        aligned, _ = metrics.align(reference, coded.wave)
+        _keep_audio(clip, task.save_to, aligned)
+        decoded = to_int16(aligned) / 32768.0
+    except Exception as exc:  # as with ours
+        clip.failures.append(("codec", _one_line(exc)))
+        return clip
+    clip.num_bytes = coded.payload_bytes
+    clip.measured_kbps = clip.payload_kbps = coded.measured_kbps
+    clip.encode_s, clip.decode_s = coded.encode_s, coded.decode_s
+    for name in (*METRICS, *job.extra_metrics):
+        metric = _mapped_psnr if name == "psnr_db" else _metric(name)
         _score(clip, name, metric, reference, decoded)
-    for name in job.extra_metrics:
-        _score(clip, name, EXTRA_METRICS[name], reference, decoded)
+    return clip
+
+
+def _mapped_psnr(reference: Any, decoded: Any) -> float:
+    return metrics.psnr(reference, metrics.fir_map(reference, decoded))
 
 
 # ---------------------------------------------------------------------------- workers
@@ -438,7 +549,12 @@ def evaluate(
     independent: bool = False,
     losses: Sequence[float] = (),
     extra_metrics: Sequence[str] = (),
+    name: str = OURS,
+    peers: Sequence[Peer] = (),
+    published: Sequence[PublishedScore] = (),
+    baseline: str | None = None,
     save_audio: str | os.PathLike[str] | None = None,
+    save_files: Collection[str | os.PathLike[str]] | None = None,
     progress: Callable[[int, int], None] | None = None,
     packets_of: Callable[[bytes], Sequence[bytes]] = stream_packets,
 ) -> EvalResult:
@@ -460,17 +576,27 @@ def evaluate(
     losses : percent of packets that get lost on the way, see `lost_packets`; each clip is scored
         once for each of them; packets are independent then
     extra_metrics : any of "visqol", "dnsmos"
-    save_audio : directory; decoded clips go to ``<rate>/<file>.wav`` below it
-    progress : called as ``progress(done, total)`` after each clip and rate
+    name : how this codec is called in the result
+    peers : other codecs to run on the same clips, at the nearest rates they have; picklable if
+        jobs > 1; they are not checked to be installed here
+    published : scores of other codecs; those of a peer that runs here are left out, and so are
+        those of other files
+    baseline : codec that ours is compared with rate by rate; default: the first of `peers`, else
+        the first of `published`
+    save_audio : directory; decoded clips go to ``<rate>/<file>.wav`` below it, those of peers,
+        aligned, to ``<codec>/<rate>/<file>.wav``
+    save_files : the files of which decoded clips are kept; default: all
+    progress : called as ``progress(done, total)`` after each clip, codec and rate
     packets_of : how to get the payload packets of an encoded file
 
     Returns
     -------
-    EvalResult, clips in the order of `files`, rates ascending within each
+    EvalResult, clips codec by codec in the order of `files`, rates ascending within each
 
     Raises
     ------
-    ValueError    no files, no rates, jobs below 1, or an unknown metric
+    ValueError    no files, no rates, jobs below 1, an unknown metric or baseline, two codecs of one
+                  name, or losses together with other codecs
     MetricError   an extra metric is not installed
     EvalError     a worker process died
     """
@@ -487,50 +613,118 @@ def evaluate(
         if not 0 <= loss <= 100:
             raise ValueError(f"loss of {loss:g} % is outside 0..100 %")
     lossy = tuple(sorted(set(losses)))
+    if lossy and (peers or published):
+        raise ValueError("other codecs are not scored with losses")
     independent = independent or bool(lossy)
-    job = _Job(codec_loader, packets_of, vbr, independent, lossy, check_metrics(extra_metrics))
-    codec = codec_loader()  # here too, so that a bad weights file is an ordinary error
     names = _relative_names(paths, root)
+    others, notes = _select_published(published, names, name, [peer.name for peer in peers])
+    extra = check_metrics(extra_metrics)
+    against = [peer.name for peer in peers]
+    against += dict.fromkeys(score.codec for score in others)
+    if twice := [codec for codec, count in Counter([name, *against]).items() if count > 1]:
+        raise ValueError(f"two codecs of this run are called {twice[0]!r}")
+    if baseline is None:
+        baseline = against[0] if against else None
+    elif baseline not in against:
+        known = f"choose from {', '.join(against)}" if against else "there is no other codec"
+        raise ValueError(f"baseline {baseline!r} is not in this run; {known}")
+    job = _Job(codec_loader, packets_of, vbr, independent, lossy, extra, name, tuple(peers))
+    codec = codec_loader()  # here too, so that a bad weights file is an ordinary error
+    kept = None if save_files is None else {Path(file) for file in save_files}
     wav_names = _wav_names(names)
-    tasks = [
-        _Task(
-            path,
-            name,
-            rate,
-            Path(save_audio) / f"{rate:g}" / wav_name if save_audio is not None else None,
-        )
-        for path, name, wav_name in zip(paths, names, wav_names, strict=True)
-        for rate in rates
-    ]
-    clips: list[list[ClipScore]] = [[]] * len(tasks)
+
+    def place(path: Path, *parts: str) -> Path | None:
+        if save_audio is None or (kept is not None and path not in kept):
+            return None
+        return Path(save_audio).joinpath(*parts)
+
+    tasks: list[_Task] = []
+    for path, file, wav_name in zip(paths, names, wav_names, strict=True):
+        for rate in rates:
+            tasks.append(_Task(path, file, rate, place(path, f"{rate:g}", wav_name)))
+        for index, peer in enumerate(peers):
+            for rate in peer.rates(rates):
+                where = place(path, peer.name, f"{rate:g}", wav_name)
+                tasks.append(_Task(path, file, rate, where, index))
+    scored: list[list[ClipScore]] = [[]] * len(tasks)
     if jobs == 1:
         finished = _run_here(job, codec, tasks)
     else:
         finished = _run_workers(job, tasks, jobs)
     with contextlib.closing(finished):
-        for done, (index, scored) in enumerate(finished, start=1):
-            clips[index] = scored
+        for done, (index, scores) in enumerate(finished, start=1):
+            scored[index] = scores
             if progress is not None:
                 progress(done, len(tasks))
-    complete = [clip for scored in clips for clip in scored]
     _reference.cache_clear()
+    clips = [clip for scores in scored for clip in scores]
+    seconds = {clip.file: clip.duration_s for clip in clips}
+    clips += [_published_clip(score, seconds[score.file], (*METRICS, *extra)) for score in others]
+    order = {codec: index for index, codec in enumerate([name, *against])}
+    clips.sort(key=lambda clip: order[clip.codec])  # stable: files and rates stay as they are
+    summary = _summaries(clips, job)
+    compared = _compare(clips, summary, name, baseline, job, notes) if baseline else []
     return EvalResult(
-        clips=complete,
-        summary=[
-            _summarize(
-                rate,
-                [c for c in complete if (c.bitrate_kbps, c.loss_percent) == (rate, loss)],
-                job,
-            )
-            for rate in rates
-            for loss in (lossy or (0.0,))
-        ],
+        clips=clips,
+        summary=summary,
         weights=_fingerprint(codec),
         vbr=vbr,
         extra_metrics=job.extra_metrics,
         wall_s=time.perf_counter() - start,
         independent=independent,
         losses=lossy,
+        name=name,
+        baseline=baseline,
+        comparison=compared,
+        rate_saved=_rates_saved(clips, summary, name, against, job),
+        notes=notes,
+    )
+
+
+def _select_published(
+    published: Sequence[PublishedScore], names: Sequence[str], ours: str, peers: Sequence[str]
+) -> tuple[list[PublishedScore], list[str]]:
+    """Return the published scores that take part in a run, and notes on those that do not.
+
+    Raises
+    ------
+    ValueError   a published codec is called as ours is
+    """
+    notes: list[str] = []
+    files, codecs = set(names), list(dict.fromkeys(score.codec for score in published))
+    if ours in codecs:
+        raise ValueError(
+            f"the published scores have a codec {ours!r} too; call ours otherwise with --name"
+        )
+    twice = [codec for codec in codecs if codec in peers]
+    if twice:
+        notes.append(f"published scores of {', '.join(twice)} are left out: the codec runs here")
+    rest = [score for score in published if score.codec not in peers]
+    chosen = [score for score in rest if score.file in files]
+    for codec in (codec for codec in codecs if codec not in peers):
+        covered = len({score.file for score in chosen if score.codec == codec})
+        if covered == 0:
+            notes.append(f"published scores of {codec} are left out: none is of a clip of this run")
+        elif covered < len(files):
+            notes.append(f"published scores of {codec} are of {covered} of {len(files)} clips only")
+    if len(chosen) < len(rest):
+        missing = len(rest) - len(chosen)
+        notes.append(f"{missing} published scores are of clips that are not in this run")
+    return chosen, notes
+
+
+def _published_clip(
+    score: PublishedScore, duration_s: float, metrics_of_run: Sequence[str]
+) -> ClipScore:
+    actual = score.nominal_bps if score.actual_bps is None else score.actual_bps
+    return ClipScore(
+        score.file,
+        score.nominal_bps / 1000,
+        score.codec,
+        duration_s=duration_s,
+        measured_kbps=actual / 1000,
+        scores={name: score.scores.get(name) for name in metrics_of_run},
+        published=True,
     )
 
 
@@ -557,89 +751,246 @@ def _fingerprint(codec: Any) -> str | None:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def _summarize(
-    bitrate_kbps: float, clips: Sequence[ClipScore], job: _Job
-) -> dict[str, Any]:
-    """Sum up one rate (and loss): bits and speeds over the whole duration, scores as means."""
-    coded = [clip for clip in clips if clip.num_bytes is not None]
-    seconds = sum(clip.duration_s for clip in coded)
+def _summaries(clips: Sequence[ClipScore], job: _Job) -> list[dict[str, Any]]:
+    """Sum up each codec, rate and loss; codecs in the order of the clips, rates ascending."""
+    groups: dict[tuple[str, float, float], list[ClipScore]] = {}
+    for clip in clips:
+        key = clip.codec, clip.bitrate_kbps, clip.loss_percent
+        groups.setdefault(key, []).append(clip)
+    order = {codec: index for index, codec in enumerate(dict.fromkeys(c.codec for c in clips))}
+    keys = sorted(groups, key=lambda key: (order[key[0]], *key[1:]))
+    return [_summarize(groups[key], job) for key in keys]
 
-    def speed(times: Iterable[float | None]) -> float | None:
-        total = sum(t for t in times if t is not None)
-        return _rounded(seconds / total) if total > 0 and seconds > 0 else None
 
-    def scores(name: str) -> list[float]:
-        values = (clip.scores.get(name) for clip in clips)
-        return [value for value in values if value is not None]
+def _summarize(clips: Sequence[ClipScore], job: _Job) -> dict[str, Any]:
+    """Sum up one codec at one rate (and loss): rates and speeds over the whole duration."""
+    first = clips[0]
+    coded = [clip for clip in clips if clip.measured_kbps is not None]
+
+    def rate(values: Sequence[float | None]) -> float | None:
+        known = [(v, c.duration_s) for v, c in zip(values, coded, strict=True) if v is not None]
+        if not known:
+            return None
+        seconds = [s for _, s in known]
+        return _rounded(
+            np.average([v for v, _ in known], weights=seconds if any(seconds) else None)
+        )
+
+    def speed(times: Sequence[float | None]) -> float | None:
+        known = [(t, c.duration_s) for t, c in zip(times, coded, strict=True) if t is not None]
+        total = sum(t for t, _ in known)
+        return _rounded(sum(s for _, s in known) / total) if total > 0 else None
 
     row: dict[str, Any] = {
-        "bitrate_kbps": bitrate_kbps,
-        **({"loss_percent": clips[0].loss_percent} if job.losses else {}),
-        "measured_kbps": _rounded(_kbps(sum(clip.num_bytes or 0 for clip in coded), seconds)),
-        "payload_kbps": _rounded(
-            _kbps(
-                sum(clip.payload_bytes for clip in coded),
-                PACKET_SECONDS * sum(clip.num_packets for clip in coded),
-            )
-        ),
+        "codec": first.codec,
+        "bitrate_kbps": first.bitrate_kbps,
+        **({"loss_percent": first.loss_percent} if job.losses else {}),
+        "measured_kbps": rate([clip.measured_kbps for clip in coded]),
+        "payload_kbps": rate([clip.payload_kbps for clip in coded]),
     }
     for name in (*METRICS, *job.extra_metrics):
-        row[name] = _rounded(np.mean(scores(name))) if scores(name) else None
-    for name in ("pesq_wb", "psnr_db"):
-        for suffix, quantile in (("q05", 0.05), ("q95", 0.95)):
-            values = scores(name)
-            row[f"{name}_{suffix}"] = _rounded(np.quantile(values, quantile)) if values else None
-    row["encode_x_realtime"] = speed(clip.encode_s for clip in coded)
-    row["decode_x_realtime"] = speed(clip.decode_s for clip in coded)
+        found = [clip.scores.get(name) for clip in clips]
+        values = [value for value in found if value is not None]
+        row[name] = row[f"{name}_low"] = row[f"{name}_high"] = None
+        row[f"{name}_q05"] = row[f"{name}_q95"] = None
+        if values:
+            row[name] = _rounded(np.mean(values))
+            low, high = statistics.bootstrap_mean(values)
+            row[f"{name}_low"], row[f"{name}_high"] = _rounded(low), _rounded(high)
+            for suffix, quantile in (("q05", 0.05), ("q95", 0.95)):
+                row[f"{name}_{suffix}"] = _rounded(np.quantile(values, quantile))
+    row["encode_x_realtime"] = speed([clip.encode_s for clip in coded])
+    row["decode_x_realtime"] = speed([clip.decode_s for clip in coded])
     row["clips"] = len(clips)
     row["failures"] = sum(len(clip.failures) for clip in clips)
+    row["published"] = first.published
     return row
 
 
 def _rounded(value: Any) -> float | None:
-    return None if value is None else round(float(value), 4)
+    """Return a number for a table or JSON; None for what is none."""
+    return None if value is None or not np.isfinite(value) else round(float(value), 4)
+
+
+# ---------------------------------------------------------------------------- comparison
+
+
+_Scores = dict[tuple[str, float], dict[str, float]]  # (codec, nominal kbit/s) -> file -> score
+
+
+def _scores_of(clips: Sequence[ClipScore], metric: str) -> _Scores:
+    scores: _Scores = {}
+    for clip in clips:
+        value = clip.scores.get(metric)
+        if value is not None:
+            scores.setdefault((clip.codec, clip.bitrate_kbps), {})[clip.file] = value
+    return scores
+
+
+def _matrix(
+    scores: _Scores, codec: str, rates: Sequence[float], files: Sequence[str]
+) -> NDArray[np.float64]:
+    """Return the scores of one codec, shape [files, rates], NaN where there is none."""
+    columns = [scores.get((codec, rate), {}) for rate in rates]
+    cells = [[column.get(file, np.nan) for column in columns] for file in files]
+    return np.array(cells, dtype=np.float64).reshape(len(files), len(rates))
+
+
+def _measured(summary: Sequence[dict[str, Any]], codec: str) -> dict[float, float]:
+    """Return the measured rate of each nominal one."""
+    return {
+        row["bitrate_kbps"]: row["measured_kbps"]
+        for row in summary
+        if row["codec"] == codec and row["measured_kbps"] is not None
+    }
+
+
+def _compare(
+    clips: Sequence[ClipScore],
+    summary: Sequence[dict[str, Any]],
+    ours: str,
+    baseline: str,
+    job: _Job,
+    notes: list[str],
+) -> list[dict[str, Any]]:
+    """Return ours minus the baseline, clip by clip, at each of our rates that it has too."""
+    files = list(dict.fromkeys(clip.file for clip in clips))
+    theirs = _measured(summary, baseline)
+    pairs: list[tuple[float, float, float]] = []  # our nominal and measured rate, their nominal one
+    alone: list[str] = []
+    for nominal, measured in _measured(summary, ours).items():
+        nearest = min(theirs, key=lambda rate: abs(theirs[rate] - measured), default=None)
+        if nearest is None or abs(theirs[nearest] / measured - 1) > MAX_RATE_DIFFERENCE:
+            alone.append(f"{nominal:g}")
+        else:
+            pairs.append((nominal, measured, nearest))
+    if alone:
+        notes.append(
+            f"{baseline} has no rate within {100 * MAX_RATE_DIFFERENCE:.0f} % of "
+            f"{', '.join(alone)} kbit/s: not compared there"
+        )
+    rows: list[dict[str, Any]] = [
+        {
+            "codec": baseline,
+            "bitrate_kbps": nominal,
+            "measured_kbps": measured,
+            "baseline_kbps": theirs[nearest],
+        }
+        for nominal, measured, nearest in pairs
+    ]
+    for name in (*METRICS, *job.extra_metrics):
+        scores = _scores_of(clips, name)
+        for row, (nominal, _, nearest) in zip(rows, pairs, strict=True):
+            mean, low, high, count = statistics.paired_difference(
+                _matrix(scores, ours, [nominal], files)[:, 0],
+                _matrix(scores, baseline, [nearest], files)[:, 0],
+            )
+            row[f"{name}_difference"] = _rounded(mean)
+            row[f"{name}_low"], row[f"{name}_high"] = _rounded(low), _rounded(high)
+            row[f"{name}_clips"] = count
+    return rows
+
+
+def _rates_saved(
+    clips: Sequence[ClipScore],
+    summary: Sequence[dict[str, Any]],
+    ours: str,
+    others: Sequence[str],
+    job: _Job,
+) -> list[dict[str, Any]]:
+    """Return the rate that ours saves against every other codec, by every metric."""
+    files = list(dict.fromkeys(clip.file for clip in clips))
+    measured = {codec: _measured(summary, codec) for codec in (ours, *others)}
+    rows: list[dict[str, Any]] = []
+    for name in (*METRICS, *job.extra_metrics):
+        scores = _scores_of(clips, name)
+        curves = {
+            codec: (list(rates.values()), _matrix(scores, codec, list(rates), files))
+            for codec, rates in measured.items()
+        }
+        for codec in others:
+            saved = statistics.bjontegaard(*curves[ours], *curves[codec])
+            numbers = ("percent", "low", "high", "from_quality", "to_quality")
+            rows.append(
+                {"codec": codec, "metric": name}
+                | {key: _rounded(getattr(saved, key)) for key in numbers}
+                | {"clips": saved.clips, "reason": saved.reason}
+            )
+    return rows
 
 
 # ---------------------------------------------------------------------------- output
 
 
-_COLUMNS = (  # key of the summary, heading, decimals
-    ("bitrate_kbps", "kbit/s", 1),
-    ("loss_percent", "loss %", 1),
-    ("measured_kbps", "measured", 2),
-    ("payload_kbps", "payload", 2),
-    ("pesq_wb", "PESQ", 2),
-    ("pesq_wb_q05", "5 %", 2),
-    ("pesq_wb_q95", "95 %", 2),
-    ("psnr_db", "pSNR dB", 2),
-    ("psnr_db_q05", "5 %", 2),
-    ("psnr_db_q95", "95 %", 2),
-    ("estoi", "ESTOI", 3),
-    ("visqol", "ViSQOL", 2),
-    ("dnsmos", "DNSMOS", 2),
-    ("encode_x_realtime", "encode x", 1),
-    ("decode_x_realtime", "decode x", 1),
-    ("clips", "clips", 0),
-    ("failures", "failed", 0),
-)
+def choose_clips(files: Sequence[str | os.PathLike[str]], count: int) -> list[Path]:
+    """Return `count` clips to listen to, evenly spaced over the list, that hold some sound.
+
+    A file that cannot be read or is silent gives its place to the next one.
+    """
+    paths = [Path(file) for file in files]
+    count = min(count, len(paths))
+    chosen: list[int] = []
+    for start in (index * len(paths) // count for index in range(count)):
+        for step in range(len(paths)):
+            index = (start + step) % len(paths)
+            if index not in chosen and _has_sound(paths[index]):
+                chosen.append(index)
+                break
+    return [paths[index] for index in sorted(chosen)]
 
 
-def summary_table(result: EvalResult) -> str:
-    """Return the summary as text, one line per rate; `encode x` is times real time, one core."""
-    rows = result.summary
-    columns = [column for column in _COLUMNS if column[0] in rows[0]]
-    table = [[heading for _, heading, _ in columns]]
-    for row in rows:
-        table.append(
-            ["-" if row[key] is None else f"{row[key]:.{digits}f}" for key, _, digits in columns]
-        )
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    lines = [
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True))
-        for line in table
-    ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join(lines)
+def _has_sound(path: Path) -> bool:
+    try:
+        return bool(read_audio(path)[0].any())
+    except AudioError:
+        return False
+
+
+def clips_to_hear(
+    result: EvalResult, files: Sequence[str | os.PathLike[str]]
+) -> list[ListeningClip]:
+    """Return the kept audio of some clips for the listening page, with its scores.
+
+    Parameters
+    ----------
+    result : of an evaluation that kept the audio of these files
+    files : as they were given to `evaluate`
+
+    Returns
+    -------
+    list of ListeningClip; without clips of which nothing was kept or nothing could be scored
+    """
+    from codec.listening import ListeningClip, Sound
+
+    clips = []
+    for file in files:
+        own = [c for c in result.clips if c.audio is not None and c.path == Path(file)]
+        own = [clip for clip in own if any(v is not None for v in clip.scores.values())]
+        sounds = [
+            Sound(
+                clip.codec,
+                clip.bitrate_kbps,
+                clip.measured_kbps,
+                read_audio(clip.audio)[0],
+                clip.scores,
+            )
+            for clip in own
+            if clip.audio is not None
+        ]
+        if sounds:
+            clips.append(ListeningClip(own[0].file, _reference(Path(file)), sounds))
+    _reference.cache_clear()
+    return clips
+
+
+def rows_for_plots(result: EvalResult) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return summary and rate saved with ours called as `report` knows it, "nsvq"."""
+    names = {OURS: f"{OURS} (published)", result.name: OURS}  # the later wins where they are one
+
+    def renamed(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [row | {"codec": names.get(row["codec"], row["codec"])} for row in rows]
+
+    return renamed(result.summary), renamed(result.rate_saved)
 
 
 def write_results(result: EvalResult, out_dir: str | os.PathLike[str]) -> tuple[Path, Path]:

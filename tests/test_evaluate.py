@@ -1,4 +1,4 @@
-"""Evaluation with a toy codec: rates, scores, failures, workers, files and the plot."""
+"""Evaluation with toy codecs: rates, scores, failures, workers, files, other codecs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 import struct
 import zlib
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +16,15 @@ import numpy as np
 import pytest
 import soundfile
 from scipy.fft import dct, idct
+from scipy.signal import lfilter
 
 from codec import evaluate as ev
 from codec.audio import to_int16
-from codec.evaluate import evaluate, summary_table, write_results
-from codec.metrics import MetricError, pesq_wb, psnr
-from codec.report import plot_rate_quality, read_peers
+from codec.evaluate import evaluate, write_results
+from codec.metrics import MetricError, fir_map, pesq_wb, psnr
+from codec.peers import Coded, PeerError
+from codec.scores import PublishedScore, read_scores
+from codec.tables import all_tables, comparison_table, others_table, rate_saved_table, summary_table
 
 RATE = 16000
 HEADER = 6
@@ -268,21 +272,26 @@ def test_files_and_table(
     result = toy(clips[:3], [8, 16], extra_metrics=["dnsmos"], root=tmp_path)
     scores, summary = write_results(result, tmp_path / "new" / "out")
     rows = list(csv.DictReader(io.StringIO(scores.read_text())))
-    columns = "file bitrate_kbps measured_kbps payload_kbps pesq_wb psnr_db estoi "
-    columns += "encode_s decode_s duration_s dnsmos"
+    columns = "file codec nominal_bps actual_bps pesq_wb psnr_db estoi "
+    columns += "payload_bps encode_s decode_s duration_s dnsmos"
     assert list(rows[0]) == columns.split()
-    assert [(r["file"], r["bitrate_kbps"]) for r in rows[:3]] == [
-        ("in/a.wav", "8"),
-        ("in/a.wav", "16"),
-        ("in/sub/b.flac", "8"),
+    assert [(r["file"], r["codec"], r["nominal_bps"]) for r in rows[:3]] == [
+        ("in/a.wav", "nsvq", "8000"),
+        ("in/a.wav", "nsvq", "16000"),
+        ("in/sub/b.flac", "nsvq", "8000"),
     ]
+    assert [r["payload_bps"] for r in rows[:2]] == ["8000", "16000"]
+    assert int(rows[0]["actual_bps"]) == pytest.approx(8000 + 8 * (HEADER + 1) / 2.01, abs=40)
     assert rows[4]["file"] == "in/c.wav"
     assert rows[4]["pesq_wb"] == ""
     assert rows[4]["dnsmos"] == "3.1250"
     content = json.loads(summary.read_text())
     assert content["weights"] == "c0dec123"
     assert len(content["failures"]) == 4
+    assert {"pesq", "pystoi", "speechmos"} >= set(content["versions"]) - {"numpy", "scipy"}
+    assert "pesq" in content["versions"]
     required = "bitrate_kbps measured_kbps payload_kbps pesq_wb psnr_db estoi dnsmos clips failures"
+    required += "".join(f" estoi_{key}" for key in ("low", "high", "q05", "q95"))
     assert {*required.split(), "encode_x_realtime", "decode_x_realtime"} <= set(
         content["summary"][0]
     )
@@ -292,51 +301,6 @@ def test_files_and_table(
     assert lines[0].split()[:4] == ["kbit/s", "measured", "payload", "PESQ"]
     assert "DNSMOS" in lines[0] and "ViSQOL" not in lines[0]
     assert lines[3].split()[:1] == ["16.0"]
-
-
-# ---------------------------------------------------------------------------- the plot
-
-
-PEERS = """file,codec,nominal_bps,actual_bps,pesq_wb,psnr_db,estoi
-a,opus,16000,16400,4.0,11.0,.9
-a,opus,8000,8000,3.0,7.0,.8
-b,opus,8000,9000,3.5,,.8
-a,toy,8000,8000,1.0,2.0,.1
-"""
-
-
-def test_read_peers(tmp_path: Path) -> None:
-    path = tmp_path / "peers.csv"
-    path.write_text(PEERS)
-    assert read_peers(path) == {
-        "opus": {
-            "pesq_wb": [(8.5, 3.25), (16.4, 4.0)],
-            "psnr_db": [(8.5, 7.0), (16.4, 11.0)],
-        },
-        "toy": {"pesq_wb": [(8.0, 1.0)], "psnr_db": [(8.0, 2.0)]},
-    }
-    path.write_text("file,codec\na,b\n")
-    with pytest.raises(ValueError, match="no column nominal_bps"):
-        read_peers(path)
-    path.write_text(PEERS + "a,toy,9600,x,1.0,2.0,.1\n")
-    with pytest.raises(ValueError, match="line 6 is malformed"):
-        read_peers(path)
-
-
-def test_plot(clips: list[Path], tmp_path: Path) -> None:
-    from matplotlib.image import imread
-
-    (tmp_path / "peers.csv").write_text(PEERS)
-    result = toy(clips[:2], [8, 16])
-    plot_rate_quality(result, tmp_path / "a.png")
-    plot_rate_quality(result, tmp_path / "b.png", tmp_path / "peers.csv")
-    plot_rate_quality(result.summary[:1], tmp_path / "c.png")
-    images = [imread(tmp_path / f"{name}.png") for name in "abc"]
-    for image in images:
-        height, width = image.shape[:2]
-        assert width > 1000 and height > 500
-        assert 0.001 < np.mean(image[..., :3].min(axis=-1) < 0.5) < 0.5  # some ink, not a slab
-    assert np.abs(images[0] - images[1]).mean() > 1e-4
 
 
 def test_losses_are_those_of_the_peers() -> None:
@@ -382,3 +346,263 @@ def test_results_without_losses_do_not_mention_them(clips: list[Path]) -> None:
     result = evaluate(ToyCodec, clips[:1], [16], packets_of=toy_packets)
     assert "loss" not in result.to_csv() and "loss" not in summary_table(result)
     assert all("loss_percent" not in row for row in result.summary)
+    with pytest.raises(ValueError, match="not scored with losses"):
+        evaluate(ToyCodec, clips[:1], [16], losses=[3], peers=[ToyPeer()], packets_of=toy_packets)
+
+
+# ---------------------------------------------------------------------------- other codecs
+
+
+class ToyPeer:
+    """Another codec: late, filtered, with half a dB less; it breaks on loud clips if told to."""
+
+    name = "toy"
+
+    def __init__(self, delay: int = 37, flaw: bool = False) -> None:
+        self.delay, self.flaw = delay, flaw
+
+    def rates(self, asked: Sequence[float]) -> list[float]:
+        return sorted({8 * max(1, round(rate / 8)) + 0.5 for rate in asked})
+
+    def code(self, wave: np.ndarray, kbps: float) -> Coded:
+        if self.flaw and np.abs(wave).max() > 0.9:
+            raise PeerError("toy: toyenc failed with exit code 1")
+        codec = ToyCodec()
+        decoded = codec.decode(codec.encode(wave, RATE, kbps))
+        late = np.concatenate([np.zeros(self.delay), decoded, np.zeros(100)])
+        late = np.rint(lfilter([0.7, 0.2], [1], late) * 32768) / 32768
+        num_bytes = round(kbps * 250)
+        return Coded(late.astype(np.float32), num_bytes, 100, 0.020, 0.25, 0.125)
+
+
+def of_codec(result: ev.EvalResult, codec: str) -> list[ev.ClipScore]:
+    return [clip for clip in result.clips if clip.codec == codec]
+
+
+def test_peers_are_aligned_and_mapped(clips: list[Path], tmp_path: Path) -> None:
+    """A peer's delay costs it nothing; its filtering costs it nothing in pSNR."""
+    result = toy(clips[:2], [8, 16], peers=[ToyPeer()], save_audio=tmp_path, jobs=2)
+    assert [c.codec for c in result.clips] == ["nsvq"] * 4 + ["toy"] * 4
+    x = soundfile.read(clips[0], dtype="float32")[0]
+    coded = ToyPeer(delay=0).code(x, 8.5)
+    aligned = coded.wave[: x.size].astype(float)
+    clip = of_codec(result, "toy")[0]
+    assert (clip.file, clip.bitrate_kbps, clip.measured_kbps) == ("a.wav", 8.5, 8.5)
+    assert clip.scores["pesq_wb"] == pytest.approx(pesq_wb(x, aligned), rel=1e-6)
+    mapped = psnr(x, fir_map(x, aligned))
+    assert clip.scores["psnr_db"] == pytest.approx(mapped, abs=1e-3)
+    assert mapped > psnr(x, aligned) + 1
+    np.testing.assert_allclose(
+        soundfile.read(tmp_path / "toy" / "8.5" / "a.wav")[0], aligned, atol=1e-9
+    )
+    assert clip.audio == tmp_path / "toy" / "8.5" / "a.wav"
+    # Our own scores are what they are without peers.
+    alone = toy(clips[:2], [8, 16])
+    assert [c.scores["estoi"] for c in alone.clips] == pytest.approx(
+        [c.scores["estoi"] for c in of_codec(result, "nsvq")], rel=1e-9
+    )
+    rows = [row for row in result.summary if row["codec"] == "toy"]
+    assert [row["bitrate_kbps"] for row in rows] == [8.5, 16.5]
+    assert rows[0]["measured_kbps"] == 8.5
+    assert rows[0]["encode_x_realtime"] == pytest.approx((2.01 + 1.5) / 0.5, rel=1e-3)
+
+
+def test_a_clip_that_breaks_a_peer(tmp_path: Path) -> None:
+    for index, gain in enumerate((1.0, 1.9)):
+        soundfile.write(tmp_path / f"{index}.wav", gain * syllables(2.0, 1), RATE)
+    (tmp_path / "2.wav").write_bytes(b"no audio")
+    files = sorted(tmp_path.glob("*.wav"))
+    result = toy(files, [8], peers=[ToyPeer(flaw=True)])
+    found = [(f["file"], f["codec"], f["metric"], f["reason"]) for f in result.failures]
+    assert ("1.wav", "toy", "codec", "toy: toyenc failed with exit code 1") in found
+    assert [f[:3] for f in found if f[0] == "2.wav"] == [
+        ("2.wav", "nsvq", "audio"),
+        ("2.wav", "toy", "audio"),
+    ]
+    assert len(found) == 3
+    row = result.summary[1]
+    assert (row["codec"], row["clips"], row["failures"]) == ("toy", 3, 2)
+    assert row["pesq_wb"] is not None
+    assert row["pesq_wb_low"] is None  # one clip says nothing about others
+    assert result.comparison[0]["pesq_wb_clips"] == 1
+    assert result.comparison[0]["pesq_wb_low"] is None
+    json.loads(result.to_json())
+
+
+def published_toy(files: Sequence[str], codec: str = "old") -> list[PublishedScore]:
+    """Scores at 8, 16 and 30 kbit/s that rise with the rate and differ from clip to clip."""
+    return [
+        PublishedScore(
+            file,
+            codec,
+            1000 * rate,
+            1000 * rate + 100,
+            {"pesq_wb": 1 + rate / 10 + index / 10, "psnr_db": rate / 2, "estoi": None},
+        )
+        for index, file in enumerate(files)
+        for rate in (8, 16, 30)
+    ]
+
+
+def test_published_scores(clips: list[Path]) -> None:
+    scores = published_toy(["a.wav", "sub/b.flac", "elsewhere.wav"])
+    scores += published_toy(["a.wav"], "part") + published_toy(["z.wav"], "none")
+    scores += published_toy(["a.wav"], "toy")
+    result = toy(clips[:2], [8, 16, 24], peers=[ToyPeer()], published=scores, baseline="old")
+    assert list(dict.fromkeys(row["codec"] for row in result.summary)) == [
+        "nsvq",
+        "toy",
+        "old",
+        "part",
+    ]
+    row = next(row for row in result.summary if row["codec"] == "old")
+    assert (row["bitrate_kbps"], row["measured_kbps"], row["clips"]) == (8, 8.1, 2)
+    assert row["pesq_wb"] == pytest.approx(1.85)
+    assert row["estoi"] is None and row["encode_x_realtime"] is None and row["published"]
+    notes = "\n".join(result.notes)
+    assert "scores of toy are left out: the codec runs here" in notes
+    assert "scores of part are of 1 of 2 clips only" in notes
+    assert "scores of none are left out" in notes
+    assert "6 published scores are of clips that are not in this run" in notes
+    assert "old has no rate within 15 % of 24 kbit/s" in notes
+    assert [row["bitrate_kbps"] for row in result.comparison] == [8, 16]
+    ours = [c.scores["pesq_wb"] for c in of_codec(result, "nsvq") if c.bitrate_kbps == 16]
+    assert result.comparison[1]["baseline_kbps"] == 16.1
+    assert result.comparison[1]["pesq_wb_difference"] == pytest.approx(
+        np.mean(ours) - 2.65, abs=1e-4
+    )
+    assert result.comparison[1]["estoi_difference"] is None
+    saved = {(row["codec"], row["metric"]): row for row in result.rate_saved}
+    assert set(saved) == {(c, m) for c in ("toy", "old", "part") for m in ev.METRICS}
+    assert saved["old", "estoi"]["percent"] is None
+    assert saved["old", "estoi"]["reason"] == "no scores"
+    # Published scores are in a file already.
+    rows = list(csv.DictReader(io.StringIO(result.to_csv())))
+    assert {row["codec"] for row in rows} == {"nsvq", "toy"}
+    text = all_tables(result)
+    for table in (summary_table, others_table, comparison_table, rate_saved_table):
+        lines = table(result).splitlines()
+        assert len({len(line) for line in lines}) == 1
+        assert max(map(len, lines)) <= 120
+        assert table(result) in text
+    assert "published" in others_table(result) and "made here" in others_table(result)
+
+
+def test_names_of_codecs(clips: list[Path]) -> None:
+    scores = published_toy(["a.wav"], "nsvq")
+    with pytest.raises(ValueError, match="call ours otherwise with --name"):
+        toy(clips[:1], [8], published=scores)
+    result = toy(clips[:1], [8], published=scores, name="new")
+    assert (result.name, result.baseline) == ("new", "nsvq")
+    summary, saved = ev.rows_for_plots(result)
+    assert [row["codec"] for row in summary] == ["nsvq", *["nsvq (published)"] * 3]
+    assert {row["codec"] for row in saved} == {"nsvq (published)"}
+    with pytest.raises(ValueError, match="baseline 'opus' is not in this run; choose from nsvq"):
+        toy(clips[:1], [8], published=scores, name="new", baseline="opus")
+    with pytest.raises(ValueError, match="two codecs of this run are called 'toy'"):
+        toy(clips[:1], [8], name="toy", peers=[ToyPeer()])
+
+
+def test_scores_of_one_run_are_read_by_the_next(clips: list[Path], tmp_path: Path) -> None:
+    first = toy(clips[:3], [8, 16], name="old")
+    path, _ = write_results(first, tmp_path / "out")
+    second = toy(clips[:3], [8, 16], published=read_scores([path]))
+    for ours, theirs in zip(of_codec(second, "nsvq"), of_codec(second, "old"), strict=True):
+        assert (ours.file, ours.bitrate_kbps) == (theirs.file, theirs.bitrate_kbps)
+        assert theirs.measured_kbps == pytest.approx(ours.measured_kbps, abs=1e-3)
+        assert ours.scores.keys() == theirs.scores.keys()
+        for name, score in ours.scores.items():
+            other = theirs.scores[name]
+            assert score is other is None or score == pytest.approx(other, abs=1e-4)
+    for row in second.comparison:
+        assert row["psnr_db_difference"] == pytest.approx(0, abs=1e-4)
+        assert (row["psnr_db_clips"], row["pesq_wb_clips"]) == (3, 2)
+    saved = {row["metric"]: row["percent"] for row in second.rate_saved}
+    assert saved["psnr_db"] == pytest.approx(0, abs=0.01)
+
+
+# ---------------------------------------------------------------------------- published scores
+
+
+HEAD = "file,codec,nominal_bps,actual_bps,pesq_wb,psnr_db,estoi\n"
+
+
+def test_read_scores(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.csv", tmp_path / "b.csv"
+    a.write_text(HEAD + "x/1.wav,evs,8000,8010,3.0,7.0,\nx/1.wav,evs,9600,,3.1,,.8\n")
+    b.write_text(
+        "file,codec,nominal_bps,visqol_speech,dnsmos_ovrl,other\n"
+        "x/1.wav,ref,0,4.5,3.5,0\nx/1.wav,evs,8000,4.0,3.0,0\n"
+    )
+    first, second = read_scores([a, b])
+    assert (first.file, first.codec, first.nominal_bps) == ("x/1.wav", "evs", 8000)
+    assert first.actual_bps == 8010
+    assert first.scores == {
+        "pesq_wb": 3.0, "psnr_db": 7.0, "estoi": None, "visqol": 4.0, "dnsmos": 3.0
+    }  # fmt: skip
+    assert (second.nominal_bps, second.actual_bps) == (9600, None)
+    assert read_scores([]) == []
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("codec,taste\nopus,good\n", "line 1: no column file, nominal_bps"),
+        ("", "line 1: no column file, codec, nominal_bps"),
+        ("file,codec,nominal_bps,actual_bps\n", "line 1: no column of a metric"),
+        ("file,codec,nominal_bps,loss_percent,estoi\n", "packet loss"),
+        ("file,codec,nominal_bps,visqol,visqol_speech\n", "line 1: visqol and visqol_speech"),
+        (HEAD, "has no scores"),
+        (HEAD + "a,x,8000,8000,1,1,1\na,x,9600,9600,good,1,1\n", "line 3: pesq_wb is 'good'"),
+        (HEAD + "a,x,8000,8000,nan,1,1\n", "line 2: pesq_wb is 'nan', not a number"),
+        (HEAD + "a,x,8000,8000,1,1\n", "line 2 has not as many cells"),
+        (HEAD + "a,x,8000,8000,1,1,1,1\n", "line 2 has not as many cells"),
+        (HEAD + ",x,8000,8000,1,1,1\n", "line 2: no file"),
+        (HEAD + "a,x,,8000,1,1,1\n", "line 2: no nominal_bps"),
+        (HEAD + "a,x,8000,-1,1,1,1\n", "line 2: actual_bps is -1, not positive"),
+        (HEAD + "a,x,8000,8000,1,1,1\n" * 2, "line 3: the same clip, codec and rate as line 2"),
+        ('"' + HEAD, "is no CSV"),
+        ("\xff", "is no text in UTF-8"),
+    ],
+)
+def test_wrong_scores(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "scores.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ValueError) as caught:
+        read_scores([path])
+    assert str(caught.value).startswith(f"{path}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_scores_that_contradict_each_other(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.csv", tmp_path / "b.csv"]
+    for path, score in zip(paths, ("3.0", "3.5"), strict=True):
+        path.write_text(HEAD + f"a,evs,8000,8000,{score},7,.9\n")
+    with pytest.raises(ValueError, match="b.csv: line 2: pesq_wb of a, evs at 8000 bit/s"):
+        read_scores(paths)
+
+
+# ---------------------------------------------------------------------------- clips to hear
+
+
+def test_clips_to_hear(clips: list[Path], tmp_path: Path) -> None:
+    chosen = ev.choose_clips(clips, 3)  # silent d and unreadable e give way
+    assert [path.name for path in chosen] == ["a.wav", "b.flac", "c.wav"]
+    assert ev.choose_clips(clips[3:], 2) == []
+    assert ev.choose_clips(clips[:1], 4) == clips[:1]
+    assert ev.choose_clips([clips[0]] * 0, 4) == []
+    result = toy(
+        clips, [8, 16], peers=[ToyPeer()], save_audio=tmp_path / "kept", save_files=chosen[1:]
+    )
+    assert len(list((tmp_path / "kept").rglob("*.wav"))) == 8
+    assert {clip.file for clip in result.clips if clip.audio} == {"sub/b.flac", "c.wav"}
+
+
+def test_evenly_spaced_clips(tmp_path: Path) -> None:
+    files = [tmp_path / f"{index:02}.wav" for index in range(10)]
+    for file in files:
+        soundfile.write(file, np.full(100, 0.1), RATE)
+    assert [int(path.stem) for path in ev.choose_clips(files, 4)] == [0, 2, 5, 7]
+    files[5].write_bytes(b"no audio")
+    assert [int(path.stem) for path in ev.choose_clips(files, 4)] == [0, 2, 6, 7]
