@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
+import json
+import os
+import re
+import subprocess
 import sys
+from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "experiments"))
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from vq_methods import METHODS, EMAQuantizer, make_quantizer, reset_moments
-
+from experiments.vq_methods import METHODS, EMAQuantizer, make_quantizer, reset_moments
 from models.quantizers import COMMITMENT_WEIGHT, perplexity
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # --------------------------------------------------------------------------------------------------
 # Moving averages
@@ -153,3 +163,159 @@ def test_moments_of_replaced_codewords_are_zeroed() -> None:
     for key in ("exp_avg", "exp_avg_sq"):
         assert torch.equal((moments[key] == 0).all(1), dead)
     reset_moments(optimizer, make_quantizer("ema", 4, 2).codebook, dead)  # no moments, no error
+
+
+# --------------------------------------------------------------------------------------------------
+# The comparison
+
+
+@pytest.fixture(scope="module")
+def toy() -> Any:
+    for package in ("sklearn", "matplotlib"):
+        pytest.importorskip(package, reason="pip install '.[experiments]' brings it")
+    return importlib.import_module("experiments.toy")
+
+
+def test_gradients_of_the_error_are_the_same_with_three_estimators() -> None:
+    """The finding of docs/experiments/toy.md: |x + |e| v/|v| - x|**2 is |e|**2 whatever v is."""
+    torch.manual_seed(0)
+    codebook, x = torch.randn(16, 2), torch.randn(300, 2)
+    gradients = {}
+    for method in ("nsvq", "ste", "diveq"):
+        quantizer = make_quantizer(method, 16, 2, codebook)
+        out = quantizer(x)
+        ((out.quantized - x).square().mean() + out.auxiliary_loss).backward()
+        gradients[method] = next(iter(quantizer.parameters())).grad
+    assert gradients["ste"].abs().max() > 0.01
+    for method in ("nsvq", "diveq"):
+        torch.testing.assert_close(gradients[method], gradients["ste"], rtol=1e-4, atol=1e-7)
+
+
+def test_distributions_are_normalised_and_held_out(toy: Any) -> None:
+    for distribution in toy.DISTRIBUTIONS:
+        train, test = toy.data(distribution, 3000, 2000)
+        assert train.shape == (3000, 2) and test.shape == (2000, 2)
+        torch.testing.assert_close(train.mean(0), torch.zeros(2), atol=1e-4, rtol=0)
+        torch.testing.assert_close(train.std(0), torch.ones(2), atol=1e-3, rtol=0)
+        assert test.std(0).sub(1).abs().max() < 0.1
+        assert torch.cdist(test[:200], train).min(1).values.median() > 0  # other points
+        again = toy.draw(distribution, 100, 7)
+        np.testing.assert_array_equal(again, toy.draw(distribution, 100, 7))
+        assert not np.array_equal(again, toy.draw(distribution, 100, 8))
+    with pytest.raises(ValueError, match="unknown distribution 'ring'"):
+        toy.draw("ring", 10, 0)
+
+
+def test_edge_is_a_tiny_region_at_the_border(toy: Any) -> None:
+    train, _ = toy.data("blobs", 3000, 2000)
+    edge = toy.initial_codebook("edge", train, 64, 0.01, 3)
+    assert edge.std(0).max() < 0.02
+    assert edge.mean(0).norm() > train.norm(dim=1).quantile(0.999)
+    spread = toy.initial_codebook("random", train, 64, 0.01, 3)
+    assert spread.std(0).min() > 0.7
+    assert torch.equal(edge, toy.initial_codebook("edge", train, 64, 0.01, 3))
+
+
+def test_assessment_of_a_known_codebook(toy: Any) -> None:
+    points = torch.tensor([[0.0, 1.0], [0.0, -1.0], [4.0, 0.0], [4.0, 0.0]])
+    codebook = torch.tensor([[0.0, 0.0], [4.0, 0.0], [50.0, 50.0]])
+    mse, dead, used = toy.assess(points, codebook)
+    assert mse == pytest.approx(2 / 8) and dead == 1 and used == pytest.approx(2)
+
+
+def test_runs_repeat_and_seeds_matter(toy: Any) -> None:
+    settings = replace(toy.QUICK, steps=20, replace_every=5)
+    for method in toy.METHODS:
+        run = toy.Run("blobs", "random", method, True, 0, 1e-2, 0.99)
+        first, curve = toy.train_quantizer(run, settings)
+        again, _ = toy.train_quantizer(run, settings)
+        assert torch.equal(first, again)
+        assert not torch.equal(first, toy.train_quantizer(replace(run, seed=1), settings)[0])
+        assert [point[0] for point in curve] == toy.curve_steps(settings)
+        assert curve[-1][1] < curve[0][1]  # it learns
+
+
+@pytest.fixture(scope="module")
+def quick(toy: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the command fills with --quick."""
+    out = tmp_path_factory.mktemp("toy") / "out"
+    toy.main(["--quick", "--out", str(out)])
+    return out
+
+
+def test_quick_command_writes_all_files(toy: Any, quick: Path) -> None:
+    from matplotlib.image import imread
+
+    images = ["toy_blobs.png", "toy_curves.png", "toy_pinwheel.png", "toy_swiss_roll.png"]
+    assert sorted(path.name for path in quick.iterdir()) == ["toy.json", *images]
+    for name in images:
+        image = imread(quick / name)
+        assert min(image.shape[:2]) > 800
+        assert 0.01 < np.mean(image[..., :3].min(axis=-1) < 0.9) < 0.5
+    report = json.loads((quick / "toy.json").read_text())
+    assert report["settings"]["steps"] == toy.QUICK.steps
+    assert len(report["runs"]) == 3 * 2 * 5 * 2 * 2
+    assert len(report["curves"]) == 3 * 2 * 5 * 2
+    assert toy.main_table(report).count("\n") == 1 + 3 * 2 * 5 * 2
+    assert json.loads(toy.as_json(report)) == report
+    for run in report["runs"]:
+        reference = report["kmeans_mse"][run["distribution"]]
+        assert run["db"] == pytest.approx(10 * np.log10(run["mse"] / reference), abs=1e-3)
+        assert 0 <= run["dead"] < 256 and 1 <= run["perplexity"] <= 256 - run["dead"]
+
+
+def test_quick_command_finds_what_it_must(quick: Path) -> None:
+    report = json.loads((quick / "toy.json").read_text())
+    found = defaultdict(list)
+    for run in report["runs"]:
+        key = run["distribution"], run["init"], run["method"], run["replacement"]
+        found[key].append(run)
+    for (distribution, init, method, replacement), runs in found.items():
+        if method in ("ste", "diveq") and not replacement:
+            same = found[distribution, init, "nsvq", False]
+            errors = [[r["mse"] for r in rows] for rows in (runs, same)]
+            np.testing.assert_allclose(*errors, rtol=1e-3)
+        if replacement:
+            without = found[distribution, init, method, False]
+            assert sum(r["dead"] for r in runs) < sum(r["dead"] for r in without)
+
+
+def test_command_says_what_is_wrong(
+    toy: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit) as exit_:
+        toy.main(["--quick", "--out", str(tmp_path / "file")])
+    assert exit_.value.code == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*file.*\n", said)
+    with pytest.raises(SystemExit) as exit_:
+        toy.main(["--steps", "0"])
+    assert exit_.value.code == 2
+    assert "must be at least 1" in capsys.readouterr().err
+
+
+def test_missing_package_is_named_with_the_extra(tmp_path: Path) -> None:
+    (tmp_path / "sklearn.py").write_text(
+        "raise ModuleNotFoundError(\"No module named 'sklearn'\", name='sklearn')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / "toy.py"), "--quick"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stderr == "error: sklearn is missing: pip install '.[experiments]' brings it\n"
+
+
+def test_document_holds_the_figures_of_its_json(toy: Any) -> None:
+    folder = ROOT / "docs" / "experiments"
+    text = (folder / "toy.md").read_text(encoding="utf-8")
+    report = json.loads((folder / "toy.json").read_text())
+    assert report["settings"]["seeds"] >= 5
+    assert toy.main_table(report) in text
+    assert toy.sweep_table(report) in text
+    pictures = re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+    assert len(pictures) == 4
+    for name in pictures:
+        assert (folder / name).is_file()
