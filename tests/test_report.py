@@ -61,6 +61,7 @@ def test_display_names() -> None:
     named = [display_name(codec) for codec in ("evs", "opus", "lc3", "speex", "g722", "amr-wb")]
     assert named == ["EVS", "Opus", "LC3", "Speex", "G.722", "AMR-WB"]
     assert display_name("something") == "something"
+    assert display_name("nsvq (published)") == "this codec (published)"
 
 
 def test_all_figures_of_a_full_summary(tmp_path: Path) -> None:
