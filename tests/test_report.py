@@ -31,6 +31,10 @@ def row(codec: str, kbps: float, quality: float = 0.0, **changes: Any) -> Row:
     return {"codec": codec, "bitrate_kbps": kbps, "measured_kbps": kbps + 0.05, **scores, **changes}
 
 
+def pesq_only(rows: list[Row]) -> list[Row]:
+    return [{k: v for k, v in r.items() if "psnr" not in k and "estoi" not in k} for r in rows]
+
+
 def full_summary() -> list[Row]:
     peers = {
         "opus": (RATES, 0.5), "evs": (RATES, 0.3), "lc3": (RATES[3:], 0.0),
@@ -94,7 +98,7 @@ def test_all_figures_of_a_full_summary(tmp_path: Path) -> None:
 
 def test_equal_numbers_give_equal_files(tmp_path: Path) -> None:
     """Also when the user's settings of matplotlib differ, which stay as they are."""
-    summary, saved = full_summary()[:8], [saving("opus", "pesq_wb", 12.0)]
+    summary, saved = pesq_only(full_summary()[:8]), [saving("opus", "pesq_wb", 12.0)]
     first = {p.name: p.read_bytes() for p in write_plots(summary, saved, tmp_path / "a")}
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "yellow"}):
         again = {p.name: p.read_bytes() for p in write_plots(summary, saved, tmp_path / "b")}
@@ -172,8 +176,8 @@ def test_points_without_numbers_are_left_out(tmp_path: Path) -> None:
 
 
 def test_single_rates_are_points(tmp_path: Path) -> None:
-    summary = [row("nsvq", 13.2), row("g722", 64.0)]
-    assert len(write_plots(summary, [], tmp_path)) == 8
+    summary = pesq_only([row("nsvq", 13.2), row("g722", 64.0)])
+    assert len(write_plots(summary, [], tmp_path)) == 4
     (axes,) = report._quality_figure(summary, ["pesq_wb"]).axes
     assert [len(line.get_xdata()) for line in axes.lines] == [1, 1]
     low, high = axes.get_xlim()
