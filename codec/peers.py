@@ -550,6 +550,13 @@ class Opus(Peer):
         return opus_payload(data)
 
 
+class OpusAudio(Opus):
+    """The same with libopus's application "audio": no high-pass filter, no tuning for speech."""
+
+    name = "opus-audio"
+    application = ("audio", 2049)
+
+
 class Lc3(Peer):
     """LC3 (Bluetooth LE Audio) at 16 kHz, frames of 10 ms and 20 to 400 bytes: 16 to 320 kbit/s."""
 
@@ -638,7 +645,7 @@ class G722(Peer):
         return round(self.nearest_rate(kbps) / 8)
 
 
-PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Opus, Lc3, Speex, G722)}
+PEERS: dict[str, type[Peer]] = {peer.name: peer for peer in (Opus, OpusAudio, Lc3, Speex, G722)}
 
 
 def make_peer(name: str) -> Peer:

@@ -52,6 +52,7 @@ _STYLES = {
     "speex": _Style("#56b4e9", "-.", "P"),
     "g722": _Style("#6b6b6b", ":", "X"),
     "lyra": _Style("#7a5230", "--", "*"),
+    "opus-audio": _Style("#a33c00", ":", "d"),
 }
 _SPARE_STYLES = (
     _Style("#000000", "--", "h"),
@@ -63,6 +64,7 @@ _NAMES = {
     _OURS: "this codec",
     "evs": "EVS",
     "opus": "Opus",
+    "opus-audio": "Opus (audio)",
     "lc3": "LC3",
     "amr-wb": "AMR-WB",
     "speex": "Speex",

@@ -106,6 +106,21 @@ def test_opus_is_run_as_voip() -> None:
         encode, _ = make_peer("opus").commands(programs, 16.4)
         voip = ["-application", "voip"] if programs.package == "ffmpeg" else ["4000=2048"]
         assert set(voip) <= set(encode)
+        encode, _ = make_peer("opus-audio").commands(programs, 16.4)
+        audio = ["-application", "audio"] if programs.package == "ffmpeg" else ["4000=2049"]
+        assert set(audio) <= set(encode) and not set(voip) <= set(encode)
+
+
+def test_opus_audio_keeps_the_lowest_frequencies(speech) -> None:
+    """A hum of 40 Hz is filtered away by voip, and comes through in audio."""
+    time = np.arange(speech.size) / 16000
+    hum = (speech + 0.1 * np.sin(2 * np.pi * 40 * time)).astype(np.float32)
+    levels = {}
+    for name in ("opus", "opus-audio"):
+        wave = metrics.align(hum, installed(name).code(hum, 32.0).wave)[0]
+        levels[name] = 2 * abs(np.mean(wave * np.exp(-2j * np.pi * 40 * time)))
+    assert levels["opus-audio"] == pytest.approx(0.1, rel=0.15)
+    assert levels["opus"] < 0.06
 
 
 def test_opus_by_ffmpeg_does_as_opusenc(speech) -> None:
@@ -176,7 +191,7 @@ def test_clips_that_cannot_be_coded(clip: np.ndarray, reason: str) -> None:
 
 
 def test_registry() -> None:
-    assert list(PEERS) == ["opus", "lc3", "speex", "g722"]
+    assert list(PEERS) == ["opus", "opus-audio", "lc3", "speex", "g722"]
     for name, kind in PEERS.items():
         peer = make_peer(name)
         assert type(peer) is kind and peer.name == name
