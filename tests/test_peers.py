@@ -196,7 +196,7 @@ def test_registry() -> None:
         peer = make_peer(name)
         assert type(peer) is kind and peer.name == name
         assert type(pickle.loads(pickle.dumps(peer))) is kind
-    with pytest.raises(ValueError, match="'mp3'.*opus, lc3, speex, g722"):
+    with pytest.raises(ValueError, match="'mp3'.*opus, opus-audio, lc3, speex, g722"):
         make_peer("mp3")
 
 
