@@ -1010,13 +1010,15 @@ def evaluate(
     extra = _parse_metrics(metrics)
     rivals = _parse_names(against, "--against")
     name = name.strip()
-    if not name or name == "ref":
+    if not name or name in ("ref", "reference", "anchor"):  # these have a meaning in our files
         raise UserError(f"--name: {name!r} is no name for a codec; choose another")
     if losses and (rivals or scores):
         raise UserError("--loss: other codecs are not scored with losses; leave out "
                         f"{'--against' if rivals else '--scores'} or --loss")  # fmt: skip
     if baseline is not None and not (rivals or scores):
         raise UserError("--baseline: no other codec in this run; name some with --against")
+    if test_dir.is_file() and test_dir.suffix.lower() == ".csv":
+        raise UserError(f"{test_dir}: not a directory; to read ratings, add --ratings")
     _check_directory(test_dir)
     for path in scores or ():
         _check_file(path, "--scores")
@@ -1077,12 +1079,14 @@ def evaluate(
             print(tables.all_tables(result))
             for text in result.notes:
                 _note(text)
+            lost = _report_failures(result.failures, name)
             if out is not None:
-                written = _write_eval(result, out, page_files)
+                title = f"Codecs compared on {test_dir.absolute().name or 'speech'}"
+                written = _write_eval(result, out, page_files, title)
                 print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
     except (ValueError, evaluation.EvalError) as error:
         raise UserError(str(error)) from error
-    if _report_failures(result.failures, name):
+    if lost:
         raise typer.Exit(EXIT_SOME_FILES)
 
 
@@ -1125,7 +1129,9 @@ def _installed_peers(names: Sequence[str]) -> "list[Peer]":
     return installed
 
 
-def _write_eval(result: "EvalResult", out: Path, page_files: Sequence[Path]) -> list[str]:
+def _write_eval(
+    result: "EvalResult", out: Path, page_files: Sequence[Path], title: str
+) -> list[str]:
     """Write all files of an evaluation; return what to say they are."""
     from codec import evaluate as evaluation
     from codec import report
@@ -1138,7 +1144,7 @@ def _write_eval(result: "EvalResult", out: Path, page_files: Sequence[Path]) -> 
     if page_files and (clips := evaluation.clips_to_hear(result, page_files)):
         from codec.listening import write_page
 
-        write_page(out / PAGE_NAME, clips, "Listening page")
+        write_page(out / PAGE_NAME, clips, title)
         written.append(PAGE_NAME)
     return written
 

@@ -617,9 +617,9 @@ def evaluate(
         raise ValueError("other codecs are not scored with losses")
     independent = independent or bool(lossy)
     names = _relative_names(paths, root)
-    others, notes = _select_published(published, names, name, [peer.name for peer in peers])
     extra = check_metrics(extra_metrics)
     against = [peer.name for peer in peers]
+    others, notes = _select_published(published, names, name, against, (*METRICS, *extra))
     against += dict.fromkeys(score.codec for score in others)
     if twice := [codec for codec, count in Counter([name, *against]).items() if count > 1]:
         raise ValueError(f"two codecs of this run are called {twice[0]!r}")
@@ -682,7 +682,11 @@ def evaluate(
 
 
 def _select_published(
-    published: Sequence[PublishedScore], names: Sequence[str], ours: str, peers: Sequence[str]
+    published: Sequence[PublishedScore],
+    names: Sequence[str],
+    ours: str,
+    peers: Sequence[str],
+    metrics_of_run: Sequence[str],
 ) -> tuple[list[PublishedScore], list[str]]:
     """Return the published scores that take part in a run, and notes on those that do not.
 
@@ -698,18 +702,33 @@ def _select_published(
         )
     twice = [codec for codec in codecs if codec in peers]
     if twice:
-        notes.append(f"published scores of {', '.join(twice)} are left out: the codec runs here")
+        what = "it runs" if len(twice) == 1 else "they run"
+        notes.append(f"published scores of {', '.join(twice)} are left out: {what} here")
     rest = [score for score in published if score.codec not in peers]
-    chosen = [score for score in rest if score.file in files]
-    for codec in (codec for codec in codecs if codec not in peers):
-        covered = len({score.file for score in chosen if score.codec == codec})
-        if covered == 0:
-            notes.append(f"published scores of {codec} are left out: none is of a clip of this run")
-        elif covered < len(files):
-            notes.append(f"published scores of {codec} are of {covered} of {len(files)} clips only")
-    if len(chosen) < len(rest):
-        missing = len(rest) - len(chosen)
-        notes.append(f"{missing} published scores are of clips that are not in this run")
+    in_run = [score for score in rest if score.file in files]
+    covered = {
+        codec: len({score.file for score in in_run if score.codec == codec})
+        for codec in codecs
+        if codec not in peers
+    }
+    absent = [codec for codec, count in covered.items() if not count]
+    if absent:
+        notes.append(
+            f"published scores of {', '.join(absent)} are left out: none is of a clip of this run"
+        )
+    for codec, count in covered.items():
+        if 0 < count < len(files):
+            notes.append(f"published scores of {codec} are of {count} of {len(files)} clips only")
+    unused = sum(score.codec not in absent for score in rest) - len(in_run)
+    if unused:
+        notes.append(f"published rows of clips that are not in this run: {unused}")
+    chosen = [score for score in in_run if not score.scores.keys().isdisjoint(metrics_of_run)]
+    others = (s.codec for s in in_run if s.scores.keys().isdisjoint(metrics_of_run))
+    if dropped := list(dict.fromkeys(others)):
+        notes.append(
+            f"published scores of {', '.join(dropped)} are left out where they are of other "
+            "metrics only; see --metrics"
+        )
     return chosen, notes
 
 

@@ -47,6 +47,7 @@ def main() -> None:
     for source in sorted((HERE / "speech").glob("*.flac")):
         decoded = ", ".join(f"{OUT}/decoded/{rate}/{source.stem}.wav" for rate in RATES)
         print(f"  {SPEECH}/{source.name}  with  {decoded}")
+    print(f"To switch between them, or rate them blind: open {OUT}/eval/listen.html in a browser")
     print(f"The plot of quality over rate is {OUT}/eval/rate_quality.png.")
 
 

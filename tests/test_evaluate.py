@@ -460,10 +460,11 @@ def test_published_scores(clips: list[Path]) -> None:
     assert row["pesq_wb"] == pytest.approx(1.85)
     assert row["estoi"] is None and row["encode_x_realtime"] is None and row["published"]
     notes = "\n".join(result.notes)
-    assert "scores of toy are left out: the codec runs here" in notes
+    assert len(result.notes) == 5
+    assert "scores of toy are left out: it runs here" in notes
     assert "scores of part are of 1 of 2 clips only" in notes
     assert "scores of none are left out" in notes
-    assert "6 published scores are of clips that are not in this run" in notes
+    assert "published rows of clips that are not in this run: 3" in notes
     assert "old has no rate within 15 % of 24 kbit/s" in notes
     assert [row["bitrate_kbps"] for row in result.comparison] == [8, 16]
     ours = [c.scores["pesq_wb"] for c in of_codec(result, "nsvq") if c.bitrate_kbps == 16]
@@ -486,6 +487,13 @@ def test_published_scores(clips: list[Path]) -> None:
         assert max(map(len, lines)) <= 120
         assert table(result) in text
     assert "published" in others_table(result) and "made here" in others_table(result)
+
+
+def test_published_scores_of_other_metrics(clips: list[Path]) -> None:
+    scores = [PublishedScore("a.wav", "old", 8000, scores={"visqol": 3.0})]
+    result = toy(clips[:1], [8], published=scores)
+    assert [row["codec"] for row in result.summary] == ["nsvq"]
+    assert "old are left out where they are of other metrics only" in result.notes[0]
 
 
 def test_names_of_codecs(clips: list[Path]) -> None:
@@ -597,6 +605,24 @@ def test_clips_to_hear(clips: list[Path], tmp_path: Path) -> None:
     )
     assert len(list((tmp_path / "kept").rglob("*.wav"))) == 8
     assert {clip.file for clip in result.clips if clip.audio} == {"sub/b.flac", "c.wav"}
+    (heard,) = ev.clips_to_hear(result, [clips[1], clips[3]])  # of d nothing was kept
+    assert heard.name == "sub/b.flac"
+    assert heard.reference.shape == (24000,)
+    assert [(sound.codec, sound.bitrate_kbps) for sound in heard.sounds] == [
+        ("nsvq", 8),
+        ("nsvq", 16),
+        ("toy", 8.5),
+        ("toy", 16.5),
+    ]
+    toy_sound = heard.sounds[2]
+    assert toy_sound.measured_kbps == 8.5 and toy_sound.wave.dtype == np.float32
+    assert psnr(heard.reference, fir_map(heard.reference, toy_sound.wave)) == pytest.approx(
+        toy_sound.scores["psnr_db"], abs=1e-6
+    )
+    # A clip without any score is nothing to compare.
+    for clip in result.clips:
+        clip.scores = dict.fromkeys(clip.scores)
+    assert ev.clips_to_hear(result, clips) == []
 
 
 def test_evenly_spaced_clips(tmp_path: Path) -> None:
