@@ -780,7 +780,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Return the checked options."""
     summary, *rest = (__doc__ or "").split("\n\n")
     parser = argparse.ArgumentParser(
-        description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=summary,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--quick", action="store_true", help="seconds instead of minutes: a check")
     parser.add_argument("--data", type=Path, help="folder of pictures instead of the bundled ones")
@@ -788,7 +790,8 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--work", type=Path, default=Path("runs/images"), help="keeps done runs")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
     parser.add_argument("--seeds", type=int, help="runs of each kind (3, with --quick 1)")
-    parser.add_argument("--steps", type=int, help="training steps")
+    parser.add_argument("--steps", type=int, help="training steps (1200, with --quick 100)")
+    parser.add_argument("--bits", help="codebook sizes, as in 8,10,12")
     options = parser.parse_args(arguments)
     options.out = options.out or Path("runs/quick" if options.quick else "docs/experiments")
     options.seeds = (1 if options.quick else 3) if options.seeds is None else options.seeds
@@ -796,7 +799,32 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         value = getattr(options, name)
         if value is not None and value < least:
             fail(f"--{name} must be at least {least}, not {value}")
+    if options.bits is not None:
+        try:
+            options.bits = tuple(sorted({int(bits) for bits in options.bits.split(",")}))
+        except ValueError:
+            fail(f"--bits must be whole numbers with commas between them, not '{options.bits}'")
+        if not 1 <= options.bits[0] <= options.bits[-1] <= 16:
+            fail("--bits must be between 1 and 16")
     return options
+
+
+def without_paths(arguments: Sequence[str]) -> list[str]:
+    """Return the options that say what was done, without the folders of one machine."""
+    kept: list[str] = []
+    hidden = False
+    for argument in arguments:
+        name = argument.split("=")[0]
+        if name in ("--out", "--work", "--jobs"):
+            hidden = "=" not in argument
+        elif name == "--data":
+            kept += ["--data", "DIR"]
+            hidden = "=" not in argument
+        elif hidden:
+            hidden = False
+        else:
+            kept.append(argument)
+    return kept
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -809,6 +837,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sizes, rows, max_test = (8, 10), ROWS[:3], 128
     if options.steps:
         settings = replace(settings, steps=options.steps)
+    sizes = options.bits or sizes
     started = time.monotonic()
     try:
         paths = list_pictures(options.data) if options.data else bundled_paths()
@@ -842,8 +871,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for run, result in zip(runs, results, strict=True)
         if run.bits == middle and run.seed == 0
     }
+    given = sys.argv[1:] if arguments is None else list(arguments)
     header = {
-        "command": "python experiments/images.py" + (" --quick" if options.quick else ""),
+        "command": " ".join(["python experiments/images.py", *without_paths(given)]),
         "quick": options.quick,
         "settings": asdict(settings),
         "seeds": options.seeds,

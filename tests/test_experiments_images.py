@@ -51,6 +51,7 @@ def test_quick_run_writes_all_and_resumes(
             assert min(picture.size) > 300
     text = (tmp_path / "out" / "images.json").read_text()
     report = json.loads(text)
+    assert report["command"] == "python experiments/images.py --quick"
     assert report["quick"] and report["data"]["pictures"] >= 5
     entries = {(entry["row"], entry["bits"]): entry for entry in report["results"]}
     assert len(entries) == 6
@@ -163,7 +164,9 @@ def test_bad_data_is_one_line(make, says, tmp_path, capsys) -> None:
 
 def test_bad_options_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
-    for bad in (("--jobs", 0), ("--seeds", 0), ("--steps", 3), ("--out", tmp_path / "file")):
+    bits = (("--bits", "8,x"), ("--bits", "8,40"), ("--bits", ""))
+    counts = (("--jobs", 0), ("--seeds", 0), ("--steps", 3))
+    for bad in (*bits, *counts, ("--out", tmp_path / "file")):
         code, out, err = run(capsys, "--quick", "--work", tmp_path / "work", *bad)
         assert code == 2 and out == ""
         assert err.startswith("error: ") and err.count("\n") == 1
