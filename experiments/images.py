@@ -654,6 +654,33 @@ def table(summary: Sequence[dict[str, Any]], key: str, digits: int) -> str:
     return "\n".join(lines)
 
 
+def all_tables(summary: Sequence[dict[str, Any]], seeds: int) -> str:
+    """Return the tables of all scores as Markdown, each below its title."""
+    over = f"mean ± standard deviation over {seeds} seeds" if seeds > 1 else "1 seed"
+    return "\n\n".join(
+        f"{title} ({over}):\n\n{table(summary, key, digits)}"
+        for key, title, digits in (
+            ("ssim", "**SSIM** of held-out patches", 3),
+            ("peak_snr_db", "**Peak SNR** of held-out patches, dB", 2),
+            ("perplexity", "**Perplexity** of the indices of held-out patches", 0),
+            ("used", "**Codewords used** by held-out patches", 0),
+            ("train_mse", "**Training error** (MSE) at the end", 5),
+            ("roughness", "**Roughness** of the training error", 3),
+        )
+    )
+
+
+def update_page(path: Path, tables: str) -> None:
+    """Put the tables between the two marks of a page, if there is one that has them."""
+    if not path.is_file():
+        return
+    text = path.read_text()
+    before, start, rest = text.partition("<!-- tables -->\n")
+    _, end, after = rest.partition("<!-- end of tables -->\n")
+    if start and end:
+        write_text(path, f"{before}{start}\n{tables}\n\n{end}{after}")
+
+
 # -------------------------------------------------------------------------------------- figures
 
 
@@ -676,7 +703,7 @@ def draw_quality(summary: Sequence[dict[str, Any]], path: Path) -> None:
                 markersize=5,
                 **row.style,
             )
-        axis.set_xticks(sizes, [f"{bits}\n{GRID * GRID * bits / PATCH**2:.3g}" for bits in sizes])
+        axis.set_xticks(sizes, [f"{bits}\n{GRID * GRID * bits / PATCH**2:.4g}" for bits in sizes])
         axis.set_xlabel("bits per index, and per pixel")
         axis.set_title(f"{label}, held-out patches", fontsize=11)
         axis.grid(alpha=0.3)
@@ -746,7 +773,7 @@ def draw_examples(
     import matplotlib.pyplot as plt
 
     lines = {"original": originals} | decoded
-    columns = min(6, len(originals))
+    columns = min(5, len(originals))
     figure, axes = plt.subplots(
         len(lines), columns, figsize=(1.6 * columns + 0.4, 1.61 * len(lines) + 0.35),
         layout="constrained", squeeze=False,
@@ -768,8 +795,8 @@ def draw_examples(
                 )  # fmt: skip
         axes[i, 0].set_ylabel(name.replace(" + ", "\n+ ").replace(", ", ",\n"), fontsize=9)
     rate = GRID * GRID * bits / PATCH**2
-    figure.suptitle(f"Held-out parts at {bits} bits per index, {rate:.3g} bit/pixel", fontsize=11)
-    figure.savefig(path, dpi=110)
+    figure.suptitle(f"Held-out parts at {bits} bits per index, {rate:.4g} bit/pixel", fontsize=11)
+    figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
@@ -894,17 +921,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draw_training(summary, options.out / "images_training.png")
     draw_examples(patches.examples, decoded, middle, options.out / "images_examples.png")
     write_text(options.out / "images.json", text)
-    for key, title, digits in (
-        ("ssim", "SSIM", 3),
-        ("peak_snr_db", "Peak SNR (dB)", 2),
-        ("perplexity", "Perplexity of the indices of held-out patches", 0),
-        ("used", "Codewords used by held-out patches", 0),
-        ("train_mse", "Training error at the end (MSE)", 5),
-        ("roughness", "Roughness of the training error", 3),
-    ):
-        over = f", mean ± deviation over {options.seeds} seeds" if options.seeds > 1 else ""
-        print(f"\n{title}{over}\n")
-        print(table(summary, key, digits))
+    tables = all_tables(summary, options.seeds)
+    print("\n" + tables)
+    update_page(options.out / "images.md", tables)
     print(
         f"\n{(time.monotonic() - started) / 60:.1f} minutes; the runs took "
         f"{header['cpu_seconds'] / 60:.1f} minutes of CPU time in all; written to '{options.out}'"

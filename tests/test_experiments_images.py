@@ -67,10 +67,15 @@ def test_quick_run_writes_all_and_resumes(
         entries["NSVQ", 10]["seeds"][0]["replaced"]
         and not entries["STE", 10]["seeds"][0]["replaced"]
     )
-    # A second time nothing is trained again, and the same comes out.
+    # A second time nothing is trained again, the same comes out, and a page gets the tables.
+    page = tmp_path / "out" / "images.md"
+    page.write_text("before\n<!-- tables -->\nold\n<!-- end of tables -->\nafter\n")
     code, out, _ = run(capsys, *command)
     assert code == 0 and "6 of 6 runs are kept" in out and "[1/" not in out
     assert (tmp_path / "out" / "images.json").read_text() == text
+    written = page.read_text()
+    assert written.startswith("before\n<!-- tables -->\n") and written.endswith("\nafter\n")
+    assert "old" not in written and f"| {entries['NSVQ', 10]['ssim']:.3f} |" in written
 
 
 def test_no_training_patch_touches_a_held_out_block(tmp_path: Path) -> None:
