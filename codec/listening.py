@@ -36,13 +36,13 @@ OURS = "nsvq"
 ANCHOR_PASS_HZ, ANCHOR_STOP_HZ = 3500.0, 4000.0
 
 _SCRIPTS = ("tools", "player", "spectrogram", "compare", "blind", "main")
-# Name and digits of each metric, in the order of the page's columns.
-_METRICS: dict[str, tuple[str, int]] = {
-    "pesq_wb": ("PESQ", 2),
-    "psnr_db": ("pSNR, dB", 1),
-    "estoi": ("ESTOI", 3),
-    "visqol": ("ViSQOL", 2),
-    "dnsmos": ("DNSMOS", 2),
+# Name, unit and digits of each metric, in the order of the page's columns.
+_METRICS: dict[str, tuple[str, str, int]] = {
+    "pesq_wb": ("PESQ", "", 2),
+    "psnr_db": ("pSNR", "dB", 1),
+    "estoi": ("ESTOI", "", 3),
+    "visqol": ("ViSQOL", "", 2),
+    "dnsmos": ("DNSMOS", "", 2),
 }
 
 
@@ -263,7 +263,8 @@ def _page_data(clips: Sequence[ListeningClip], title: str) -> tuple[dict[str, An
         "title": title,
         "rates": rates,
         "metrics": [
-            dict(zip(("name", "digits"), _METRICS.get(m, (m, 2)), strict=True)) for m in metrics
+            dict(zip(("name", "unit", "digits"), _METRICS.get(m, (m, "", 2)), strict=True))
+            for m in metrics
         ],
         "codecs": [
             {"key": c, "name": display_name(c)} for c in sorted(codecs, key=lambda c: c != main)

@@ -263,7 +263,7 @@ def _number(text: str, name: str, where: str, low: float, high: float) -> float:
 
 def _quoted(text: str) -> str:
     """Return text for a message: one line, not too long."""
-    return ascii(text) if len(text) <= 60 else ascii(text[:57]) + "..."
+    return ascii(text if len(text) <= 60 else text[:57] + "...")
 
 
 # ---------------------------------------------------------------------------- summing up

@@ -232,6 +232,7 @@ class BlindView {
       ),
     );
     this.#parts.buttons = [...this.#root.querySelectorAll("[data-sound]")];
+    this.#player.setSounds([], 0, false); // those of the trial before must not be heard here
     this.#update();
     const clip = this.#data.clips[trial.clip];
     const ids = { reference: clip.reference, anchor: clip.anchor };

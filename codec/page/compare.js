@@ -131,6 +131,8 @@ class CompareView {
         id: "clip",
         onchange: (event) => {
           this.#clip = Number(event.target.value);
+          // After the mouse, keys are for the player again.
+          if (!event.target.matches(":focus-visible")) event.target.blur();
           this.#choose(false);
         },
       },
@@ -233,7 +235,8 @@ class CompareView {
         {},
         el("th", { scope: "col" }, "Sound"),
         el("th", { scope: "col" }, "kbit/s"),
-        metrics.map((metric) => el("th", { scope: "col" }, metric.name)),
+        metrics.map((metric) => el("th", { scope: "col" }, metric.name,
+          metric.unit ? el("small", {}, ` ${metric.unit}`) : null)),
       ),
     );
     this.#parts.body.replaceChildren(
@@ -255,7 +258,7 @@ class CompareView {
             "td",
             {},
             sound.kbps !== null && sound.measured === null ? `≈ ${rate}` : rate,
-            far ? el("small", { class: "far" }, `${ratio.toFixed(1)}× the rate`) : null,
+            far ? el("small", { class: "far" }, `${ratio.toFixed(1)}× rate`) : null,
           ),
           metrics.map((metric, m) => {
             const score = sound.scores[m] ?? null;
@@ -324,7 +327,7 @@ class CompareView {
     const { strips, key } = this.#parts;
     key.replaceChildren(
       ...(kind === "level"
-        ? [el("span", {}, `${FLOOR_DB} dB`), el("i", { class: "level" }), el("span", {}, "0 dB")]
+        ? [el("span", {}, `−${-FLOOR_DB} dB`), el("i", { class: "level" }), el("span", {}, "0 dB")]
         : [
             el("span", {}, `−${DIFFERENCE_DB} dB (lost)`),
             el("i", { class: "difference" }),

@@ -160,7 +160,7 @@ byId("help").append(
     el("dt", {}, key.split(" ").filter(Boolean).map((k) => (k === "…" ? " … " : el("kbd", {}, k)))),
     el("dd", {}, text),
   ])),
-  el("p", { class: "hint" }, "A click on a spectrogram plays that sound from there. Everything is in ",
+  el("p", { class: "hint" }, "A click on a spectrogram switches to that sound, from there on. Everything is in ",
     "this file; nothing is sent anywhere."),
   el("form", { method: "dialog" }, el("button", { class: "primary" }, "Close")),
 );
@@ -176,6 +176,7 @@ function needsKey(target, key) {
   if (target.matches("select, textarea") || target.matches("input:not([type=range])")) {
     return key !== "?" || !target.matches("[type=radio], [type=checkbox]");
   }
+  if (target.id === "position") return false;
   if (target.matches("input[type=range]")) return key.startsWith("Arrow") || key === "Home";
   // Space presses buttons; those of sounds are pressed already when they have been clicked on.
   return key === " " && target.matches("button:not(.sound), summary");
