@@ -241,9 +241,7 @@ class Visit:
 
     def ready(self) -> None:
         """Wait until sounds are decoded and the last spectrogram is painted."""
-        self.page.wait_for_function(
-            "[...document.querySelectorAll('.strip canvas')].at(-1)?.height === 256"
-        )
+        self.until("[...document.querySelectorAll('.strip canvas')].at(-1)?.height === 256")
 
     @property
     def position(self) -> float:
@@ -252,19 +250,27 @@ class Visit:
     def sound(self) -> str:
         return self.page.locator(".sound[aria-pressed=true]").text_content()
 
+    def until(self, condition: str) -> None:
+        """Wait until an expression is true; playwright's own way needs eval, which is banned here."""
+        for _ in range(400):
+            if self.page.evaluate(f"Boolean({condition})"):
+                return
+            self.page.wait_for_timeout(25)
+        raise AssertionError(f"never came true: {condition}")
+
     def wait_tap(self) -> None:
-        self.page.wait_for_function("window.tapped")
+        self.until("window.tapped")
 
     def hear(self, seconds: float) -> np.ndarray:
         """Return what is played from now on, shape [seconds * RATE]."""
         count = round(seconds * RATE)
         self.page.evaluate("window.heard = []")
-        self.page.wait_for_function(f"window.heard.length >= {count}")
+        self.until(f"window.heard.length >= {count}")
         return np.array(self.page.evaluate("window.heard"))[:count]
 
     def strongest(self) -> float:
         """Return the frequency that is heard."""
-        wave = self.hear(0.25)[1000:]
+        wave = self.hear(0.16)[1000:]
         return float(
             np.argmax(np.abs(np.fft.rfft(wave * np.hanning(wave.size)))) * RATE / wave.size
         )
@@ -307,7 +313,7 @@ def test_page_loads_from_a_file_in_silence(visit: Visit, page_file: Path) -> Non
         """() => {
           const canvas = document.querySelector('figure[data-sound="1"] canvas');
           const data = canvas.getContext('2d').getImageData(canvas.width / 2, 0, 1, 256).data;
-          return Array.from({ length: 256 }, (_, i) => data[4 * i]);
+          return Array.from({ length: 256 }, (_, i) => data[4 * i + 1]);
         }"""
     )
     assert 255 - int(np.argmax(pixels)) == 32 and max(pixels) > 240
@@ -379,7 +385,7 @@ def test_keys_buttons_and_loop(visit: Visit) -> None:
     assert visit.position == 0
     page.keyboard.press("Space")
     page.wait_for_selector("#play[aria-label=Pause]")
-    page.wait_for_function("Number(document.querySelector('#position').value) > 0.1")
+    visit.until("Number(document.querySelector('#position').value) > 0.1")
     page.keyboard.press("Space")
     page.wait_for_selector("#play[aria-label=Play]")
     paused = visit.position
@@ -459,11 +465,13 @@ def test_blind_test_from_start_to_file(visit: Visit, tmp_path: Path) -> None:
     page.click("#tab-blind")
     page.click("#begin")
     assert "who listens" in page.locator(".problem").first.text_content()
-    page.locator(".checks label", has_text="twin").click()  # leave one out
-    begin_test(page, listener)
+    for name in ("twin", "G.722"):  # leave these out
+        page.locator(".checks label", has_text=name).click()
+    page.fill("#listener", listener)
+    page.click("#begin")
     for trial in (1, 2):
         assert page.locator("h2").first.text_content() == f"Trial {trial} of 2"
-        assert page.locator("[data-slider]").count() == 5
+        assert page.locator("[data-slider]").count() == 4
         # Nothing tells what is what, neither in text nor in attributes.
         dom = page.evaluate(
             """() => {
@@ -488,7 +496,7 @@ def test_blind_test_from_start_to_file(visit: Visit, tmp_path: Path) -> None:
             assert "listen to the reference, B" in todo.text_content()
             assert "rate A, B" in todo.text_content()
             page.keyboard.press("Home")  # the slider has the focus; 0 is a rating too
-            page.wait_for_function("document.querySelector('output').textContent === '0'")
+            visit.until("document.querySelector('output').textContent === '0'")
             assert "rate B" in todo.text_content()
             # Ratings outlive a reload, and so does the place.
             page.reload()
@@ -506,13 +514,13 @@ def test_blind_test_from_start_to_file(visit: Visit, tmp_path: Path) -> None:
     with path.open(encoding="utf-8", newline="") as file:
         assert tuple(next(csv.reader(file))) == COLUMNS
     ratings = read_ratings([path])
-    assert len(ratings) == 10 and {r.listener for r in ratings} == {listener}
+    assert len(ratings) == 8 and {r.listener for r in ratings} == {listener}
     assert {r.clip for r in ratings} == set(NAMES) and len({r.session for r in ratings}) == 1
     for clip in NAMES:
         own = [r for r in ratings if r.clip == clip]
         kinds = {r.codec: r.measured_kbps for r in own}
-        assert kinds == {"reference": None, "anchor": None, "nsvq": 8.02, "opus": 8.4, "g722": 64.0}
-        assert {r.label: r.rating for r in own} == dict(zip("ABCDE", range(0, 50, 10), strict=True))
+        assert kinds == {"reference": None, "anchor": None, "nsvq": 8.02, "opus": 8.4}
+        assert {r.label: r.rating for r in own} == dict(zip("ABCD", range(0, 40, 10), strict=True))
     with pytest.raises(ValueError, match="hidden reference"):
         summarise(ratings)
     # Saved, so it is deleted without a question.
@@ -543,18 +551,26 @@ def test_letters_play_what_the_file_says(browser: Any, page_file: Path) -> None:
     visit.close()
 
 
-def test_order_is_random(visit: Visit) -> None:
+def test_order_is_random(browser: Any, tmp_path: Path) -> None:
+    wave = tone(500, 0.1)
+    clips = [ListeningClip(f"{i}", wave, [Sound("nsvq", 8, 8, wave)]) for i in range(8)]
+    write_page(tmp_path / "many.html", clips, "t")
+    visit = Visit(browser, tmp_path / "many.html")
     page = visit.page
-    orders, firsts = set(), set()
     page.on("dialog", lambda dialog: dialog.accept())
-    for _ in range(12):
+    trials, stimuli = set(), set()
+    for _ in range(3):
         begin_test(page)
         kept = json.loads(page.evaluate("Object.values(localStorage)[0]"))
-        orders.add(tuple((s["kind"], s.get("sound")) for s in kept["trials"][0]["stimuli"]))
-        firsts.add(kept["trials"][0]["clip"])
+        assert sorted(t["clip"] for t in kept["trials"]) == list(range(8))
+        trials.add(tuple(t["clip"] for t in kept["trials"]))
+        for trial in kept["trials"]:
+            kinds = tuple(s["kind"] for s in trial["stimuli"])
+            assert sorted(kinds) == ["anchor", "reference", "sound"]
+            stimuli.add(kinds)
         page.click("#reset")
-    assert len(orders) >= 6  # of 720
-    assert firsts == {0, 1}  # fails once in 2048 runs of an honest coin
+    assert len(trials) > 1 and len(stimuli) > 1  # of 40320 and 6; equal by chance: never
+    visit.close()
 
 
 def test_it_works_where_nothing_may_be_stored(browser: Any, page_file: Path) -> None:

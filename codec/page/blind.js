@@ -15,6 +15,7 @@ class BlindView {
   #player;
   #key; // in the browser's store
   #session = null;
+  #kept = true; // whether the browser stores anything for this page
   #root = null;
   #choice = 0;
   #heardS = 0; // seconds the present sound has been heard without a break
@@ -56,7 +57,8 @@ class BlindView {
   }
 
   #keep() {
-    this.#parts.unkept?.toggleAttribute("hidden", store.set(this.#key, this.#session));
+    this.#kept = store.set(this.#key, this.#session);
+    this.#parts.unkept?.toggleAttribute("hidden", this.#kept);
   }
 
   // -------------------------------------------------- start
@@ -193,7 +195,7 @@ class BlindView {
     const todo = el("p", { class: "todo", role: "status" });
     const next = el("button", { type: "button", class: "primary", id: "next",
       onclick: () => this.#go(1) }, last ? "Finish" : "Next");
-    const unkept = el("p", { class: "problem", hidden: true },
+    const unkept = el("p", { class: "problem", hidden: this.#kept },
       "This browser keeps nothing for this page: ratings are lost if it is closed.");
     this.#parts = { sliders, outputs, todo, next, unkept, buttons: [] };
     this.#root.replaceChildren(
