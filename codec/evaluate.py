@@ -165,6 +165,8 @@ class EvalResult:
             "weights": self.weights,
             "vbr": self.vbr,
             "independent": self.independent,
+            "rates_kbps": sorted({c.bitrate_kbps for c in self.clips if c.codec == self.name}),
+            "losses": list(self.losses),
             "metrics": list(self.metrics),
             "files": len({clip.file for clip in self.clips}),
             "bootstrap": {"resamples": statistics.RESAMPLES, "confidence": statistics.CONFIDENCE},

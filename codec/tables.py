@@ -126,13 +126,15 @@ def rate_saved_table(result: EvalResult) -> str:
 
 
 def _saved(row: dict[str, Any]) -> str:
-    """Return for example "31 % [28, 34] at 3.9-4.5"."""
+    """Return for example "31 % [28, 34] at 3.93–4.46"."""
     if row["percent"] is None:
         return row["reason"]
     _, digits = _METRICS[row["metric"]]
     text = f"{row['percent']:.0f} %"
     if row["low"] is not None:
         text += f" [{row['low']:.0f}, {row['high']:.0f}]"
+    elif row["clips"] > 1:  # the two share too little: other clips might give no number
+        text += " [uncertain]"
     return f"{text} at {row['from_quality']:.{digits}f}–{row['to_quality']:.{digits}f}"
 
 

@@ -203,17 +203,18 @@ def test_perfect_decoding_is_not_an_infinite_mean(
 
 def test_workers_give_the_same_scores(clips: list[Path], tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    here = toy(clips, [8, 16], save_audio=tmp_path / "one")
+    here = toy(clips, [8, 16], peers=[ToyPeer()], save_audio=tmp_path / "one")
     there = toy(
         clips,
         [8, 16],
         jobs=2,
+        peers=[ToyPeer()],
         save_audio=tmp_path / "two",
         progress=lambda *done: seen.append(done),
     )
-    assert seen == [(i, 10) for i in range(1, 11)]
+    assert seen == [(i, 20) for i in range(1, 21)]
     for one, two in zip(here.clips, there.clips, strict=True):
-        assert (one.file, one.bitrate_kbps) == (two.file, two.bitrate_kbps)
+        assert (one.file, one.codec, one.bitrate_kbps) == (two.file, two.codec, two.bitrate_kbps)
         assert (one.num_bytes, one.failures) == (two.num_bytes, two.failures)
         assert one.scores.keys() == two.scores.keys()
         for name, score in one.scores.items():  # the order of sums differs with the threads
@@ -287,6 +288,7 @@ def test_files_and_table(
     assert rows[4]["dnsmos"] == "3.1250"
     content = json.loads(summary.read_text())
     assert content["weights"] == "c0dec123"
+    assert (content["rates_kbps"], content["files"], content["losses"]) == ([8, 16], 3, [])
     assert len(content["failures"]) == 4
     assert {"pesq", "pystoi", "speechmos"} >= set(content["versions"]) - {"numpy", "scipy"}
     assert "pesq" in content["versions"]
@@ -381,7 +383,7 @@ def of_codec(result: ev.EvalResult, codec: str) -> list[ev.ClipScore]:
 
 def test_peers_are_aligned_and_mapped(clips: list[Path], tmp_path: Path) -> None:
     """A peer's delay costs it nothing; its filtering costs it nothing in pSNR."""
-    result = toy(clips[:2], [8, 16], peers=[ToyPeer()], save_audio=tmp_path, jobs=2)
+    result = toy(clips[:2], [8, 16], peers=[ToyPeer()], save_audio=tmp_path)
     assert [c.codec for c in result.clips] == ["nsvq"] * 4 + ["toy"] * 4
     x = soundfile.read(clips[0], dtype="float32")[0]
     coded = ToyPeer(delay=0).code(x, 8.5)
@@ -486,6 +488,11 @@ def test_published_scores(clips: list[Path]) -> None:
         assert len({len(line) for line in lines}) == 1
         assert max(map(len, lines)) <= 120
         assert table(result) in text
+    row = next(row for row in result.rate_saved if row["percent"] is not None)
+    assert row["clips"] > 1 and row["low"] is not None
+    assert f"{row['percent']:.0f} % [{row['low']:.0f}, {row['high']:.0f}] at" in text
+    row["low"] = row["high"] = None
+    assert f"{row['percent']:.0f} % [uncertain] at" in rate_saved_table(result)
     assert "published" in others_table(result) and "made here" in others_table(result)
 
 
