@@ -251,7 +251,7 @@ class Visit:
         return self.page.locator(".sound[aria-pressed=true]").text_content()
 
     def until(self, condition: str) -> None:
-        """Wait until an expression is true; playwright's own way needs eval, which is banned here."""
+        """Wait until an expression is true; playwright's own way needs eval, which is banned."""
         for _ in range(400):
             if self.page.evaluate(f"Boolean({condition})"):
                 return
