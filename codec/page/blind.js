@@ -378,7 +378,8 @@ class BlindView {
             const ours = codec === this.#data.codecs[0].key;
             return [
               el("span", {}, names.get(codec)),
-              el("meter", { min: 0, max: 100, value, class: ours ? "ours" : null }),
+              el("div", { class: ours ? "bar ours" : "bar", "aria-hidden": "true" },
+                el("i", { style: `width: ${value}%` })),
               el("b", {}, value.toFixed(0)),
             ];
           }),
