@@ -408,6 +408,27 @@ def summarise_codec(runs: list[dict[str, Any]], rates: tuple[float, ...]) -> lis
     return rows
 
 
+def differences(runs: list[dict[str, Any]], rates: tuple[float, ...]) -> list[dict[str, Any]]:
+    """Return NSVQ minus each other estimator: mean over seeds and clips, 95 % interval."""
+    from codec.statistics import bootstrap_mean
+
+    def clip_means(estimator: str, rate: float, metric: str) -> np.ndarray:
+        own = [run["scores"][f"{rate:g}"][metric] for run in runs if run["estimator"] == estimator]
+        return np.mean(np.array(own, dtype=np.float64), axis=0)  # a clip that failed is NaN
+
+    rows = []
+    for other in dict.fromkeys(run["estimator"] for run in runs if run["estimator"] != "nsvq"):
+        for rate in rates:
+            row: dict[str, Any] = {"other": other, "bitrate_kbps": rate}
+            for metric in ("pesq_wb", "psnr_db"):
+                values = clip_means("nsvq", rate, metric) - clip_means(other, rate, metric)
+                values = values[np.isfinite(values)]
+                low, high = bootstrap_mean(values)
+                row[metric] = [round(float(v), 4) for v in (values.mean(), low, high)]
+            rows.append(row)
+    return rows
+
+
 def table(result: dict[str, Any]) -> str:
     """Return the result as text."""
     lines = ["12-bit VQ alone: rms error on held-out envelopes (dB), over seeds"]
@@ -434,6 +455,15 @@ def table(result: dict[str, Any]) -> str:
             f"{LABELS[row['estimator']]:6} {row['bitrate_kbps']:5.1f} kbit/s  "
             f"PESQ {pesq['mean']:.3f} [{pesq['q025']:.2f}, {pesq['q975']:.2f}]  "
             f"pSNR {psnr['mean']:6.2f} [{psnr['q025']:.1f}, {psnr['q975']:.1f}]{paper}"
+        )
+    lines.append("")
+    lines.append("NSVQ minus others, same clips: mean [95 % confidence interval]")
+    for row in result["codec"]["differences"]:
+        pesq, psnr = row["pesq_wb"], row["psnr_db"]
+        lines.append(
+            f"{LABELS[row['other']]:6} {row['bitrate_kbps']:5.1f} kbit/s  "
+            f"PESQ {pesq[0]:+.3f} [{pesq[1]:+.3f}, {pesq[2]:+.3f}]  "
+            f"pSNR {psnr[0]:+.2f} [{psnr[1]:+.2f}, {psnr[2]:+.2f}]"
         )
     return "\n".join(lines)
 
@@ -564,7 +594,6 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     codec = QUICK_CODEC if options.quick else CodecSettings()
     codec = replace(codec, steps=options.steps or codec.steps, seeds=options.seeds or codec.seeds)
     options.work.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
     train = propose_envelopes(options.train_dir, vq.train_crops, 1)
     test = propose_envelopes(options.test_dir, vq.test_crops, 2)
     files = [Path(path) for path in list_audio(options.test_dir)]
@@ -591,10 +620,13 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "settings": {"vq": asdict(vq), "codec": asdict(codec)},
         "clips": [path.relative_to(options.test_dir).as_posix() for path in files],
-        "wall_s": round(time.monotonic() - started),
         "paper": PAPER,
         "vq": {"bands": int(train.shape[-1]), "summary": summarise_vq(vq_runs), "runs": vq_runs},
-        "codec": {"summary": summarise_codec(codec_runs, codec.rates), "runs": codec_runs},
+        "codec": {
+            "summary": summarise_codec(codec_runs, codec.rates),
+            "differences": differences(codec_runs, codec.rates),
+            "runs": codec_runs,
+        },
     }
 
 
@@ -623,6 +655,7 @@ def main() -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             parser.error(f"--{name}: {value} is less than 1")
+    started = time.monotonic()
     try:
         result = run(options)
     except AudioError as error:
@@ -633,7 +666,7 @@ def main() -> None:
     )
     draw(result, options.out / "speech.png")
     print(table(result))
-    print(f"speech.json and speech.png are in {options.out} ({result['wall_s']} s)")
+    print(f"speech.json and speech.png are in {options.out} ({time.monotonic() - started:.0f} s)")
 
 
 if __name__ == "__main__":

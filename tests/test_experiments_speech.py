@@ -49,6 +49,7 @@ def test_every_estimator_is_scored(folder: Path, result: dict[str, Any]) -> None
         assert row["pesq_wb"]["q025"] <= row["pesq_wb"]["mean"] <= row["pesq_wb"]["q975"]
     by_rate = {(r["estimator"], r["bitrate_kbps"]): r["psnr_db"]["mean"] for r in rows}
     assert by_rate["nsvq", 32.0] > by_rate["nsvq", 8.0] + 3
+    assert {row["other"] for row in result["codec"]["differences"]} == {"ste", "diveq"}
     assert not any(run["failures"] for run in result["codec"]["runs"])
     assert (folder / "out" / "speech.png").stat().st_size > 20_000
 
