@@ -932,7 +932,7 @@ def evaluate(
         str,
         typer.Option(
             help="Codecs to run on the same clips where their programs are installed, separated by "
-            "commas: opus, lc3, speex, g722."
+            "commas: opus, opus-audio, lc3, speex, g722."
         ),
     ] = "",
     scores: Annotated[
