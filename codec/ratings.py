@@ -159,7 +159,11 @@ def read_ratings(paths: Iterable[PathLike]) -> list[Rating]:
     """
     ratings: list[Rating] = []
     seen: dict[tuple[Any, ...], str] = {}
+    named: set[Path] = set()
     for path in paths:
+        if Path(path).resolve() in named:
+            raise ValueError(f"{path}: is named twice")
+        named.add(Path(path).resolve())
         before = len(ratings)
         for line, rating in _read_file(path):
             where = f"{path}: line {line}"

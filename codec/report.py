@@ -435,7 +435,7 @@ def _draw_saving(
     # Text stands above the bar, beside 0: there is room whatever the bar's length.
     text_y = y - 0.26
     if row is None or percent is None:
-        label = "not measured" if row is None else "no overlap"
+        label = "not measured" if row is None else row.get("reason") or "no overlap"
         axes.annotate(
             label, (0, y), (5, 0), textcoords="offset points",
             va="center", fontsize=9, color=_FAINT, style="italic",

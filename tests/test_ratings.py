@@ -136,6 +136,8 @@ def test_files_that_cannot_be_read_and_repeated_rows(tmp_path: Path) -> None:
     two = write(tmp_path / "2.csv", [row()])
     with pytest.raises(ValueError, match=r"2\.csv: line 2: nsvq of clip .* there already .*1\.csv"):
         read_ratings([one, two])
+    with pytest.raises(ValueError, match=r"1\.csv: is named twice"):
+        read_ratings([one, tmp_path / "." / "1.csv"])
     twice = write(tmp_path / "3.csv", [row(), row(codec="opus")])
     with pytest.raises(ValueError, match="line 3: label A of clip"):
         read_ratings([twice])

@@ -202,6 +202,8 @@ def test_nothing_to_draw(tmp_path: Path) -> None:
     paths = write_plots([], [saving("opus", "pesq_wb", None)], tmp_path)
     assert [path.name for path in paths] == ["rate_saved.png", "rate_saved.svg"]
     assert "no overlap" in words(paths[1])
+    reason = saving("g722", "pesq_wb", None) | {"reason": "one rate only"}
+    assert "one rate only" in words(write_plots([], [reason], tmp_path)[1])
 
 
 @pytest.mark.parametrize(
