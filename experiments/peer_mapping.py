@@ -2,7 +2,7 @@
 
     python experiments/peer_mapping.py TEST_DIR [--against opus,opus-audio] [--json OUT]
 
-Printed is the mean pSNR of each codec and rate, only aligned and after the least-squares FIR mapping
+Printed is the mean pSNR of each codec and rate, only aligned, and after the least-squares mapping
 that `codec eval` forgives others with; and what a second-order high-pass filter at 60 Hz alone, the
 kind that Opus as "voip" begins with, leaves of pSNR and PESQ.
 """
