@@ -135,6 +135,36 @@ def _no_interrupt_lost() -> Generator[None]:
         sys.unraisablehook = former
 
 
+@contextlib.contextmanager
+def _interrupt_held() -> Generator[None]:
+    """Let Ctrl-C wait for the end of the block.
+
+    Where it arrives while torch starts, in Python code that its C++ code calls, torch would abort
+    the process.
+    """
+    came = False
+
+    def hold(*_: object) -> None:
+        nonlocal came
+        came = True
+
+    former = signal.getsignal(signal.SIGINT)
+    if not callable(former):  # ignored: a background job, or a worker that follows its parent
+        yield
+        return
+    try:
+        signal.signal(signal.SIGINT, hold)
+    except ValueError:  # not the main thread: Ctrl-C does not come here
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, former)
+    if came:
+        raise KeyboardInterrupt
+
+
 class _Group(TyperGroup):
     """A typer group that turns every mistake into one line on stderr and an exit code."""
 
@@ -354,15 +384,17 @@ class _Outcome:
 @lru_cache(maxsize=1)
 def _load_codec(weights: Path | None) -> "Codec":
     """Load the codec once per process."""
-    import torch
+    with _interrupt_held():
+        import torch
 
-    from codec import Codec
-    from codec.weights import WeightsError
+        from codec import Codec
+        from codec.weights import WeightsError
 
-    # Its tensors are small: threads would only wait for each other. Use --jobs for more cores.
-    torch.set_num_threads(1)
+        # Its tensors are small: threads would only wait for each other. Use --jobs for more cores.
+        torch.set_num_threads(1)
     try:
-        codec = Codec.load(weights)
+        with _interrupt_held():
+            codec = Codec.load(weights)
         if sys.stderr.isatty() and not codec.is_compiled():
             _note("compiling the packet coder; this takes about half a minute, once")
         return codec
@@ -1320,9 +1352,10 @@ def train(
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a directory with --out")
     _check_file(init_from, "--init-from")
-    from codec.audio import AudioError
-    from models.trainer import TrainConfig
-    from models.trainer import train as run
+    with _interrupt_held():
+        from codec.audio import AudioError
+        from models.trainer import TrainConfig
+        from models.trainer import train as run
 
     config = TrainConfig(
         data_dir=str(data_dir),

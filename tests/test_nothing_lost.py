@@ -295,6 +295,31 @@ cli.app(["encode", {str(wav)!r}, {str(tmp_path / "out")!r}])
     assert not list(tmp_path.iterdir())
 
 
+def test_interrupt_while_torch_starts(wav: Path, tmp_path: Path) -> None:
+    """Torch is let finish: its C++ code aborts the process where an interrupt passes through it."""
+    program = f"""
+import atexit, os, signal, sys
+sys.path.insert(0, {str(ROOT)!r})
+import cli
+
+class Interrupts:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch._C":
+            os.kill(os.getpid(), signal.SIGINT)
+
+assert "torch" not in sys.modules
+sys.meta_path.insert(0, Interrupts())
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(lambda: print(hasattr(sys.modules.get("torch"), "compile")))
+cli.app(["encode", {str(wav)!r}, {str(tmp_path / "out")!r}])
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 130, result.stderr
+    assert result.stderr.splitlines() == ["codec: interrupted"]
+    assert result.stdout == "True\n"
+    assert not list(tmp_path.iterdir())
+
+
 # --------------------------------------------------------------------------------------------------
 # The disk is full
 
