@@ -39,11 +39,11 @@ def envelopes(directory: Path, crops: int, seed: int) -> Tensor:
     hop = net.config.hop_length
     sampler = CropSampler(load_directory(directory), (2 * PACKETS - 1) * hop, seed)
     out = []
-    for i in range(crops // 8):
+    for i in range(-(-crops // 8)):
         waveform = sampler.batch(i, 8)
         spectrum = mdct(waveform, 2 * PACKETS, hop).view(8, PACKETS, 2, hop)
         out.append(net.analysis(waveform, spectrum))
-    return torch.cat(out)
+    return torch.cat(out)[:crops]
 
 
 def run(estimator: str, seed: int, train: Tensor, test: Tensor, steps: int) -> list[float]:

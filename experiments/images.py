@@ -19,7 +19,6 @@ import hashlib
 import inspect
 import json
 import multiprocessing
-import os
 import platform
 import signal
 import sys
@@ -36,8 +35,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
-from experiments.vq_methods import METHOD_COLORS, EMAQuantizer, make_quantizer, reset_moments
-from models.quantizers import CodebookUsage, VectorQuantizer, nearest, substitute
+from codec.audio import atomic_write
+from experiments.vq_methods import METHOD_COLORS, EMAQuantizer, make_quantizer, without_package
+from models.quantizers import (
+    CodebookUsage,
+    VectorQuantizer,
+    nearest,
+    perplexity,
+    reset_moments,
+    substitute,
+)
 
 try:
     import skimage
@@ -45,10 +52,7 @@ try:
     from PIL import Image, UnidentifiedImageError
     from skimage.metrics import structural_similarity
 except ImportError as error:
-    print(
-        f"error: {error.name} is missing: pip install '.[experiments]' brings it", file=sys.stderr
-    )
-    raise SystemExit(2) from None
+    without_package(error)
 
 PATCH = 32  # pixels; as CIFAR
 GRID = 8  # latent vectors per side of a patch
@@ -367,12 +371,6 @@ def to_tensor(patches: np.ndarray) -> Tensor:
     return torch.from_numpy(patches).permute(0, 3, 1, 2).float() / 255 - 0.5
 
 
-def perplexity(counts: np.ndarray) -> float:
-    """Return 2**entropy of how often each codeword is used."""
-    p = counts[counts > 0] / counts.sum()
-    return float(2.0 ** -(p * np.log2(p)).sum())
-
-
 @torch.no_grad()
 def code(model: ImageVQVAE, pictures: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return pictures [B, H, W, 3] as decoded from their indices (uint8), and the indices."""
@@ -465,7 +463,7 @@ def train_and_score(
         if step % settings.log_every == 0:
             curve["step"].append(step)
             curve["train_mse"].append(float(np.mean(errors)))
-            curve["train_perplexity"].append(perplexity(counts))
+            curve["train_perplexity"].append(float(perplexity(torch.from_numpy(counts))))
             counts[:] = 0
             errors.clear()
         if step % settings.check_every == 0:
@@ -477,7 +475,7 @@ def train_and_score(
     usage = np.bincount(indices_test, minlength=2**bits)
     result: dict[str, Any] = quality(patches.test, decoded_test)
     result |= {
-        "perplexity": perplexity(usage),
+        "perplexity": float(perplexity(torch.from_numpy(usage))),
         "used": int((usage > 0).sum()),
         "curve": curve,
         "replaced": replaced,
@@ -522,13 +520,6 @@ def result_path(work: Path, run: Run) -> Path:
     return work / f"{run.row.method}{replaced}_{run.bits}bits_seed{run.seed}.json"
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text)
-    os.replace(part, path)
-
-
 def share(settings: Settings, patches: Patches, work: Path) -> None:
     """Keep what is the same for all runs of a process."""
     _shared.update(settings=settings, patches=patches, work=work)
@@ -543,7 +534,7 @@ def start_worker(settings: Settings, patches: Patches, work: Path) -> None:
 def do_run(run: Run) -> tuple[Run, float, float]:
     """Train, keep the result in a file; return the run, its SSIM and its peak SNR."""
     result = train_and_score(run.row, run.bits, run.seed, _shared["settings"], _shared["patches"])
-    write_text(result_path(_shared["work"], run), json.dumps(result))
+    atomic_write(result_path(_shared["work"], run), json.dumps(result).encode())
     return run, result["ssim"], result["peak_snr_db"]
 
 
@@ -678,7 +669,7 @@ def update_page(path: Path, tables: str) -> None:
     before, start, rest = text.partition("<!-- tables -->\n")
     _, end, after = rest.partition("<!-- end of tables -->\n")
     if start and end:
-        write_text(path, f"{before}{start}\n{tables}\n\n{end}{after}")
+        atomic_write(path, f"{before}{start}\n{tables}\n\n{end}{after}".encode())
 
 
 # -------------------------------------------------------------------------------------- figures
@@ -920,7 +911,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     draw_quality(summary, options.out / "images.png")
     draw_training(summary, options.out / "images_training.png")
     draw_examples(patches.examples, decoded, middle, options.out / "images_examples.png")
-    write_text(options.out / "images.json", text)
+    atomic_write(options.out / "images.json", text.encode())
     tables = all_tables(summary, options.seeds)
     print("\n" + tables)
     update_page(options.out / "images.md", tables)

@@ -38,14 +38,14 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-ESTIMATORS = ("nsvq", "ste", "diveq")
+from experiments.estimators import OCTAVE_DB, PACKETS, envelopes
+from experiments.vq_methods import METHOD_COLORS as COLORS
+from experiments.vq_methods import METHOD_NAMES as LABELS
+from models.quantizers import ESTIMATORS
+
 RATES = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)
 CODEBOOK_BITS = 12
-PACKETS = 100  # of a crop of 2 s
-OCTAVE_DB = 20 * np.log10(2)
 STATS = ("_mean", "_std", "_min", "_max")
-LABELS = {"nsvq": "NSVQ", "ste": "STE", "diveq": "DiVeQ"}
-COLORS = {"nsvq": "#1f4e9c", "ste": "#d55e00", "diveq": "#009e73"}
 # Means of the paper's Figure 1, on its own test set and with its own codec.
 PAPER = {
     "nsvq": {
@@ -101,27 +101,6 @@ QUICK_CODEC = CodecSettings(
 # The VQ alone
 
 
-def propose_envelopes(directory: Path, crops: int, seed: int) -> np.ndarray:
-    """Return envelopes that the shipped analysis proposes for random crops, octaves, [M, bands]."""
-    import torch
-
-    from codec.mdct import mdct
-    from codec.weights import load_weights
-    from models.data import CropSampler, load_directory
-    from models.export import import_net
-
-    net = import_net(load_weights()).eval()
-    hop = net.config.hop_length
-    sampler = CropSampler(load_directory(directory), (2 * PACKETS - 1) * hop, seed)
-    found = []
-    with torch.no_grad():
-        for i in range(-(-crops // 8)):
-            waveform = sampler.batch(i, 8)
-            spectrum = mdct(waveform, 2 * PACKETS, hop).view(8, PACKETS, 2, hop)
-            found.append(net.analysis(waveform, spectrum).flatten(0, 1))
-    return torch.cat(found)[: crops * PACKETS].numpy()
-
-
 def random_codewords(like: Any, count: int) -> Any:
     """Return codewords [count, D] of a Gaussian with the mean and covariance of ``like`` [M, D]."""
     import torch
@@ -140,8 +119,7 @@ def train_vq(
     import torch
     from torch import nn
 
-    from models.quantizers import VectorQuantizer
-    from models.trainer import reset_moments
+    from models.quantizers import VectorQuantizer, reset_moments
 
     estimator, networks, replacement, seed = task
     torch.set_num_threads(1)
@@ -229,15 +207,15 @@ def build_net(estimator: str, train: np.ndarray, seed: int) -> Any:
         getattr(net, part).load_state_dict(getattr(shipped, part).state_dict())
     net.scale_offset.data.copy_(shipped.scale_offset)
     torch.manual_seed(seed)
-    envelopes = torch.from_numpy(train)
+    known = torch.from_numpy(train)
     net.msvq = PredictiveMSVQ(
         1, config.codebook_size, config.num_bands, estimator, predictive=False
     )
     with torch.no_grad():
-        net.msvq.bias.copy_(envelopes.mean(0))
-        codewords = random_codewords(envelopes, config.codebook_size)
+        net.msvq.bias.copy_(known.mean(0))
+        codewords = random_codewords(known, config.codebook_size)
         net.msvq.codebooks.copy_((codewords - net.msvq.bias)[None])
-        net.msvq.initial.copy_(envelopes.quantile(0.05, dim=0))
+        net.msvq.initial.copy_(known.quantile(0.05, dim=0))
     net.intra_msvq = net.msvq  # nothing is predicted: all packets are alike
     return net
 
@@ -252,12 +230,12 @@ def train_codec(
     from models.data import CropSampler, load_directory
     from models.export import build_tables, export_weights
     from models.losses import CodecLoss
+    from models.quantizers import reset_moments
     from models.trainer import (
         TrainConfig,
         TrainState,
         draw_rates,
         learning_rate_at,
-        reset_moments,
         update_average,
     )
 
@@ -594,8 +572,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     codec = QUICK_CODEC if options.quick else CodecSettings()
     codec = replace(codec, steps=options.steps or codec.steps, seeds=options.seeds or codec.seeds)
     options.work.mkdir(parents=True, exist_ok=True)
-    train = propose_envelopes(options.train_dir, vq.train_crops, 1)
-    test = propose_envelopes(options.test_dir, vq.test_crops, 2)
+    train = envelopes(options.train_dir, vq.train_crops, 1).flatten(0, 1).numpy()
+    test = envelopes(options.test_dir, vq.test_crops, 2).flatten(0, 1).numpy()
     files = [Path(path) for path in list_audio(options.test_dir)]
     files = files[: codec.max_clips or None]
     vq_tasks = [

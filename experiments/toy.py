@@ -38,8 +38,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codec.audio import AudioError, atomic_write
-from experiments.vq_methods import METHOD_COLORS, METHOD_NAMES, make_quantizer, reset_moments
-from models.quantizers import nearest, perplexity
+from experiments.vq_methods import METHOD_COLORS, METHOD_NAMES, make_quantizer, without_package
+from models.quantizers import nearest, perplexity, reset_moments
 
 try:
     import matplotlib
@@ -47,10 +47,7 @@ try:
     from sklearn.cluster import KMeans, MiniBatchKMeans
     from sklearn.datasets import make_blobs, make_swiss_roll
 except ImportError as error:
-    print(
-        f"error: {error.name} is missing: pip install '.[experiments]' brings it", file=sys.stderr
-    )
-    raise SystemExit(2) from None
+    without_package(error)
 
 DISTRIBUTIONS = {"swiss_roll": "Swiss roll", "pinwheel": "pinwheel", "blobs": "Gaussian mixture"}
 INITS = {"edge": "at the edge", "random": "at random"}

@@ -1,6 +1,6 @@
 """Ways to train one codebook, behind one interface: NSVQ, STE, DiVeQ (models/quantizers.py), EMA.
 
-Used by ``experiments/toy.py`` and ``experiments/images.py``. The codec itself is trained with
+Used by ``experiments/toy.py``, ``images.py`` and ``speech.py``. The codec itself is trained with
 gradients only, so the moving averages of VQ-VAE live here and not in ``models/``.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -185,9 +186,8 @@ def make_quantizer(
     return quantizer
 
 
-def reset_moments(optimizer: torch.optim.Optimizer, codebook: Tensor, dead: Tensor) -> None:
-    """Zero Adam's moments of replaced codewords; a codebook that it does not train is skipped."""
-    moments = optimizer.state.get(codebook, {})
-    for key in ("exp_avg", "exp_avg_sq"):
-        if key in moments:
-            moments[key][dead] = 0.0
+def without_package(error: ImportError) -> NoReturn:
+    """Say in one line which package is missing, and leave with exit code 2."""
+    text = f"error: {error.name} is missing: pip install '.[experiments]' brings it"
+    print(text, file=sys.stderr)
+    raise SystemExit(2) from None

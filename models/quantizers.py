@@ -110,6 +110,14 @@ def perplexity(counts: Tensor) -> Tensor:
     return torch.exp2(-(p * torch.log2(p.clamp_min(1e-12))).sum(-1))
 
 
+def reset_moments(optimizer: torch.optim.Optimizer, parameter: Tensor, mask: Tensor) -> None:
+    """Zero Adam's moments of replaced codewords; a codebook that it does not train is skipped."""
+    moments = optimizer.state.get(parameter, {})
+    for key in ("exp_avg", "exp_avg_sq"):
+        if key in moments:
+            moments[key][mask] = 0.0
+
+
 class CodebookUsage(nn.Module):
     """Counts hits of each codeword and replaces those that are hardly used.
 

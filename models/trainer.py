@@ -32,7 +32,7 @@ from models.codec_net import CodecNet
 from models.data import CropSampler, load_directory, load_torchaudio
 from models.distributed import ALONE, RANK_SEED, ProcessGroup, process_group
 from models.losses import CodecLoss
-from models.quantizers import perplexity
+from models.quantizers import perplexity, reset_moments
 from models.search import search_offsets
 
 # Octaves by which a band's step may lie above its envelope for nothing: 1 % of its bins are coded.
@@ -385,14 +385,6 @@ def update_average(state: TrainState, decay: float) -> None:
             slow.lerp_(fast, 1 - decay)
         for old, new in zip(state.average.buffers(), state.net.buffers(), strict=True):
             old.copy_(new)
-
-
-def reset_moments(optimizer: torch.optim.Optimizer, parameter: Tensor, mask: Tensor) -> None:
-    """Zero Adam's moments of replaced codewords."""
-    moments = optimizer.state.get(parameter, {})
-    for key in ("exp_avg", "exp_avg_sq"):
-        if key in moments:
-            moments[key][mask] = 0.0
 
 
 def use_bfloat16(net: CodecNet) -> None:
@@ -785,8 +777,7 @@ def search_allocation(
     """Search the offsets by rate on the weight average; each process takes some of the rates."""
     first = (1 << 43) + state.step
     batches = [
-        sampler.batch(first + i, config.batch_size).to(config.device)
-        for i in range(SEARCH_BATCHES)
+        sampler.batch(first + i, config.batch_size).to(config.device) for i in range(SEARCH_BATCHES)
     ]
     table = state.average.allocation.rate_offsets
     for knot in range(NUM_KNOTS):

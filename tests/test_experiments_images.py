@@ -122,8 +122,8 @@ def test_scores_of_known_errors() -> None:
     assert off["peak_snr_db"] == pytest.approx(28.131, abs=1e-3)
     assert off["mse"] == pytest.approx((10 / 255) ** 2)
     assert 0.9 < off["ssim"] < 1
-    assert images.perplexity(np.array([5, 5, 0, 5, 5])) == pytest.approx(4)
-    assert images.perplexity(np.array([0, 7, 0])) == pytest.approx(1)
+    assert images.perplexity(torch.tensor([5, 5, 0, 5, 5])) == pytest.approx(4)
+    assert images.perplexity(torch.tensor([0, 7, 0])) == pytest.approx(1)
     assert images.roughness([9, 9, 1, 1, 1]) == 0
     assert images.roughness([9, 9, 1, 3]) == pytest.approx(1)
 

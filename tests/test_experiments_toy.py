@@ -19,8 +19,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from experiments.vq_methods import METHODS, EMAQuantizer, make_quantizer, reset_moments
-from models.quantizers import COMMITMENT_WEIGHT, perplexity
+from experiments.vq_methods import METHODS, EMAQuantizer, make_quantizer
+from models.quantizers import COMMITMENT_WEIGHT, perplexity, reset_moments
 
 ROOT = Path(__file__).resolve().parent.parent
 
