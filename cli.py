@@ -26,6 +26,8 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
 import typer
 from typer.core import TyperGroup
 
+from codec.config import OURS
+
 if TYPE_CHECKING:
     from codec import Codec
     from codec.evaluate import EvalResult
@@ -36,7 +38,6 @@ MIN_KBPS, MAX_KBPS = 8.0, 32.0
 DEFAULT_KBPS = 13.2
 DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
 METRICS = ("visqol", "dnsmos")
-OUR_NAME = "nsvq"  # evaluate.OURS
 DEFAULT_PAGE_CLIPS = 4
 PAGE_NAME = "listen.html"
 
@@ -983,7 +984,7 @@ def evaluate(
     ] = None,
     name: Annotated[
         str, typer.Option(help="What to call this codec in tables and files.")
-    ] = OUR_NAME,
+    ] = OURS,
     metrics: Annotated[
         str,
         typer.Option(help="Extra metrics: visqol, dnsmos or both (pip install the extra 'eval')."),

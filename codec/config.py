@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+OURS = "nsvq"  # how this codec is called beside others, unless a run names it otherwise
+
 # Bits per packet at the six rates of the EVS primary modes that every table reports.
 REPORT_RATES_KBPS: tuple[float, ...] = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)
 

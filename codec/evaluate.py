@@ -42,6 +42,7 @@ from codec.audio import (
     to_int16,
     write_wav,
 )
+from codec.config import OURS
 from codec.peers import Peer, PeerError
 from codec.scores import PublishedScore
 
@@ -58,7 +59,6 @@ METRICS: dict[str, Metric] = {
     "estoi": metrics.estoi,
 }
 EXTRA_METRICS: dict[str, Metric] = {"visqol": metrics.visqol, "dnsmos": metrics.dnsmos}
-OURS = "nsvq"  # how this codec is called, unless the run names it otherwise
 MAX_RATE_DIFFERENCE = 0.15  # of two codecs that are compared "at the same rate"
 SCORES_NAME = "scores.csv"
 SUMMARY_NAME = "summary.json"

@@ -26,12 +26,12 @@ import soundfile
 from numpy.typing import NDArray
 
 from codec.audio import AudioError, atomic_write, to_int16
+from codec.config import OURS
 
 FloatArray = NDArray[np.float32]
 PathLike = str | os.PathLike[str]
 
 SAMPLE_RATE = 16000
-OURS = "nsvq"
 # BS.1534-3, section 5.1: the low-range anchor passes 3.5 kHz and loses 25 dB at 4 kHz.
 ANCHOR_PASS_HZ, ANCHOR_STOP_HZ = 3500.0, 4000.0
 

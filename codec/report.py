@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from codec.audio import atomic_write
+from codec.config import OURS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 PathLike = str | os.PathLike[str]
 Row = Mapping[str, Any]
 
-_OURS = "nsvq"  # evaluate.OURS; importing it here would load the whole codec for a plot
 _INK = "#333333"
 _FAINT = "#8a8a8a"
 
@@ -44,7 +44,7 @@ class _Style(NamedTuple):
 # Colour-blind safe (after Okabe and Ito); a codec looks the same whichever others are drawn, and
 # dashes and markers tell it apart without colour.
 _STYLES = {
-    _OURS: _Style("#1f4e9c", "-", "o"),
+    OURS: _Style("#1f4e9c", "-", "o"),
     "opus": _Style("#d55e00", "--", "s"),
     "evs": _Style("#009e73", "-.", "^"),
     "lc3": _Style("#cc79a7", ":", "D"),
@@ -61,7 +61,7 @@ _SPARE_STYLES = (
     _Style("#7f0000", "--", "p"),
 )
 _NAMES = {
-    _OURS: "this codec",
+    OURS: "this codec",
     "evs": "EVS",
     "opus": "Opus",
     "opus-audio": "Opus (audio)",
@@ -167,11 +167,11 @@ def _metrics_of(rows: Sequence[Row]) -> list[str]:
 def _codecs_of(rows: Sequence[Row]) -> list[str]:
     """Return the codecs in the order of the rows, ours first."""
     codecs = list(dict.fromkeys(_codec(row) for row in rows))
-    return sorted(codecs, key=lambda codec: codec != _OURS)
+    return sorted(codecs, key=lambda codec: codec != OURS)
 
 
 def _codec(row: Row) -> str:
-    return str(row.get("codec") or _OURS)
+    return str(row.get("codec") or OURS)
 
 
 def _styles_of(codecs: Sequence[str]) -> dict[str, _Style]:
@@ -207,7 +207,7 @@ def _quality_figure(rows: Sequence[Row], metrics: Sequence[str]) -> Figure:
         panels = list(figure.subplots(1, len(metrics)))
     else:
         rows = _with_value(rows, metrics[0])
-        peers = [codec for codec in _codecs_of(rows) if codec != _OURS]
+        peers = [codec for codec in _codecs_of(rows) if codec != OURS]
         # Bands of many codecs in one panel would hide each other.
         peers = peers if len(peers) > _BANDS else []
         columns = next((n for n in (4, 3) if len(peers) % n == 0), 4)
@@ -221,7 +221,7 @@ def _quality_figure(rows: Sequence[Row], metrics: Sequence[str]) -> Figure:
     if len(metrics) == 1:
         for i, peer in enumerate(peers):
             axes = figure.add_subplot(grid[1 + i // columns, i % columns])
-            for codec in (peer, _OURS):
+            for codec in (peer, OURS):
                 _draw_curve(axes, rows, metrics[0], codec, styles[codec], None, 0.7)
             _label_rates(axes, rows, 0.04)
             axes.set_ylim(panels[0].get_ylim())
@@ -234,7 +234,7 @@ def _quality_figure(rows: Sequence[Row], metrics: Sequence[str]) -> Figure:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     names = [codec for codec in codecs if codec in handles]
-    how = "bands and bars" if len(codecs) - (_OURS in codecs) > _BANDS else "bands"
+    how = "bands and bars" if len(codecs) - (OURS in codecs) > _BANDS else "bands"
     figure.legend(
         [handles[name] for name in names],
         [display_name(name) for name in names],
@@ -262,10 +262,10 @@ def _draw_all(
     styles: Mapping[str, _Style],
 ) -> None:
     """Draw one metric of all codecs: few with bands, of many only ours, and the peers with bars."""
-    many = len({_codec(row) for row in rows} - {_OURS}) > _BANDS
+    many = len({_codec(row) for row in rows} - {OURS}) > _BANDS
     for codec in codecs:
         own = [row for row in rows if _codec(row) == codec]
-        shifts = {id(row): _beside(row, rows) for row in own} if many and codec != _OURS else None
+        shifts = {id(row): _beside(row, rows) for row in own} if many and codec != OURS else None
         _draw_curve(axes, own, metric, codec, styles[codec], shifts)
     axes.set_xlabel("measured bitrate (kbit/s)", color=_INK)
     name, unit, _ = _METRICS.get(metric, (metric, "", 2))
@@ -302,7 +302,7 @@ def _draw_curve(
         axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0, zorder=1)
     else:  # an area of no width would not show
         axes.vlines(x, low, high, color=style.color, alpha=0.25, linewidth=8, zorder=1)
-    ours = codec == _OURS
+    ours = codec == OURS
     axes.plot(
         x,
         y,
@@ -324,7 +324,7 @@ def _beside(row: Row, rows: Sequence[Row]) -> float:
     close = [
         other
         for other in rows
-        if _codec(other) != _OURS and abs(math.log(float(other["measured_kbps"]) / rate)) < 0.03
+        if _codec(other) != OURS and abs(math.log(float(other["measured_kbps"]) / rate)) < 0.03
     ]
     place = next((i for i, other in enumerate(close) if other is row), 0)
     return 1 + 0.012 * (place - (len(close) - 1) / 2)
@@ -341,8 +341,8 @@ def _label_rates(axes: Axes, rows: Sequence[Row], digit: float) -> None:
     rates = [float(row["measured_kbps"]) for row in rows]
     limits = min(rates) / 1.1, max(rates) * 1.1
     digit *= math.log(limits[1] / limits[0])
-    ours = sorted({_nominal(row) for row in rows if _codec(row) == _OURS})
-    others = sorted({_nominal(row) for row in rows if _codec(row) != _OURS})
+    ours = sorted({_nominal(row) for row in rows if _codec(row) == OURS})
+    others = sorted({_nominal(row) for row in rows if _codec(row) != OURS})
     ticks: list[float] = []
     for rate in (*ours, *others):
         widths = {tick: digit * (0.5 + (_digits(rate) + _digits(tick)) / 2) for tick in ticks}
