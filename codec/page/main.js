@@ -105,7 +105,8 @@ function frame() {
 
 player.addEventListener("change", () => {
   controls.state();
-  if (!ticking) frame();
+  if (ticking) tick(); // at once: paused or moved, it must not show the last frame's position
+  else frame();
 });
 
 // -------------------------------------------------- views
