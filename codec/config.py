@@ -10,6 +10,29 @@ from typing import Any
 
 OURS = "nsvq"  # how this codec is called beside others, unless a run names it otherwise
 
+# --- framing --------------------------------------------------------------------------------------
+
+SAMPLE_RATE = 16000  # Hz, of everything behind the resampler
+HOP_LENGTH = 160  # N, samples per MDCT block; the window is 2N
+BLOCKS_PER_FRAME = 2
+FRAME_LENGTH = HOP_LENGTH * BLOCKS_PER_FRAME  # samples: 20 ms
+FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_LENGTH
+FRAMES_PER_GROUP = 50  # that share a checksum; the first of each is an intra frame
+DELAY_SAMPLES = FRAME_LENGTH + HOP_LENGTH  # algorithmic delay: 30 ms
+
+# --- rates ----------------------------------------------------------------------------------------
+
+MIN_BITRATE_BPS, MAX_BITRATE_BPS = 8000, 32000
+MIN_KBPS, MAX_KBPS = MIN_BITRATE_BPS / 1000, MAX_BITRATE_BPS / 1000
+DEFAULT_KBPS = 13.2
+MAX_FRAME_BYTES = 255  # of a VBR frame, whose length takes one byte
+MAX_FRAME_BITS = 2048  # what allocation and context model know of a frame's size ends here
+FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it
+
+# --- source audio ---------------------------------------------------------------------------------
+
+MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1000, 768000  # Hz
+
 # Bits per packet at the six rates of the EVS primary modes that every table reports.
 REPORT_RATES_KBPS: tuple[float, ...] = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)
 
