@@ -30,8 +30,8 @@ from codec.config import OURS
 
 if TYPE_CHECKING:
     from codec import Codec
-    from codec.evaluate import EvalResult
-    from codec.peers import Peer
+    from evaluation.baselines.codecs import Peer
+    from evaluation.run import EvalResult
 
 STANDARD = Path("-")  # standard input or output
 MIN_KBPS, MAX_KBPS = 8.0, 32.0
@@ -1065,10 +1065,10 @@ def evaluate(
         _check_output(test_dir, out, "")
     from tqdm import tqdm
 
-    from codec import evaluate as evaluation
-    from codec import tables
     from codec.audio import list_audio
-    from codec.scores import read_scores
+    from evaluation import run as evaluation
+    from evaluation import tables
+    from evaluation.published import read_scores
 
     files = list_audio(test_dir)
     if not files:
@@ -1145,7 +1145,7 @@ def _check_only(context: typer.Context, option: str, allowed: set[str]) -> None:
 
 def _installed_peers(names: Sequence[str]) -> "list[Peer]":
     """Return the codecs of others that are asked for and installed; a note names the others."""
-    from codec.peers import PeerError, make_peer
+    from evaluation.baselines.codecs import PeerError, make_peer
 
     peers = [make_peer(name) for name in names]  # a wrong name is an error before any note
     installed, missing = [], []
@@ -1166,8 +1166,8 @@ def _write_eval(
     result: "EvalResult", out: Path, page_files: Sequence[Path], title: str
 ) -> list[str]:
     """Write all files of an evaluation; return what to say they are."""
-    from codec import evaluate as evaluation
-    from codec import report
+    from evaluation import plots as report
+    from evaluation import run as evaluation
 
     written = [path.name for path in evaluation.write_results(result, out)]
     if not result.losses:
@@ -1175,7 +1175,7 @@ def _write_eval(
         if report.write_plots(summary, saved, out):
             written.append("plots")
     if page_files and (clips := evaluation.clips_to_hear(result, page_files)):
-        from codec.listening import write_page
+        from evaluation.listening.page import write_page
 
         write_page(out / PAGE_NAME, clips, title)
         written.append(PAGE_NAME)
@@ -1200,7 +1200,7 @@ def _report_failures(failures: Sequence[dict[str, Any]], ours: str) -> bool:
 
 def _show_ratings(paths: Sequence[Path], out: Path | None) -> None:
     """Read ratings that the listening page exported, print what they add up to, and write it."""
-    from codec import ratings as listening
+    from evaluation.listening import ratings as listening
 
     for path in paths:
         _check_input(path)

@@ -29,8 +29,8 @@ from codec.audio import list_audio, read_audio, to_codec_rate
 from codec.bitstream import cbr_packet_sizes, num_packets
 from codec.decoder import decode_integers, synthesise
 from codec.encoder import default_stages, encode_waveform
-from codec.metrics import MetricError, pesq_wb, psnr
 from codec.postfilter import NUM_COMB_BANDS
+from evaluation.metrics import MetricError, pesq_wb, psnr
 from models.context import ContextModel
 from models.enhancer import Enhancer
 from models.export import build_tables, import_context, import_net

@@ -34,7 +34,7 @@ def load_codec(weights: Path | None):
 
 def score(task: tuple[Path, tuple[float, ...], Path | None]) -> np.ndarray:
     """Return PESQ and pSNR of a clip, [rates, 1 + len(MORE), 2]; NaN above the highest rate."""
-    from codec.metrics import pesq_wb, psnr
+    from evaluation.metrics import pesq_wb, psnr
 
     path, rates, weights = task
     codec = load_codec(weights)

@@ -24,8 +24,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codec.audio import list_audio, read_audio, to_codec_rate
 from codec.config import REPORT_RATES_KBPS
-from codec.metrics import align, fir_map, pesq_wb, psnr
-from codec.peers import PeerError, make_peer
+from evaluation.baselines.codecs import PeerError, make_peer
+from evaluation.metrics import align, fir_map, pesq_wb, psnr
 
 HIGH_PASS_HZ = 60
 

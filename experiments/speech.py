@@ -320,7 +320,8 @@ def train_codec(
 
 def score_codec(weights: Path, files: Sequence[Path], rates: Sequence[float]) -> dict[str, Any]:
     """Return PESQ and pSNR of every clip, by rate, as ``codec eval`` has them."""
-    from codec import Codec, evaluate
+    from codec import Codec
+    from evaluation import run as evaluate
 
     result = evaluate.evaluate(partial(Codec.load, weights), files, rates, jobs=1)
     return {
@@ -388,7 +389,7 @@ def summarise_codec(runs: list[dict[str, Any]], rates: tuple[float, ...]) -> lis
 
 def differences(runs: list[dict[str, Any]], rates: tuple[float, ...]) -> list[dict[str, Any]]:
     """Return NSVQ minus each other estimator: mean over seeds and clips, 95 % interval."""
-    from codec.statistics import bootstrap_mean
+    from evaluation.bd_rate import bootstrap_mean
 
     def clip_means(estimator: str, rate: float, metric: str) -> np.ndarray:
         own = [run["scores"][f"{rate:g}"][metric] for run in runs if run["estimator"] == estimator]

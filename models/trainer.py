@@ -522,7 +522,7 @@ def validate(
     list of dict   bitrate_kbps, pesq_wb, psnr_db, one per rate
     """
     from codec.encoder import default_stages
-    from codec.metrics import MetricError, pesq_wb, psnr
+    from evaluation.metrics import MetricError, pesq_wb, psnr
 
     net.eval()
     rows = []
@@ -952,7 +952,7 @@ def collect_context_data(
 
 def score_codec(codec: Any, clips: list[np.ndarray], max_clips: int = 20) -> list[dict[str, float]]:
     """Score the real codec (bytes in between) on validation clips at the report rates."""
-    from codec.metrics import MetricError, pesq_wb, psnr
+    from evaluation.metrics import MetricError, pesq_wb, psnr
 
     rows = []
     for rate in REPORT_RATES_KBPS:

@@ -16,9 +16,9 @@ import soundfile
 from typer.testing import CliRunner, Result
 
 import cli
-from codec import peers
 from codec.bitstream import read_header
-from codec.peers import Payload, Peer, Programs
+from evaluation.baselines import codecs as peers
+from evaluation.baselines.codecs import Payload, Peer, Programs
 
 ROOT = Path(cli.__file__).resolve().parent
 NUM_SAMPLES = 16123  # 1 s and a bit: neither whole packets nor whole hops

@@ -19,8 +19,8 @@ from codec.audio import AudioError
 from codec.bitstream import HEADER_BYTES, cbr_bytes, read_stream, write_stream
 from codec.config import REPORT_RATES_KBPS
 from codec.encoder import analyse
-from codec.metrics import pesq_wb, psnr
 from codec.weights import WeightsError
+from evaluation.metrics import pesq_wb, psnr
 
 ROOT = Path(codec.api.__file__).resolve().parent.parent
 LSB = 1 / 32768

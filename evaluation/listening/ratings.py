@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 from codec.audio import atomic_write
-from codec.statistics import bootstrap_mean
+from evaluation.bd_rate import bootstrap_mean
 
 PathLike = str | os.PathLike[str]
 
@@ -352,7 +352,7 @@ def quality_word(rating: float) -> str:
 
 def ratings_table(summary: RatingSummary) -> str:
     """Return the summary as a text table, and below it who was excluded."""
-    from codec.report import display_name
+    from evaluation.plots import display_name
 
     names = {REFERENCE: "hidden reference", ANCHOR: "anchor, 3.5 kHz"}
     header = ("rate", "codec", "kbit/s", "mean", "95 % interval", "", "ratings", "listeners")

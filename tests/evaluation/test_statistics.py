@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy.interpolate import PchipInterpolator
 
-from codec.statistics import _Pchip, bjontegaard, bootstrap_mean, paired_difference
+from evaluation.bd_rate import _Pchip, bjontegaard, bootstrap_mean, paired_difference
 
 RATES = np.array([8, 9.6, 13.2, 16.4, 24.4, 32])
 

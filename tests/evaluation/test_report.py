@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from matplotlib.image import imread
 
-from codec import report
-from codec.report import display_name, write_plots
+from evaluation import plots as report
+from evaluation.plots import display_name, write_plots
 
 METRICS = {"pesq_wb": 3.0, "psnr_db": 8.0, "estoi": 0.85}
 RATES = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)

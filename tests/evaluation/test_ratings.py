@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.ratings import (
+from evaluation.listening.ratings import (
     COLUMNS,
     quality_word,
     ratings_table,
@@ -173,7 +173,7 @@ def test_means_and_intervals(tmp_path: Path) -> None:
 def test_rates_are_apart_and_ascending() -> None:
     from datetime import datetime
 
-    from codec.ratings import Rating
+    from evaluation.listening.ratings import Rating
 
     time = datetime(2026, 1, 1)
     ratings = [

@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec import metrics, peers
 from codec.audio import read_audio
-from codec.peers import (
+from evaluation import metrics
+from evaluation.baselines import codecs as peers
+from evaluation.baselines.codecs import (
     PEERS,
     Coded,
     Command,
@@ -32,7 +33,7 @@ from codec.peers import (
     speex_payload,
 )
 
-DEMO_SPEECH = Path(__file__).resolve().parent.parent / "demo" / "speech"
+DEMO_SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
 ASKED = [8, 9.6, 13.2, 16.4, 24.4, 32]
 
 

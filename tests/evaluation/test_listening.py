@@ -18,14 +18,14 @@ import soundfile
 from scipy import signal
 
 from codec.audio import to_int16
-from codec.listening import (
+from evaluation.listening.page import (
     ListeningClip,
     Sound,
     _anchor_filter,
     low_pass_anchor,
     write_page,
 )
-from codec.ratings import COLUMNS, read_ratings, summarise
+from evaluation.listening.ratings import COLUMNS, read_ratings, summarise
 
 RATE = 16000
 SECONDS = 2.0

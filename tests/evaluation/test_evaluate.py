@@ -18,13 +18,19 @@ import soundfile
 from scipy.fft import dct, idct
 from scipy.signal import lfilter
 
-from codec import evaluate as ev
 from codec.audio import to_int16
-from codec.evaluate import evaluate, write_results
-from codec.metrics import MetricError, fir_map, pesq_wb, psnr
-from codec.peers import Coded, PeerError
-from codec.scores import PublishedScore, read_scores
-from codec.tables import all_tables, comparison_table, others_table, rate_saved_table, summary_table
+from evaluation import run as ev
+from evaluation.baselines.codecs import Coded, PeerError
+from evaluation.metrics import MetricError, fir_map, pesq_wb, psnr
+from evaluation.published import PublishedScore, read_scores
+from evaluation.run import evaluate, write_results
+from evaluation.tables import (
+    all_tables,
+    comparison_table,
+    others_table,
+    rate_saved_table,
+    summary_table,
+)
 
 RATE = 16000
 HEADER = 6

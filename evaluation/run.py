@@ -2,7 +2,8 @@
 
 One clip in one codec at one rate is one task. Tasks run in this process, or in worker processes
 that each load the codec once and compute on one thread. Beside ours come the programs of other
-codecs (`codec.peers`), and published scores of others still (`codec.scores`). Whatever fails, on
+codecs (`evaluation.baselines.codecs`), and published scores of others still
+(`evaluation.published`). Whatever fails, on
 whichever clip, is listed with its reason; the clip's other scores stay.
 
 Other codecs are forgiven their delay (`metrics.align`), and for pSNR their fixed filtering too
@@ -33,7 +34,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codec import metrics, statistics
 from codec.audio import (
     AudioError,
     atomic_write,
@@ -43,11 +43,13 @@ from codec.audio import (
     write_wav,
 )
 from codec.config import OURS
-from codec.peers import Peer, PeerError
-from codec.scores import PublishedScore
+from evaluation import bd_rate as statistics
+from evaluation import metrics
+from evaluation.baselines.codecs import Peer, PeerError
+from evaluation.published import PublishedScore
 
 if TYPE_CHECKING:
-    from codec.listening import ListeningClip
+    from evaluation.listening.page import ListeningClip
 
 Metric = Callable[[Any, Any], float]
 
@@ -981,7 +983,7 @@ def clips_to_hear(
     -------
     list of ListeningClip; without clips of which nothing was kept or nothing could be scored
     """
-    from codec.listening import ListeningClip, Sound
+    from evaluation.listening.page import ListeningClip, Sound
 
     clips = []
     for file in files:

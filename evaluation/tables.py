@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from codec.evaluate import EvalResult
+from evaluation.run import EvalResult
 
 _METRICS = {  # name in the results -> heading, decimals
     "pesq_wb": ("PESQ", 2),

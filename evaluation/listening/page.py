@@ -1,8 +1,8 @@
 """Write the listening page: one HTML file with the audio in it, to compare codecs and to rate them.
 
-The page needs no network and no server. Its parts are in ``codec/page/``; this module brings the
+The page needs no network and no server. Its parts are in ``static/``; this module brings the
 sounds to one length, codes them as FLAC, decides which of them belong to which rate, and puts all
-into one file. The ratings that the page exports are read by `codec.ratings`.
+into one file. The ratings that the page exports are read by `evaluation.listening.ratings`.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Sound:
 
     Attributes
     ----------
-    codec : str                     as in `codec.evaluate`
+    codec : str                     as in `evaluation.run`
     bitrate_kbps : float            what the codec was asked for
     measured_kbps : float or None   what it took
     wave : float array, shape [T]   16 kHz, full scale ±1, without delay against the reference;
@@ -218,7 +218,7 @@ def _metrics(clips: Sequence[ListeningClip]) -> list[str]:
 
 def _page_data(clips: Sequence[ListeningClip], title: str) -> tuple[dict[str, Any], list[str]]:
     """Return what the page knows, for JSON, and its audio as FLAC in base64."""
-    from codec.report import display_name
+    from evaluation.plots import display_name
 
     audio: list[str] = []
 
@@ -282,7 +282,9 @@ def _page_data(clips: Sequence[ListeningClip], title: str) -> tuple[dict[str, An
 
 
 def _part(name: str) -> str:
-    return resources.files("codec").joinpath("page", name).read_text(encoding="utf-8")
+    return (
+        resources.files("evaluation.listening").joinpath("static", name).read_text(encoding="utf-8")
+    )
 
 
 def _audio_elements(audio: Sequence[str]) -> Iterator[str]:

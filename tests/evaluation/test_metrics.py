@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import signal
 
-from codec import metrics
-from codec.metrics import MetricError, align, estoi, fir_map, pesq_wb, psnr
+from evaluation import metrics
+from evaluation.metrics import MetricError, align, estoi, fir_map, pesq_wb, psnr
 
 RATE = 16000
 

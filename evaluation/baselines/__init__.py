@@ -1,0 +1,1 @@
+"""Other codecs, run as programs on the same clips."""

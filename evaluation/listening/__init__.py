@@ -1,0 +1,1 @@
+"""The listening page and the ratings that it exports."""
