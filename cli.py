@@ -447,7 +447,9 @@ def _read_stream(path: Path) -> bytes:
 
 def _encode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
     """Encode one audio file, and write the stream in one step."""
-    from codec.audio import CODEC_RATE, atomic_write, read_audio
+    from codec.config import SAMPLE_RATE as CODEC_RATE
+    from codec.io.audio import read_audio
+    from codec.io.files import atomic_write
 
     codec = _load_codec(coding.weights)
     wave, sample_rate, notes = read_audio(source)
@@ -464,7 +466,7 @@ def _encode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
 
 def _decode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
     """Decode one stream, and write the WAV in one step."""
-    from codec.audio import write_wav
+    from codec.io.wav import write_wav
 
     codec = _load_codec(coding.weights)
     data = _read_stream(source)
@@ -487,7 +489,7 @@ def _is_done(target: Path) -> bool:
 
     An output is complete or not there, so that nothing more need be asked.
     """
-    from codec.audio import is_direct
+    from codec.io.files import is_direct
 
     return target.is_file() and target.stat().st_size > 0 and not is_direct(target)
 
@@ -525,7 +527,7 @@ def _run_one(
     work: Callable[[Path, Path, _Coding], _Outcome], source: Path, target: Path, coding: _Coding
 ) -> None:
     """Code a single file and report it."""
-    from codec.audio import is_direct
+    from codec.io.files import is_direct
 
     if coding.skip_existing and _is_done(target):
         print(f"{target}: exists, skipped")
@@ -566,7 +568,8 @@ def _encode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekabl
 
 def _decode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekable: bool) -> str:
     """Decode from one open file to another; returns what there is to say."""
-    from codec.audio import CODEC_RATE, to_int16, wav_header
+    from codec.config import SAMPLE_RATE as CODEC_RATE
+    from codec.io.wav import to_int16, wav_header
     from codec.pipe import decode_pipe
 
     codec = _load_codec(coding.weights)
@@ -604,7 +607,7 @@ def _run_pipe(
     coding: _Coding,
 ) -> None:
     """Code from or to standard input or output, or both."""
-    from codec.audio import atomic_open, is_direct
+    from codec.io.files import atomic_open, is_direct
 
     if coding.skip_existing:
         raise UserError("--skip-existing: is for files and directories; leave it out with -")
@@ -820,7 +823,7 @@ def encode(
     if not source.is_dir():
         _run_one(_encode_file, source, target, coding)
         return
-    from codec.audio import list_audio
+    from codec.io.audio import list_audio
 
     sources = [Path(path) for path in list_audio(source)]
     if not sources:
@@ -1065,7 +1068,7 @@ def evaluate(
         _check_output(test_dir, out, "")
     from tqdm import tqdm
 
-    from codec.audio import list_audio
+    from codec.io.audio import list_audio
     from evaluation import run as evaluation
     from evaluation import tables
     from evaluation.published import read_scores
@@ -1354,7 +1357,7 @@ def train(
         raise UserError(f"{out}: is a file; name a directory with --out")
     _check_file(init_from, "--init-from")
     with _interrupt_held():
-        from codec.audio import AudioError
+        from codec.errors import AudioError
         from models.trainer import TrainConfig
         from models.trainer import train as run
 

@@ -15,8 +15,11 @@ from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
-from codec.audio import CODEC_RATE, AudioError, read_audio, to_int16
 from codec.bitstream import BitstreamReader, BitstreamWriter, num_codec_samples, write_header
+from codec.config import SAMPLE_RATE as CODEC_RATE
+from codec.errors import AudioError
+from codec.io.audio import read_audio
+from codec.io.wav import to_int16
 from codec.stream import StreamDecoder, StreamEncoder
 
 if TYPE_CHECKING:

@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from codec.audio import AudioError
 from codec.bitstream import Header, cbr_bytes, intra_packets, num_packets
 from codec.decoder import PacketDecoder, Synthesis
 from codec.encoder import ANALYSIS_PACKETS, PacketEncoder, analyse_unit
+from codec.errors import AudioError
 
 if TYPE_CHECKING:
     from codec.api import Codec
@@ -85,7 +85,7 @@ class StreamEncoder:
         Raises
         ------
         ValueError                 not floats of shape [T]
-        codec.audio.AudioError     NaN or infinite samples
+        codec.AudioError     NaN or infinite samples
         """
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):

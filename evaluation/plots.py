@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from codec.audio import atomic_write
 from codec.config import OURS
+from codec.io.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

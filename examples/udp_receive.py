@@ -14,8 +14,8 @@ import sys
 import numpy as np
 
 from codec import BitstreamError, Codec, StreamDecoder
-from codec.audio import write_wav
 from codec.bitstream import read_header
+from codec.io.wav import write_wav
 
 SEQUENCE = struct.Struct(">I")
 LONGEST_GAP = 500  # packets: a sequence number farther ahead than 10 s is not believed

@@ -23,8 +23,10 @@ from collections.abc import Iterator
 import numpy as np
 
 from codec import Codec, StreamEncoder
-from codec.audio import AudioError, read_audio, to_codec_rate
 from codec.bitstream import write_header
+from codec.errors import AudioError
+from codec.io.audio import read_audio
+from codec.io.resample import to_codec_rate
 
 SEQUENCE = struct.Struct(">I")
 PACKET_SECONDS = 0.020

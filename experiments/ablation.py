@@ -25,10 +25,11 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codec import Codec
-from codec.audio import list_audio, read_audio, to_codec_rate
 from codec.bitstream import cbr_packet_sizes, num_packets
 from codec.decoder import decode_integers, synthesise
 from codec.encoder import default_stages, encode_waveform
+from codec.io.audio import list_audio, read_audio
+from codec.io.resample import to_codec_rate
 from codec.postfilter import NUM_COMB_BANDS
 from evaluation.metrics import MetricError, pesq_wb, psnr
 from models.context import ContextModel

@@ -19,7 +19,8 @@ from scipy.signal import butter, sosfilt
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codec import Codec
-from codec.audio import list_audio, read_audio, to_codec_rate
+from codec.io.audio import list_audio, read_audio
+from codec.io.resample import to_codec_rate
 
 FRAME, LAG = 640, 320
 

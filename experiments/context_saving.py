@@ -18,9 +18,10 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codec.audio import list_audio, read_audio, to_codec_rate
 from codec.config import REPORT_RATES_KBPS
 from codec.encoder import collect_bins, default_stages
+from codec.io.audio import list_audio, read_audio
+from codec.io.resample import to_codec_rate
 from codec.packet import FEATURE_LIMIT
 
 

@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import Tensor, nn
 
-from codec.audio import atomic_write
+from codec.io.files import atomic_write
 from experiments.vq_methods import METHOD_COLORS, EMAQuantizer, make_quantizer, without_package
 from models.quantizers import (
     CodebookUsage,

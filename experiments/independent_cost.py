@@ -16,7 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.audio import list_audio, read_audio, to_codec_rate
+from codec.io.audio import list_audio, read_audio
+from codec.io.resample import to_codec_rate
 
 MORE = (1.0, 1.04, 1.08, 1.12)
 MAX_KBPS = 32.0

@@ -27,7 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.audio import list_audio, read_audio
+from codec.io.audio import list_audio, read_audio
 
 COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "cli.py")]
 MEGABYTE = 1 << 20

@@ -22,8 +22,9 @@ from scipy import signal
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codec.audio import list_audio, read_audio, to_codec_rate
 from codec.config import REPORT_RATES_KBPS
+from codec.io.audio import list_audio, read_audio
+from codec.io.resample import to_codec_rate
 from evaluation.baselines.codecs import PeerError, make_peer
 from evaluation.metrics import align, fir_map, pesq_wb, psnr
 

@@ -18,7 +18,8 @@ from scipy.signal import ShortTimeFFT
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codec import Codec
-from codec.audio import read_audio, to_codec_rate
+from codec.io.audio import read_audio
+from codec.io.resample import to_codec_rate
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402

@@ -521,7 +521,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 def kept(path: Path, settings: Any, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Return what an interrupted run has left at ``path`` with these settings, or do the work."""
-    from codec.audio import atomic_write
+    from codec.io.files import atomic_write
 
     wanted = json.loads(json.dumps(asdict(settings)))
     if path.is_file():
@@ -567,7 +567,7 @@ def codec_task(
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Run both parts; returns what is written as JSON."""
-    from codec.audio import list_audio
+    from codec.io.audio import list_audio
 
     vq = QUICK_VQ if options.quick else VQSettings()
     codec = QUICK_CODEC if options.quick else CodecSettings()
@@ -623,7 +623,9 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="optimizer steps of the codec")
     parser.add_argument("--seeds", type=int, help="seeds of the codec")
     options = parser.parse_args()
-    from codec.audio import AudioError, atomic_write, list_audio
+    from codec.errors import AudioError
+    from codec.io.audio import list_audio
+    from codec.io.files import atomic_write
 
     for folder in (options.train_dir, options.test_dir):
         if not folder.is_dir():

@@ -37,7 +37,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codec.audio import AudioError, atomic_write
+from codec.errors import AudioError
+from codec.io.files import atomic_write
 from experiments.vq_methods import METHOD_COLORS, METHOD_NAMES, make_quantizer, without_package
 from models.quantizers import nearest, perplexity, reset_moments
 

@@ -84,7 +84,8 @@ def speech() -> np.ndarray:
 @pytest.fixture(scope="session")
 def demo_speech() -> np.ndarray:
     """Two seconds of each recording of the demo, float32, 16 kHz."""
-    from codec.audio import read_audio, to_codec_rate
+    from codec.io.audio import read_audio
+    from codec.io.resample import to_codec_rate
 
     pieces = []
     for path in sorted(DEMO_SPEECH.glob("*.flac")):

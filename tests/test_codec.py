@@ -15,10 +15,10 @@ import codec.api
 import codec.decoder
 import codec.encoder
 from codec import BitstreamError, Codec
-from codec.audio import AudioError
 from codec.bitstream import HEADER_BYTES, cbr_bytes, read_stream, write_stream
 from codec.config import REPORT_RATES_KBPS
 from codec.encoder import analyse
+from codec.errors import AudioError
 from codec.weights import WeightsError
 from evaluation.metrics import pesq_wb, psnr
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from codec.audio import AudioError
+from codec.errors import AudioError
 from models.data import CropSampler, load_directory, load_torchaudio
 
 

@@ -12,8 +12,9 @@ import pytest
 import soundfile
 
 from codec import BitstreamError, Codec
-from codec.audio import AudioError, to_int16, wav_header
 from codec.bitstream import read_stream
+from codec.errors import AudioError
+from codec.io.wav import to_int16, wav_header
 from codec.pipe import decode_pipe, encode_pipe
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,7 +15,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from codec import BitstreamError, Codec, StreamDecoder, StreamEncoder
-from codec.audio import AudioError
 from codec.bitstream import (
     HEADER_BYTES,
     TRAILER_BYTES,
@@ -24,6 +23,7 @@ from codec.bitstream import (
     num_packets,
     read_stream,
 )
+from codec.errors import AudioError
 from codec.stream import DELAY_SAMPLES
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -15,8 +15,8 @@ from conftest import synthetic_speech
 from safetensors.torch import load_file
 
 from codec import Codec
-from codec.audio import AudioError
 from codec.config import CodecConfig
+from codec.errors import AudioError
 from codec.weights import load_weights
 from models import trainer
 from models.codec_net import CodecNet

@@ -25,8 +25,10 @@ import numpy as np
 import soundfile
 from numpy.typing import NDArray
 
-from codec.audio import AudioError, atomic_write, to_int16
 from codec.config import OURS
+from codec.errors import AudioError
+from codec.io.files import atomic_write
+from codec.io.wav import to_int16
 
 FloatArray = NDArray[np.float32]
 PathLike = str | os.PathLike[str]

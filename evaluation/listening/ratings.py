@@ -29,7 +29,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from codec.audio import atomic_write
+from codec.io.files import atomic_write
 from evaluation.bd_rate import bootstrap_mean
 
 PathLike = str | os.PathLike[str]

@@ -18,7 +18,7 @@ import soundfile
 from scipy.fft import dct, idct
 from scipy.signal import lfilter
 
-from codec.audio import to_int16
+from codec.io.wav import to_int16
 from evaluation import run as ev
 from evaluation.baselines.codecs import Coded, PeerError
 from evaluation.metrics import MetricError, fir_map, pesq_wb, psnr

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from scipy import signal
 
-from codec.audio import to_int16
+from codec.io.wav import to_int16
 from evaluation.listening.page import (
     ListeningClip,
     Sound,

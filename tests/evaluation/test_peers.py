@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from codec.audio import read_audio
+from codec.io.audio import read_audio
 from evaluation import metrics
 from evaluation.baselines import codecs as peers
 from evaluation.baselines.codecs import (

@@ -82,7 +82,7 @@ def main() -> None:
     import torch
 
     from codec import Codec
-    from codec.audio import read_audio
+    from codec.io.audio import read_audio
 
     torch.set_num_threads(1)
     codec = Codec.load()

@@ -1,0 +1,1 @@
+"""Audio and output files: reading, channels, resampling, writing. No frames and no packets."""

@@ -1,0 +1,323 @@
+"""Read audio files as mono float waveforms, block by block or whole.
+
+Everything that can go wrong with a file is an :class:`AudioError` of one line that names the file
+and says what to do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import soundfile
+
+from codec.errors import AudioError
+from codec.io.channels import (
+    BLOCK_SAMPLES,
+    MAX_PEAK,
+    MIX,
+    Downmix,
+    FloatArray,
+    downmix,
+    one_channel,
+    to_mono,
+)
+from codec.io.files import PathLike
+from codec.io.parts import Part, file_parts, is_mp3, quiet_mpg123
+from codec.io.resample import ResampleStream, check_rate, from_codec_rate, resample, to_codec_rate
+
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "AudioReader",
+    "ResampleStream",
+    "check_rate",
+    "check_samples",
+    "from_codec_rate",
+    "list_audio",
+    "loud_note",
+    "read_audio",
+    "resample",
+    "to_codec_rate",
+    "to_mono",
+]
+
+AUDIO_SUFFIXES = frozenset(
+    ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .sph .w64 .wav".split()
+)
+
+_LOUD = 2.0  # decoded files clip at 1, which a lossy source exceeds a little
+_UNKNOWN_SIZE = 0x7FFFF000
+_UNKNOWN_FRAMES = 1 << 62
+_MP3_BLOCK = 9216  # samples that an error in an MP3 file may cost
+_MP3_FAILURES = 1024
+# A line of libsndfile's log of the header; sizes from 2 GB on stand for "unknown" in piped files.
+_CUT_OFF = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+
+
+class AudioReader:
+    """Read any file that libsndfile reads as mono, block by block, at the file's own rate.
+
+    Parameters
+    ----------
+    path : path of a WAV, FLAC, Ogg, MP3, AIFF, ... file; a regular file
+    channel : 'mix' | int   mix all channels (:func:`codec.io.channels.downmix`), or take one,
+                            counted from 1
+    name : str or None      what messages call the file; None: its path
+
+    Attributes
+    ----------
+    sample_rate : int       Hz, 1000..768000
+    notes : list of str     what was changed on the way or is odd ("downmixed 2 channels to mono");
+                            complete when all blocks were read
+    num_samples : int       samples read so far
+
+    Raises
+    ------
+    AudioError   no such file, a directory, empty, not audio, rate out of range
+    """
+
+    def __init__(self, path: PathLike, channel: str | int = MIX, name: str | None = None) -> None:
+        self.name = os.fspath(path) if name is None else name
+        self.notes: list[str] = []
+        self.num_samples = 0
+        self.channel = channel
+        self._peak = 0.0
+        self._stack = contextlib.ExitStack()
+        _check_readable(path, self.name)
+        try:
+            self._parts, notes = file_parts(path)
+            self._quiet = is_mp3(path)
+            self._first = self._open(self._parts[0])
+        except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as exc:
+            raise self._refusal(exc) from exc
+        if self._first.channels < 1:
+            raise AudioError(f"{self.name}: has no channels; convert it to mono or stereo first")
+        self.sample_rate = int(self._first.samplerate)
+        try:
+            check_rate(self.sample_rate)
+        except AudioError as exc:
+            raise AudioError(f"{self.name}: {exc}") from exc
+        self.notes += notes + _cut_off_notes(self._first)
+
+    def __enter__(self) -> Self:
+        """Return the reader, which the end of the block closes."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stack.close()
+
+    def blocks(self) -> Iterator[FloatArray]:
+        """Yield the signal in float32 arrays of shape [T].
+
+        Raises
+        ------
+        AudioError   damaged, NaN, infinite or absurdly large samples
+        """
+        for number, part in enumerate(self._parts):
+            try:
+                yield from self._read_part(part, number)
+            except AudioError:
+                raise
+            except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as exc:
+                raise self._refusal(exc, opened=True) from exc
+        if self.num_samples == 0:
+            self.notes.append("the file has no samples")
+        self.notes += loud_note(self._peak)
+
+    def _read_part(self, part: Part, number: int) -> Iterator[FloatArray]:
+        """Yield the mono blocks of one part of the file, at the rate of the first."""
+        file = self._first if number == 0 else self._open(part)
+        gains = self._choose_gains(file, part)
+        rate = int(file.samplerate)
+        stream = ResampleStream(rate, self.sample_rate)
+        if gains.note and gains.note not in self.notes:
+            self.notes.append(gains.note)
+        if rate != self.sample_rate:
+            self.notes.append(f"part {number + 1} has {rate} Hz: resampled to {self.sample_rate}")
+        for block in self._read(file):
+            self._peak = max(self._peak, check_samples(block, self.name))
+            yield self._count(stream.push(gains(block)))
+        yield self._count(stream.finish())
+
+    def _choose_gains(self, file: soundfile.SoundFile, part: Part) -> Downmix:
+        channels = file.channels
+        if self.channel != MIX:
+            return one_channel(int(self.channel), channels, self.name)
+        if channels == 1:
+            return Downmix((1.0,))
+        with self._open(part) as again:
+            return downmix(self._read(again, say=False), channels, ogg=file.format == "OGG")
+
+    def _count(self, samples: FloatArray) -> FloatArray:
+        self.num_samples += len(samples)
+        return samples
+
+    def _open(self, part: Part) -> soundfile.SoundFile:
+        with quiet_mpg123(self._quiet):
+            return self._stack.enter_context(_Sequential(part.open(self._stack)))
+
+    def _read(self, file: soundfile.SoundFile, say: bool = True) -> Iterator[FloatArray]:
+        """Yield blocks of shape [T, channels], bounded in samples of all channels together.
+
+        A broken header may announce more than memory holds, and a thousand channels.
+        """
+        is_mp3 = file.format == "MP3"
+        size = _MP3_BLOCK if is_mp3 else max(1, BLOCK_SAMPLES // file.channels)
+        count = failures = 0
+        damaged_at = -1
+        while True:
+            try:
+                with quiet_mpg123(self._quiet):
+                    block = file.read(size, dtype="float32", always_2d=True)
+            except soundfile.SoundFileError:
+                failures += 1
+                if file.format == "FLAC" or not (count or is_mp3):
+                    raise
+                damaged_at = count if damaged_at < 0 else damaged_at
+                if is_mp3 and failures < _MP3_FAILURES:
+                    continue  # libmpg123 looks for the next frame, 1 kB further each time
+                break
+            if not len(block):
+                break
+            count += len(block)
+            failures = 0
+            yield block
+        if file.format == "FLAC" and count < file.frames < _UNKNOWN_FRAMES:
+            raise ValueError("fewer samples than announced")
+        if is_mp3 and damaged_at < 0 and count < file.frames - _MP3_BLOCK:
+            damaged_at = count
+        if is_mp3 and not count:
+            raise ValueError("no frame can be read")
+        if say and damaged_at >= 0:
+            where = f"{damaged_at / file.samplerate:.1f} s after its start"
+            self.notes.append(f"the file is damaged {where}: what can be read is used")
+
+    def _refusal(self, error: Exception, opened: bool = False) -> AudioError:
+        """Return what to tell the user of an error of libsndfile or the system."""
+        if isinstance(error, OSError):
+            return AudioError(f"{self.name}: cannot be read ({error.strerror or error})")
+        if opened:
+            what = "is damaged or cut off; copy it again, or convert what is left of it to WAV"
+        else:
+            what = "not an audio file that libsndfile can read; convert it to WAV or FLAC first"
+        return AudioError(f"{self.name}: {what}")
+
+
+class _Sequential(soundfile.SoundFile):
+    """A file that is read from start to end, without looking where that is.
+
+    Else `read` would move to the place that it has reached, which fails at the end of a FLAC file
+    of unknown length, and would read no more than the header announces.
+    """
+
+    def seekable(self) -> bool:
+        """Say that there is no other place to go to."""
+        return False
+
+
+def read_audio(path: PathLike, channel: str | int = MIX) -> tuple[FloatArray, int, list[str]]:
+    """Read a whole audio file; see :class:`AudioReader`.
+
+    Returns
+    -------
+    waveform : float32 array, shape [T], full scale ±1; T may be 0
+    sample_rate : int, Hz, 1000..768000
+    notes : list of str
+
+    Raises
+    ------
+    AudioError   as `AudioReader`, or more samples than memory holds
+    """
+    try:
+        with AudioReader(path, channel) as reader:
+            blocks = list(reader.blocks())
+            waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
+            return waveform, reader.sample_rate, reader.notes
+    except MemoryError as exc:
+        raise AudioError(f"{path}: is too long for the memory; split it first") from exc
+
+
+def check_samples(block: FloatArray, name: str) -> float:
+    """Return the peak of a block of samples that can be coded.
+
+    Raises
+    ------
+    AudioError   NaN, infinite or absurdly large samples
+    """
+    peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
+    if not np.isfinite(peak):
+        raise AudioError(f"{name}: has NaN or infinite samples; repair the file first")
+    if peak > MAX_PEAK:
+        raise AudioError(
+            f"{name}: has samples of {peak:.3g}, where full scale is 1; scale it first"
+        )
+    return peak
+
+
+def loud_note(peak: float) -> list[str]:
+    """Return a note if a signal with this peak will be clipped when it is decoded."""
+    if peak <= _LOUD:
+        return []
+    return [f"the audio reaches {peak:.3g} times full scale; decoding to WAV will clip it"]
+
+
+def _check_readable(path: PathLike, name: str) -> None:
+    """Raise what libsndfile would not tell: no such file, a directory, no permission, empty."""
+    if not os.path.exists(path):
+        raise AudioError(f"{name}: no such file")
+    if os.path.isdir(path):
+        raise AudioError(f"{name}: is a directory, expected an audio file")
+    if not os.path.isfile(path):
+        raise AudioError(f"{name}: is no regular file; pipe it in, with - in place of its name")
+    try:
+        with open(path, "rb") as file:
+            empty = not file.read(1)
+    except OSError as exc:
+        raise AudioError(f"{name}: cannot be read ({exc.strerror or exc})") from exc
+    if empty:
+        raise AudioError(f"{name}: is empty, no audio file that libsndfile can read; copy it again")
+
+
+def _cut_off_notes(file: Any) -> list[str]:
+    """Return a note if the header announces more audio than the file has."""
+    found = _CUT_OFF.search(file.extra_info)
+    if found is None:
+        return []
+    announced, there = int(found[1]), int(found[2])
+    if announced >= _UNKNOWN_SIZE or announced <= there + 1:  # one: a pad byte left out
+        return []
+    return [f"the file is cut off: {there} of {announced} bytes of audio are there and are used"]
+
+
+def list_audio(directory: PathLike) -> list[Path]:
+    """Return every audio file below `directory`, sorted by path; hidden files are left out.
+
+    Raises
+    ------
+    AudioError   `directory` does not exist or is not a directory
+    """
+    root = Path(directory)
+    if not root.is_dir():
+        raise AudioError(f"{directory}: no such directory")
+    found = []
+    for folder, subfolders, names in os.walk(root):
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
+        for name in names:
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
+                found.append(Path(folder) / name)
+    return sorted(found)

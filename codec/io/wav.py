@@ -1,0 +1,186 @@
+"""The bytes of WAV files and of samples without a header, for pipes as for files."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from codec.errors import AudioError
+from codec.io.files import PathLike, atomic_open
+
+FloatArray = NDArray[np.float32]
+
+UNKNOWN_SIZE = 0x7FFFF000  # sizes from here on stand for "unknown" in piped files
+_ENDLESS = 0xFFFFFFFF
+_MAX_BYTES = _ENDLESS - 128  # of samples, in a header whose sizes have 32 bits
+_HEADER_SPACE = 1 << 16  # a header that is longer is not read while it comes in
+_PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
+
+
+def _expand_alaw() -> FloatArray:
+    """Return the sample of each A-law byte (ITU-T G.711, table 1), full scale ±1."""
+    code = np.arange(256) ^ 0x55
+    exponent, mantissa = (code >> 4) & 7, code & 15
+    linear = np.where(
+        exponent == 0, 2 * mantissa + 1, (2 * mantissa + 33) << np.maximum(exponent - 1, 0)
+    )
+    return (np.where(code & 0x80, 1, -1) * linear * 8 / 32768).astype(np.float32)
+
+
+def _expand_mulaw() -> FloatArray:
+    """Return the sample of each mu-law byte (ITU-T G.711, table 2), full scale ±1."""
+    code = ~np.arange(256) & 255
+    linear = (((code & 15) * 2 + 33) << ((code >> 4) & 7)) - 33
+    return (np.where(code & 0x80, -1, 1) * linear * 4 / 32768).astype(np.float32)
+
+
+def _expand_24_bits(data: bytes) -> FloatArray:
+    padded = np.zeros((len(data) // 3, 4), np.uint8)
+    padded[:, 1:] = np.frombuffer(data, np.uint8).reshape(-1, 3)
+    return padded.view("<i4")[:, 0].astype(np.float32) / np.float32(1 << 31)
+
+
+# Bytes per sample, and what turns them into floats with full scale ±1.
+_FORMATS: dict[str, tuple[int, Callable[[bytes], FloatArray]]] = {
+    "u8": (1, lambda data: (np.frombuffer(data, "u1").astype(np.float32) - 128) / np.float32(128)),
+    "s16le": (2, lambda data: np.frombuffer(data, "<i2").astype(np.float32) / np.float32(1 << 15)),
+    "s24le": (3, _expand_24_bits),
+    "s32le": (4, lambda data: np.frombuffer(data, "<i4").astype(np.float32) / np.float32(1 << 31)),
+    "f32le": (4, lambda data: np.frombuffer(data, "<f4").astype(np.float32)),
+    "f64le": (8, lambda data: np.frombuffer(data, "<f8").astype(np.float32)),
+    "alaw": (1, lambda data: _expand_alaw()[np.frombuffer(data, np.uint8)]),
+    "mulaw": (1, lambda data: _expand_mulaw()[np.frombuffer(data, np.uint8)]),
+}
+_WAV_FORMATS = {
+    (_PCM, 8): "u8",
+    (_PCM, 16): "s16le",
+    (_PCM, 24): "s24le",
+    (_PCM, 32): "s32le",
+    (_FLOAT, 32): "f32le",
+    (_FLOAT, 64): "f64le",
+    (_ALAW, 8): "alaw",
+    (_MULAW, 8): "mulaw",
+}
+
+
+class Samples(NamedTuple):
+    """What samples without a header are: ``s16le``, ``f32le``, ``alaw``, ``mulaw``, ..."""
+
+    encoding: str
+    rate: int
+    channels: int
+
+    @property
+    def frame_bytes(self) -> int:
+        """Return the bytes of one sample of all channels."""
+        return _FORMATS[self.encoding][0] * self.channels
+
+    def to_float(self, data: bytes) -> FloatArray:
+        """Return whole frames as float32, shape [T, channels], full scale ±1."""
+        with np.errstate(over="ignore"):  # doubles beyond float32 become infinite, and are refused
+            return _FORMATS[self.encoding][1](data).reshape(-1, self.channels)
+
+
+class WavHeader(NamedTuple):
+    """Where the samples of a WAV file begin, and what they are."""
+
+    samples: Samples
+    offset: int  # of the first sample
+    size: int  # bytes of samples that the header announces; what it says, 0 and 2^32 - 1 included
+
+
+def parse_wav(peek: Callable[[int], bytes]) -> WavHeader | None:
+    """Read the header of a WAV file.
+
+    Parameters
+    ----------
+    peek : callable   returns so many bytes from the start, fewer if there are no more
+
+    Returns
+    -------
+    WavHeader or None   None: no WAV file, or samples of a kind that :class:`Samples` does not know
+    """
+    head = peek(12)
+    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+        return None
+    position, samples = 12, None
+    while position < _HEADER_SPACE:
+        chunk = peek(position + 8)[position:]
+        if len(chunk) < 8:
+            return None
+        name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
+        if name == b"data":
+            return None if samples is None else WavHeader(samples, position + 8, size)
+        if name == b"fmt ":
+            samples = _parse_format(peek(position + 8 + min(size, 40))[position + 8 :])
+            if samples is None:
+                return None
+        position += 8 + size + size % 2
+    return None
+
+
+def _parse_format(chunk: bytes) -> Samples | None:
+    if len(chunk) < 16:
+        return None
+    tag, channels, rate, _, align, bits = struct.unpack("<HHIIHH", chunk[:16])
+    if tag == _EXTENSIBLE and len(chunk) >= 26:
+        tag = int.from_bytes(chunk[24:26], "little")
+    encoding = _WAV_FORMATS.get((tag, bits))
+    if encoding is None or not channels or align * 8 != channels * bits:
+        return None
+    return Samples(encoding, rate, channels)
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+
+def to_int16(waveform: ArrayLike) -> NDArray[np.int16]:
+    """Quantize to 16 bits: round(x * 32768), ties to even, clipped to -32768..32767."""
+    scaled = np.rint(np.asarray(waveform, dtype=np.float64) * 32768.0)
+    if not np.isfinite(scaled).all():
+        raise AudioError("waveform has NaN or infinite samples")
+    return np.clip(scaled, -32768, 32767).astype("<i2")
+
+
+def wav_header(rate: int, num_samples: int | None = None) -> bytes:
+    """Return the bytes before 16-bit mono WAV samples: 44, or 80 of RF64 from 4 GB on.
+
+    Parameters
+    ----------
+    rate : int, Hz
+    num_samples : int or None   None: as many as will come
+    """
+    num_bytes = _ENDLESS if num_samples is None else 2 * num_samples
+    fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, _PCM, 1, rate, 2 * rate, 2, 16)
+    if num_samples is None or num_bytes <= _MAX_BYTES:
+        riff = struct.pack("<4sI4s", b"RIFF", min(36 + num_bytes, _ENDLESS), b"WAVE")
+        return riff + fmt + struct.pack("<4sI", b"data", num_bytes)
+    # EBU Tech 3306: the sizes of 64 bits stand in a chunk of their own.
+    riff = struct.pack("<4sI4s", b"RF64", _ENDLESS, b"WAVE")
+    ds64 = struct.pack("<4sIQQQI", b"ds64", 28, 72 + num_bytes, num_bytes, num_samples, 0)
+    return riff + ds64 + fmt + struct.pack("<4sI", b"data", _ENDLESS)
+
+
+def write_wav(path: PathLike, waveform: ArrayLike, rate: int) -> None:
+    """Write a mono 16-bit PCM WAV file, all or nothing; RF64 from 4 GB on.
+
+    Parameters
+    ----------
+    path : output file; replaced if it exists
+    waveform : float array, shape [T], full scale ±1, clipped
+    rate : int, Hz
+
+    Raises
+    ------
+    AudioError   not finite, or the file cannot be written; nothing is left behind then
+    """
+    samples = to_int16(waveform)
+    # Not by libsndfile, which calls back to write: an error of the disk or a Ctrl-C in there would
+    # be printed and forgotten, and a half file kept.
+    with atomic_open(path) as file:
+        file.write(wav_header(rate, samples.size))
+        file.write(samples.data)
