@@ -10,36 +10,34 @@ Everything heavy (torch, numba, scipy, libsndfile) is imported inside the comman
 """
 
 import contextlib
+import inspect
 import io
 import math
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from enum import StrEnum
-from functools import lru_cache, partial
+from functools import lru_cache, partial, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, get_type_hints
 
 import typer
 from typer.core import TyperGroup
 
 from codec.config import OURS
+from models.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from codec import Codec
-    from evaluation.baselines.codecs import Peer
-    from evaluation.run import EvalResult
+    from evaluation.results import EvalResult
 
 STANDARD = Path("-")  # standard input or output
 MIN_KBPS, MAX_KBPS = 8.0, 32.0
 DEFAULT_KBPS = 13.2
 DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
-METRICS = ("visqol", "dnsmos")
 DEFAULT_PAGE_CLIPS = 4
-PAGE_NAME = "listen.html"
 
 EXIT_SOME_FILES = 1  # a directory run in which at least one file failed
 EXIT_USER = 2
@@ -59,28 +57,6 @@ class Rate(StrEnum):
 
     codec = "codec"
     source = "source"
-
-
-class Device(StrEnum):
-    """Name the device to train on."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class Estimator(StrEnum):
-    """Name the gradient estimator of the vector quantizers."""
-
-    nsvq = "nsvq"
-    ste = "ste"
-    diveq = "diveq"
-
-
-class Precision(StrEnum):
-    """Name the arithmetic of training."""
-
-    float32 = "float32"
-    bfloat16 = "bfloat16"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -207,6 +183,12 @@ class _Group(TyperGroup):
             sys.exit(code)
         return result
 
+    def resolve_command(self, context: Any, args: list[str]) -> Any:
+        """Find a command; `codec eval --ratings` was the name of `codec ratings`."""
+        if args[0] == "eval" and "--ratings" in args:
+            args = ["ratings", *(arg for arg in args[1:] if arg != "--ratings")]
+        return super().resolve_command(context, args)
+
     @staticmethod
     def _leave(code: int, message: str) -> NoReturn:
         _complain(message)
@@ -267,16 +249,14 @@ def _check_kbps(value: float) -> float:
 
 def _parse_rates(text: str) -> list[float]:
     """Return the bitrates of a comma-separated list, each inside 8..32 kbit/s."""
-    rates = []
-    for item in text.split(","):
-        try:
-            rates.append(_check_kbps(float(item)))
-        except ValueError:
-            raise UserError(
-                f"--rates: {item.strip()!r} is not a number; give kbit/s such as {DEFAULT_RATES}"
-            ) from None
+    try:
+        rates = [_check_kbps(float(item)) for item in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} are not numbers; give kbit/s such as {DEFAULT_RATES}"
+        ) from None
     if len(set(rates)) < len(rates):
-        raise UserError(f"--rates: a rate is named twice in {text!r}; name each once")
+        raise typer.BadParameter(f"a rate is named twice in {text!r}; name each once")
     return rates
 
 
@@ -284,37 +264,24 @@ def _parse_losses(text: str) -> list[float]:
     """Return percentages of lost packets, 0 first; none for an empty list."""
     if not text.strip():
         return []
-    losses = {0.0}
-    for item in text.split(","):
-        try:
-            value = float(item)
-        except ValueError:
-            value = math.nan
-        if not 0 <= value <= 100:
-            raise UserError(
-                f"--loss: {item.strip()!r} is not a percentage; give numbers from 0 to 100, such "
-                "as 3,6,10"
-            )
-        losses.add(value)
+    try:
+        losses = {0.0, *map(float, text.split(","))}
+    except ValueError:
+        losses = {math.nan}
+    if not all(0 <= loss <= 100 for loss in losses):
+        raise typer.BadParameter(
+            f"something in {text!r} is not a percentage; give numbers from 0 to 100, such as 3,6,10"
+        )
     return sorted(losses)
 
 
-def _parse_metrics(text: str) -> tuple[str, ...]:
-    """Return the names of the extra metrics of a comma-separated list."""
-    names = tuple(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
-    for name in names:
-        if name not in METRICS:
-            raise UserError(f"--metrics: {name!r} is unknown; choose from {', '.join(METRICS)}")
-    return names
-
-
-def _parse_names(text: str, option: str) -> list[str]:
+def _parse_names(text: str) -> list[str]:
     """Return the names of a comma-separated list, in small letters."""
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     if text and not names:
-        raise UserError(f"{option}: no name in {text!r}; see `codec eval --help`")
+        raise typer.BadParameter(f"no name in {text!r}")
     if len(set(names)) < len(names):
-        raise UserError(f"{option}: a codec is named twice in {text!r}; name each once")
+        raise typer.BadParameter(f"one is named twice in {text!r}; name each once")
     return names
 
 
@@ -421,16 +388,6 @@ def _follow_parent() -> None:
             os._exit(EXIT_INTERRUPTED)
 
     threading.Thread(target=follow, daemon=True).start()
-
-
-def _load_for_eval(weights: Path | None) -> "Codec":
-    """Load the codec; in a worker process, also leave Ctrl-C to the parent."""
-    import multiprocessing
-
-    if multiprocessing.parent_process() is not None:
-        _follow_parent()
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return _load_codec(weights)
 
 
 def _read_stream(path: Path) -> bytes:
@@ -953,29 +910,31 @@ def info(
 
 @app.command("eval")
 def evaluate(
-    context: typer.Context,
-    inputs: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="TEST_DIR",
-            help="Directory of clean speech to code; with --ratings, CSV files to read.",
-        ),
+    test_dir: Annotated[
+        Path, typer.Argument(metavar="TEST_DIR", help="Directory of clean speech to code.")
     ],
     rates: Annotated[
-        str, typer.Option(help="Rates in kbit/s, separated by commas.")
-    ] = DEFAULT_RATES,
-    against: Annotated[
-        str,
+        Sequence[float],
         typer.Option(
+            parser=_parse_rates, metavar="LIST", help="Rates in kbit/s, separated by commas."
+        ),
+    ] = DEFAULT_RATES,  # type: ignore[assignment]
+    against: Annotated[
+        Sequence[str],
+        typer.Option(
+            parser=_parse_names,
+            metavar="LIST",
             help="Codecs to run on the same clips where their programs are installed, separated by "
-            "commas: opus, opus-audio, lc3, speex, g722."
+            "commas: opus, opus-audio, lc3, speex, g722.",
         ),
     ] = "",
     scores: Annotated[
         list[Path] | None,
         typer.Option(
+            exists=True,
+            dir_okay=False,
             help="CSV with published scores of other codecs for the same clips, or scores.csv of "
-            "an earlier run; may be given several times."
+            "an earlier run; may be given several times.",
         ),
     ] = None,
     baseline: Annotated[
@@ -985,17 +944,21 @@ def evaluate(
             "--scores."
         ),
     ] = None,
-    name: Annotated[
-        str, typer.Option(help="What to call this codec in tables and files.")
-    ] = OURS,
+    name: Annotated[str, typer.Option(help="What to call this codec in tables and files.")] = OURS,
     metrics: Annotated[
-        str,
-        typer.Option(help="Extra metrics: visqol, dnsmos or both (pip install the extra 'eval')."),
+        Sequence[str],
+        typer.Option(
+            parser=_parse_names,
+            metavar="LIST",
+            help="Further metrics, separated by commas: visqol, dnsmos, distillmos (they need the "
+            "extra 'eval').",
+        ),
     ] = "",
     out: Annotated[
         Path | None,
         typer.Option(
-            help="Write scores.csv, summary.json, plots (PNG, SVG) and the listening page here."
+            file_okay=False,
+            help="Write scores.csv, summary.json, plots (PNG, SVG) and the listening page here.",
         ),
     ] = None,
     page_clips: Annotated[
@@ -1015,115 +978,101 @@ def evaluate(
         bool, typer.Option("--independent-packets", help="Encode packets that need no other.")
     ] = False,
     loss: Annotated[
-        str,
+        Sequence[float],
         typer.Option(
+            parser=_parse_losses,
+            metavar="LIST",
             help="Percentages of packets to lose, separated by commas, such as 3,6,10: each rate "
-            "is scored without losses and with each of these (with independent packets)."
+            "is scored without losses and with each of these (with independent packets).",
         ),
     ] = "",
     weights: WeightsOption = None,
-    ratings: Annotated[
-        bool,
-        typer.Option(
-            "--ratings",
-            help="Read ratings that the listening page exported as CSV, and sum them up.",
-        ),
-    ] = False,
 ) -> None:
     """Code a test set at several rates; print rate, quality and speed, beside other codecs.
 
     Every clip is encoded to bytes and decoded from those bytes.
     """
-    if ratings:
-        _check_only(context, "--ratings", {"inputs", "ratings", "out"})
-        _show_ratings(inputs, out)
-        return
-    if len(inputs) > 1:
-        raise UserError(f"{inputs[1]}: one TEST_DIR at a time; CSV files go with --ratings")
-    test_dir = inputs[0]
-    kbps = _parse_rates(rates)
-    losses = _parse_losses(loss)
-    extra = _parse_metrics(metrics)
-    rivals = _parse_names(against, "--against")
-    name = name.strip()
-    if not name or name in ("ref", "reference", "anchor"):  # these have a meaning in our files
-        raise UserError(f"--name: {name!r} is no name for a codec; choose another")
-    if losses and (rivals or scores):
-        raise UserError("--loss: other codecs are not scored with losses; leave out "
-                        f"{'--against' if rivals else '--scores'} or --loss")  # fmt: skip
-    if baseline is not None and not (rivals or scores):
-        raise UserError("--baseline: no other codec in this run; name some with --against")
+    if out is None and save_audio:
+        raise UserError("--save-audio: nowhere to write; name a directory with --out")
     if test_dir.is_file() and test_dir.suffix.lower() == ".csv":
-        raise UserError(f"{test_dir}: not a directory; to read ratings, add --ratings")
+        raise UserError(f"{test_dir}: is a file; `codec ratings` reads ratings")
     _check_directory(test_dir)
-    for path in scores or ():
-        _check_file(path, "--scores")
     _check_file(weights, "--weights")
-    if out is None:
-        if save_audio:
-            raise UserError("--save-audio: nowhere to write; name a directory with --out")
-        if _is_given(context, "page_clips") and page_clips:
-            raise UserError("--page-clips: nowhere to write; name a directory with --out")
-    else:
-        _check_output(test_dir, out, "")
-    from tqdm import tqdm
+    with _needs_evaluation():
+        from evaluation import run as evaluation
+        from evaluation.baselines.codecs import find_installed
+        from evaluation.published import read_scores
+        from evaluation.tables import all_tables
 
-    from codec.io.audio import list_audio
-    from evaluation import run as evaluation
-    from evaluation import tables
-    from evaluation.published import read_scores
-
-    files = list_audio(test_dir)
-    if not files:
-        raise UserError(f"{test_dir}: no audio files in this directory; check the path")
-    try:
         published = read_scores(scores or ())
-        peers = _installed_peers(rivals)
-        with contextlib.ExitStack() as stack:
-            page_files: list[Path] = []
-            audio: Path | None = None
-            if out is not None and page_clips and not losses:
-                page_files = evaluation.choose_clips(files, page_clips)
-                audio = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="codec-eval-")))
-            if out is not None and save_audio:
-                audio = out / "decoded"
-            progress = stack.enter_context(tqdm(desc="eval", unit="clip", disable=None))
-
-            def show(done: int, total: int) -> None:
-                progress.total = total
-                progress.update(done - progress.n)
-
-            result = evaluation.evaluate(
-                partial(_load_for_eval, weights),
-                files,
-                kbps,
-                root=test_dir,
-                jobs=jobs or _count_cpus(),
-                vbr=vbr,
-                independent=independent,
-                losses=losses,
-                extra_metrics=extra,
-                name=name,
-                peers=peers,
-                published=published,
-                baseline=baseline,
-                save_audio=audio,
-                save_files=None if save_audio else page_files,
-                progress=show,
-            )
-            progress.close()
-            print(tables.all_tables(result))
-            for text in result.notes:
-                _note(text)
-            lost = _report_failures(result.failures, name)
-            if out is not None:
-                title = f"Codecs compared on {test_dir.absolute().name or 'speech'}"
-                written = _write_eval(result, out, page_files, title)
-                print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
-    except (ValueError, evaluation.EvalError) as error:
-        raise UserError(str(error)) from error
+        baselines, missing = find_installed(against)
+        for text in missing:
+            _note(f"left out, not installed: {text}")
+        config = evaluation.EvalConfig(
+            partial(_load_codec, weights),
+            _list_audio(test_dir),
+            rates,
+            root=test_dir,
+            jobs=jobs or _count_cpus(),
+            vbr=vbr,
+            independent=independent,
+            losses=loss,
+            metrics=metrics,
+            name=name.strip(),
+            baselines=baselines,
+            published=published,
+            baseline=baseline,
+            save_audio=out / "decoded" if out is not None and save_audio else None,
+            page_clips=page_clips if out is not None else 0,
+        )
+        with _progress("eval", "clip") as show:
+            result = evaluation.run(config, show)
+        print(all_tables(result))
+        for text in result.notes:
+            _note(text)
+        lost = _report_failures(result)
+        if out is not None:
+            title = f"Codecs compared on {test_dir.absolute().name or 'speech'}"
+            written = evaluation.write(result, out, title)
+            print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
     if lost:
         raise typer.Exit(EXIT_SOME_FILES)
+
+
+@contextlib.contextmanager
+def _needs_evaluation() -> Generator[None]:
+    """Turn what can go wrong in an evaluation into one line."""
+    try:
+        yield
+    except ImportError as error:  # an installation without what `codec eval` needs
+        what = f"{error.name or 'a package'} is not installed"
+        raise UserError(f"{what}: pip install .") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+@contextlib.contextmanager
+def _progress(what: str, unit: str) -> Generator[Callable[[int, int], None]]:
+    """Show a bar on a terminal; what it yields is told how many of how many are done."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit=unit, disable=None) as bar:
+
+        def show(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def _list_audio(directory: Path) -> list[Path]:
+    """Return the audio files of a directory, at least one."""
+    from codec.io.audio import list_audio
+
+    files = list_audio(directory)
+    if not files:
+        raise UserError(f"{directory}: no audio files in this directory; check the path")
+    return files
 
 
 def _count_cpus() -> int:
@@ -1133,92 +1082,52 @@ def _count_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def _is_given(context: typer.Context, parameter: str) -> bool:
-    """Tell whether the user gave an option, rather than its default being used."""
-    source = context.get_parameter_source(parameter)
-    return source is not None and source.name not in ("DEFAULT", "DEFAULT_MAP")
-
-
-def _check_only(context: typer.Context, option: str, allowed: set[str]) -> None:
-    """Raise if an option was given that has no meaning beside another one."""
-    for parameter in context.command.params:
-        if parameter.name and parameter.name not in allowed and _is_given(context, parameter.name):
-            raise UserError(f"{option}: {parameter.opts[0]} has no meaning with it; leave it out")
-
-
-def _installed_peers(names: Sequence[str]) -> "list[Peer]":
-    """Return the codecs of others that are asked for and installed; a note names the others."""
-    from evaluation.baselines.codecs import PeerError, make_peer
-
-    peers = [make_peer(name) for name in names]  # a wrong name is an error before any note
-    installed, missing = [], []
-    for peer in peers:
-        try:
-            peer.check()
-            installed.append(peer)
-        except PeerError as error:
-            missing.append(str(error))
-    if missing and not installed:
-        raise UserError(f"--against: none of these is installed: {'; '.join(missing)}")
-    for text in missing:
-        _note(f"left out, not installed: {text}")
-    return installed
-
-
-def _write_eval(
-    result: "EvalResult", out: Path, page_files: Sequence[Path], title: str
-) -> list[str]:
-    """Write all files of an evaluation; return what to say they are."""
-    from evaluation import plots as report
-    from evaluation import run as evaluation
-
-    written = [path.name for path in evaluation.write_results(result, out)]
-    if not result.losses:
-        summary, saved = evaluation.rows_for_plots(result)
-        if report.write_plots(summary, saved, out):
-            written.append("plots")
-    if page_files and (clips := evaluation.clips_to_hear(result, page_files)):
-        from evaluation.listening.page import write_page
-
-        write_page(out / PAGE_NAME, clips, title)
-        written.append(PAGE_NAME)
-    return written
-
-
-def _report_failures(failures: Sequence[dict[str, Any]], ours: str) -> bool:
+def _report_failures(result: "EvalResult") -> bool:
     """Print one line for each failure; return whether some clip is not in the figures at all."""
     lost = False
-    for failure in failures:
-        codec = "" if failure["codec"] == ours else f" in {failure['codec']}"
-        if failure["metric"] == "audio" and codec:
+    for failure in result.failures.itertuples():
+        codec = "" if failure.codec == result.info.name else f" in {failure.codec}"
+        if failure.metric == "audio" and codec:
             continue  # said already: ours could not read it either
-        where = f"{failure['file']}{codec} at {failure['bitrate_kbps']:g} kbit/s"
-        if failure["metric"] in ("audio", "codec"):
+        where = f"{failure.file}{codec} at {failure.rate:g} kbit/s"
+        if failure.metric in ("audio", "codec"):
             lost = True
-            _complain(f"{where}: {failure['reason']}")
+            _complain(f"{where}: {failure.reason}")
         else:
-            _note(f"{where}: no {failure['metric']}: {failure['reason']}")
+            _note(f"{where}: no {failure.metric}: {failure.reason}")
     return lost
 
 
-def _show_ratings(paths: Sequence[Path], out: Path | None) -> None:
-    """Read ratings that the listening page exported, print what they add up to, and write it."""
-    from evaluation.listening import ratings as listening
+@app.command()
+def ratings(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES",
+            exists=True,
+            dir_okay=False,
+            help="CSV files that the listening page exported.",
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(file_okay=False, help="Write ratings.csv and ratings.json here."),
+    ] = None,
+) -> None:
+    """Sum up what listeners said in the blind test of the listening page."""
+    with _needs_evaluation():
+        from evaluation.listening.ratings import (
+            ratings_table,
+            read_ratings,
+            summarise,
+            write_ratings,
+        )
 
-    for path in paths:
-        _check_input(path)
-        if path.is_dir():
-            raise UserError(f"{path}: is a directory; name the CSV files with --ratings")
-    if out is not None and out.exists() and not out.is_dir():
-        raise UserError(f"{out}: is a file; name a directory with --out")
-    try:
-        summary = listening.summarise(listening.read_ratings(paths))
-        print(listening.ratings_table(summary))
+        summary = summarise(read_ratings(files))
+        print(ratings_table(summary))
         if out is not None:
-            written = listening.write_ratings(summary, out)
+            written = write_ratings(summary, out)
             print(f"{' and '.join(path.name for path in written)} are in {out}")
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 @contextlib.contextmanager
@@ -1233,175 +1142,67 @@ def _one_voice() -> Generator[None]:
         raise typer.Exit(code) from None
 
 
+def _options_of(config: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Give a command that takes a dataclass an option for each field, as its metadata say.
+
+    A field that must be given, and has no option name, is an argument. See
+    `models.training.config.option`.
+    """
+    types = get_type_hints(config)
+    parameters = []
+    for field_ in fields(config):
+        about = dict(field_.metadata)
+        name, required = about.pop("name"), field_.default is MISSING
+        kind: Any = typer.Argument if required and not name else typer.Option
+        made = kind(*([f"--{name}"] if name else []), **about)
+        parameters.append(
+            inspect.Parameter(
+                field_.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if required else field_.default,
+                annotation=Annotated[types[field_.name], made],
+            )
+        )
+
+    def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(config(**values))
+
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        return run
+
+    return decorate
+
+
 @app.command()
 @_one_voice()
-def train(
-    data_dir: Annotated[
-        Path,
-        typer.Argument(
-            metavar="DATA_DIR", help="Recordings to train on; with --dataset, where that lies."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option(help="Run directory: checkpoints, logs and the exported weights.")
-    ],
-    valid: Annotated[
-        Path | None, typer.Option(help="Validation clips; without them nothing is validated.")
-    ] = None,
-    dataset: Annotated[
-        str | None,
-        typer.Option(help="Corpus of torchaudio.datasets, such as librispeech:train-clean-100."),
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="Optimizer steps of the codec.")] = 10000,
-    context_steps: Annotated[
-        int, typer.Option(min=0, help="Optimizer steps of the context model, trained afterwards.")
-    ] = 4000,
-    context_minutes: Annotated[
-        float, typer.Option(min=0.0, help="Minutes of speech to code for the context model.")
-    ] = 12.0,
-    batch_size: Annotated[
-        int, typer.Option(min=1, help="Crops in each step, for each process.")
-    ] = 8,
-    crop_seconds: Annotated[
-        float, typer.Option(min=0.4, help="Length of a crop in seconds (PESQ needs 0.34).")
-    ] = 2.0,
-    learning_rate: Annotated[
-        float, typer.Option(min=0.0, help="Peak learning rate of Adam.")
-    ] = 8e-4,
-    estimator: Annotated[
-        Estimator, typer.Option(help="How gradients pass the vector quantizers.")
-    ] = Estimator.nsvq,
-    pesq_weight: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the differentiable PESQ loss.")
-    ] = 1.0,
-    error_weight: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the log weighted error (pSNR), at 8 kbit/s.")
-    ] = 0.16,
-    spectral_weight: Annotated[
-        float,
-        typer.Option(min=0.0, help="Weight of the multi-resolution spectral loss, at 8 kbit/s."),
-    ] = 0.7,
-    error_weight_32: Annotated[
-        float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
-    ] = 0.05,
-    spectral_weight_32: Annotated[
-        float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
-    ] = 1.2,
-    similarity_weight: Annotated[
-        float, typer.Option(min=0.0, help="Weight of the gammatone similarity, at 8 kbit/s.")
-    ] = 0.5,
-    similarity_weight_32: Annotated[
-        float, typer.Option(min=0.0, help="The same at 32 kbit/s; between them: interpolated.")
-    ] = 2.0,
-    loss_share: Annotated[
-        float, typer.Option(min=0.0, max=1.0, help="Share of crops in which packets are lost.")
-    ] = 0.3,
-    freeze: Annotated[
-        str,
-        typer.Option(
-            help="Parts to leave as they are: analysis, msvq, intra_msvq, allocation, enhancer, "
-            "concealment."
-        ),
-    ] = "",
-    search_every: Annotated[
-        int,
-        typer.Option(min=0, help="Steps between searches of the step offsets by rate; 0: none."),
-    ] = 2500,
-    decay_fraction: Annotated[
-        float,
-        typer.Option(
-            min=0.0,
-            max=1.0,
-            help="Last part of the steps: learning rate falls, the envelope's quantizer is fixed.",
-        ),
-    ] = 0.3,
-    init_from: Annotated[
-        Path | None,
-        typer.Option(help="Start from these weights (.safetensors) instead of random ones."),
-    ] = None,
-    refit_allocation: Annotated[
-        bool,
-        typer.Option(help="With --init-from: first bring back steps that are out of reach."),
-    ] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of everything random.")] = 0,
-    device: Annotated[Device, typer.Option(help="Device to train on.")] = Device.cpu,
-    num_threads: Annotated[
-        int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to torch.")
-    ] = 0,
-    precision: Annotated[
-        Precision, typer.Option(help="Arithmetic of linear and convolution layers.")
-    ] = Precision.float32,
-    compile: Annotated[
-        bool, typer.Option("--compile", help="Compile enhancer and spectral loss (torch.compile).")
-    ] = False,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out exactly where it stopped.")
-    ] = False,
-    checkpoint_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one checkpoint to the next.")
-    ] = 500,
-    validate_every: Annotated[
-        int, typer.Option(min=1, help="Steps from one validation to the next.")
-    ] = 2000,
-) -> None:
+@_options_of(TrainConfig)
+def train(config: TrainConfig) -> None:
     """Train the codec on speech and export its weights.
 
     Ctrl-C saves a checkpoint; the same command with --resume goes on from there. Several processes
     share the work when started by torchrun; see docs/training.md.
     """
-    if dataset is None:
-        _check_directory(data_dir)
-    if valid is not None:
-        _check_directory(valid)
+    out = Path(config.out_dir)
+    if config.dataset is None:
+        _check_directory(Path(config.data_dir))
+    if config.valid_dir is not None:
+        _check_directory(Path(config.valid_dir))
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a directory with --out")
-    _check_file(init_from, "--init-from")
+    _check_file(Path(config.init_from) if config.init_from else None, "--init-from")
     with _interrupt_held():
-        from codec.errors import AudioError
-        from models.trainer import TrainConfig
-        from models.trainer import train as run
+        from models.training.trainer import CHECKPOINT
+        from models.training.trainer import train as run
 
-    config = TrainConfig(
-        data_dir=str(data_dir),
-        out_dir=str(out),
-        valid_dir=None if valid is None else str(valid),
-        dataset=dataset,
-        steps=steps,
-        batch_size=batch_size,
-        crop_seconds=crop_seconds,
-        learning_rate=learning_rate,
-        estimator=estimator.value,
-        pesq_weight=pesq_weight,
-        error_weight=error_weight,
-        spectral_weight=spectral_weight,
-        error_weight_32=error_weight_32,
-        spectral_weight_32=spectral_weight_32,
-        similarity_weight=similarity_weight,
-        similarity_weight_32=similarity_weight_32,
-        loss_share=loss_share,
-        freeze=freeze,
-        search_every=search_every,
-        refit_allocation=refit_allocation,
-        context_steps=context_steps,
-        context_minutes=context_minutes,
-        decay_fraction=decay_fraction,
-        init_from=None if init_from is None else str(init_from),
-        seed=seed,
-        device=device.value,
-        num_threads=num_threads,
-        precision=precision.value,
-        compile=compile,
-        resume=resume,
-        checkpoint_every=checkpoint_every,
-        validate_every=validate_every,
-    )
     try:
         exported = run(config)
     except KeyboardInterrupt:
-        saved = out / "latest.pt"
+        saved = out / CHECKPOINT
         hint = f"{saved} is saved, continue with --resume" if saved.is_file() else "nothing saved"
         raise Interrupted(hint) from None
-    except (AudioError, ValueError) as error:
+    except ValueError as error:
         raise UserError(str(error)) from error
     if os.environ.get("RANK", "0") == "0":
         print(f"weights exported to {exported}")

@@ -84,7 +84,7 @@ RAW_COST = COST_ONE * (SYMBOL_BITS + (SYMBOL_BASE > 0))
 
 
 class Tables(NamedTuple):
-    """All integers that encoder and decoder share; made by ``models.export``.
+    """All integers that encoder and decoder share; made by ``models.training.export``.
 
     Attributes
     ----------

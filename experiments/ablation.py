@@ -30,11 +30,11 @@ from codec.decoder import decode_integers, synthesise
 from codec.encoder import default_stages, encode_waveform
 from codec.io.audio import list_audio, read_audio
 from codec.io.resample import to_codec_rate
-from codec.postfilter import NUM_COMB_BANDS
 from evaluation.metrics import MetricError, pesq_wb, psnr
 from models.context import ContextModel
+from models.dsp import NUM_COMB_BANDS
 from models.enhancer import Enhancer
-from models.export import build_tables, import_context, import_net
+from models.training.export import build_tables, import_context, import_net
 
 RATES = (8.0, 13.2, 24.4, 32.0)
 
@@ -114,9 +114,11 @@ def without_enhancer(codec: Codec) -> Codec:
 
 def without_allocation(codec: Codec, train_dir: Path, steps: int) -> Codec:
     """Return the codec with steps that follow 0.2 of the envelope, its enhancer adapted."""
-    from models.data import CropSampler, load_directory
-    from models.losses import CodecLoss
-    from models.trainer import TrainConfig, TrainState, train_step
+    from models.training.data import CropSampler, load_directory
+    from models.training.losses import CodecLoss
+    from models.training.config import TrainConfig
+    from models.training.state import TrainState
+    from models.training.step import train_step
 
     net = import_net(codec.weights)
     with torch.no_grad():
@@ -132,7 +134,7 @@ def without_allocation(codec: Codec, train_dir: Path, steps: int) -> Codec:
     state = TrainState(net, average, optimizer)
     loss = CodecLoss(config.pesq_weight, config.error_weight, config.spectral_weight)
     for _ in range(steps):
-        train_step(state, config, loss, sampler, 100)
+        train_step(state, config, loss, sampler)
     other = copy.copy(codec)
     other.weights = copy.copy(codec.weights)
     nothing = np.zeros((0, 8), np.int64)

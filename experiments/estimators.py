@@ -21,10 +21,10 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from codec.mdct import mdct
 from codec.weights import load_weights
-from models.data import CropSampler, load_directory
-from models.export import import_net
+from models.dsp import mdct
+from models.training.data import CropSampler, load_directory
+from models.training.export import import_net
 from models.msvq import PredictiveMSVQ
 from models.quantizers import ESTIMATORS
 
@@ -41,7 +41,7 @@ def envelopes(directory: Path, crops: int, seed: int) -> Tensor:
     out = []
     for i in range(-(-crops // 8)):
         waveform = sampler.batch(i, 8)
-        spectrum = mdct(waveform, 2 * PACKETS, hop).view(8, PACKETS, 2, hop)
+        spectrum = mdct(waveform, 2 * PACKETS).view(8, PACKETS, 2, hop)
         out.append(net.analysis(waveform, spectrum))
     return torch.cat(out)[:crops]
 

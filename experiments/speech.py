@@ -197,7 +197,7 @@ def build_net(estimator: str, train: np.ndarray, seed: int) -> Any:
 
     from codec.weights import load_weights
     from models.codec_net import CodecNet
-    from models.export import import_net
+    from models.training.export import import_net
     from models.msvq import PredictiveMSVQ
 
     shipped = import_net(load_weights())
@@ -227,17 +227,14 @@ def train_codec(
     import torch
 
     from models.context import ContextModel
-    from models.data import CropSampler, load_directory
-    from models.export import build_tables, export_weights
-    from models.losses import CodecLoss
+    from models.training.data import CropSampler, load_directory
+    from models.training.export import build_tables, export_weights
+    from models.training.losses import CodecLoss
     from models.quantizers import reset_moments
-    from models.trainer import (
-        TrainConfig,
-        TrainState,
-        draw_rates,
-        learning_rate_at,
-        update_average,
-    )
+    from models.training.config import TrainConfig
+    from models.training.sampling import draw_rates
+    from models.training.state import TrainState, update_average
+    from models.training.step import learning_rate_at
 
     estimator, seed = task
     started, cpu = time.monotonic(), time.process_time()

@@ -1,7 +1,8 @@
-"""Step allocation: decoded envelope and packet size in, step offset of each band out.
+"""Step allocation: decoded envelope and frame size in, step offset of each band out.
 
 The network is small because the decoder evaluates it in integers before it can read a single
-bin: every band's step decides which probability table applies (see ``models/integer.py``).
+coefficient: every band's step decides which probability table applies
+(``codec/coding/allocation.py``).
 """
 
 from __future__ import annotations
@@ -11,10 +12,10 @@ from torch import Tensor, nn
 
 from codec.config import CodecConfig
 
-# Inputs of the network: envelope shape, previous envelope on the same mean, level, packet size.
+# Inputs of the network: envelope shape, previous envelope on the same mean, level, frame size.
 LEVEL_CENTRE = -8.0
 SIZE_CENTRE = 8.0
-# Offsets lie within ± this many octaves. Without a limit a band whose bins are all zero has no
+# Offsets lie within ± this many octaves. Without a limit a band whose levels are all zero has no
 # gradient, drifts ever farther and never comes back.
 OFFSET_LIMIT = 4.0
 # The table of offsets by rate: its first row holds at 8 kbit/s, each further one half an octave on.
@@ -24,13 +25,14 @@ NUM_KNOTS = 5
 
 
 class StepAllocation(nn.Module):
-    """Map the decoded envelope and the packet's bits to step offsets in octaves.
+    """Map the decoded envelope and the frame's bits to step offsets in octaves.
 
     ``offset = 0.2 * (envelope - mean) + table(rate) + MLP(...)``: the exponent 0.2 is the best one
     found by hand for PESQ (a step that follows the envelope weakly); the network learns the rest.
-    The table is found by a search on the true loss (``models/search.py``), since the gradient of
-    a step in which hardly any bin is coded is a guess. The mean over the bands is taken off (the
-    packet's step takes it up), and what is left is limited softly, ``x / (1 + |x| / 4)``.
+    The table is found by a search on the true loss (``models/training/allocation_search.py``),
+    since the gradient of a step in which hardly anything is coded is a guess. The mean over the
+    bands is taken off (the frame's step takes it up), and what is left is limited softly,
+    ``x / (1 + |x| / 4)``.
 
     Attributes
     ----------
@@ -50,12 +52,14 @@ class StepAllocation(nn.Module):
             nn.ReLU(),
             nn.Linear(hidden, config.num_bands),
         )
-        nn.init.zeros_(self.network[4].weight)
-        nn.init.zeros_(self.network[4].bias)
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
         self.register_buffer("rate_offsets", torch.zeros(NUM_KNOTS, config.num_bands))
 
     def features(self, envelope: Tensor, previous: Tensor, log_bits: Tensor) -> Tensor:
-        """Return the network's input, shape [B, P, 2 * bands + 2], all within about ±4."""
+        """Return the network's input, shape [B, F, 2 * bands + 2], all within about ±4."""
         mean = envelope.mean(-1, keepdim=True)
         return torch.cat(
             [
@@ -68,7 +72,7 @@ class StepAllocation(nn.Module):
         )
 
     def table(self, log_bits: Tensor) -> Tensor:
-        """Return the table's offsets at a packet size, [B, P] -> [B, P, bands]."""
+        """Return the table's offsets at a frame size, [B, F] -> [B, F, bands]."""
         position = ((log_bits - FIRST_KNOT) * KNOTS_PER_OCTAVE).clamp(0.0, NUM_KNOTS - 1)
         row = position.floor().clamp_max(NUM_KNOTS - 2).long()
         t = (position - row)[..., None]
@@ -79,12 +83,12 @@ class StepAllocation(nn.Module):
 
         Parameters
         ----------
-        envelope, previous : float Tensor, shape [B, P, bands]   octaves; this packet, the last
-        log_bits : float Tensor, shape [B, P]                    log2 of the packet's bits
+        envelope, previous : float Tensor, shape [B, F, bands]   octaves; this frame, the last
+        log_bits : float Tensor, shape [B, F]                    log2 of the frame's bits
 
         Returns
         -------
-        float Tensor, shape [B, P, bands]   octaves, to be added to the packet's step
+        float Tensor, shape [B, F, bands]   octaves, to be added to the frame's step
         """
         offset = 0.2 * (envelope - envelope.mean(-1, keepdim=True))
         offset = offset + self.table(log_bits)

@@ -2,14 +2,12 @@
 
 ::
 
-    waveform ─► MDCT ─────────────────────────────────► quantize ─► enhancer ─► inverse MDCT
-         └────► envelope analysis ─► MSVQ (NSVQ) ─┬──────► ▲ ▲          ▲
-                                                  └► allocation │          │
-                         packet bits ─► step search with Laplace bits ─────┘
+    waveform ─► MDCT ────────────────────────────────► quantize ─► enhancer ─► inverse MDCT ─► comb
+         └────► envelope analysis ─► MSVQ (NSVQ) ─┬─────► ▲ ▲         ▲
+                                                  └► allocation │         │
+                          frame bits ─► step search with Laplace bits ────┘
 
-The step search is the rate control of training: for every packet it bisects the step until the
-bits meet the packet's budget, then takes one differentiable Newton step, so that the gradient
-knows that bits spent in one band coarsen all others.
+:meth:`CodecNet.forward` is the table of contents; its stages have the names of the runtime's.
 """
 
 from __future__ import annotations
@@ -19,26 +17,26 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.concealment import NUM_LOSS_FEATURES, Concealment
-from codec.config import INTRA_EXTRA_STAGES, CodecConfig
-from codec.mdct import inverse_mdct, mdct
-from codec.noise import random_noise
-from codec.postfilter import FRAME, HISTORY, comb_filter, track_pitch
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, INTRA_EXTRA_STAGES, CodecConfig
+from models import plc, rate_model
 from models.allocation import StepAllocation
-from models.enhancer import Enhancer, bin_interpolation
-from models.envelope import EnvelopeAnalysis
+from models.analysis import EnvelopeAnalysis
+from models.dsp import (
+    COMB_HISTORY,
+    PITCH_FRAME,
+    band_interpolation,
+    comb_filter,
+    inverse_mdct,
+    mdct,
+    random_noise,
+    track_pitch,
+)
+from models.enhancer import Enhancer
 from models.msvq import PredictiveMSVQ
 from models.quantizers import QuantizerOutput
 
-LOG2E = 1.4426950408889634
-# Bits of a packet that are neither envelope nor bins: the step's symbol and the coder's end.
-SIDE_BITS = 5.0
-# Share of training sequences whose steps are moved away from where the Laplace bits put them, by
-# STEP_SPREAD octaves around STEP_MEAN, over runs of STEP_RUN packets: where the envelope fits
-# badly, as in digital silence, the context model pays far fewer bits: the true step is octaves
-# finer.
-MOVED_STEPS, STEP_MEAN, STEP_SPREAD, STEP_RUN = 0.3, -0.4, 0.9, 10
-# Half width, in steps, of the zone around the first threshold in which a bin may change sides.
+# Half width, in steps, of the zone around the first threshold in which a coefficient may change
+# sides.
 EDGE = 0.2
 
 
@@ -48,112 +46,64 @@ class CodecOutput(NamedTuple):
     Attributes
     ----------
     waveform : float Tensor, shape [B, T]
-    envelope : float Tensor, shape [B, P, bands]    proposed by the analysis
+    envelope : float Tensor, shape [B, F, bands]    proposed by the analysis
     vq : QuantizerOutput                            of the envelope
-    bins : float Tensor, shape [B, P, 2, N]         integers q
-    bits : float Tensor, shape [B, P]               hard Laplace bits of the bins
-    step : float Tensor, shape [B, P]               octaves
-    depth : float Tensor, shape [B, P, bands]       step of each band over its envelope, octaves
+    levels : float Tensor, shape [B, F, 2, N]       quantized coefficients, whole numbers
+    bits : float Tensor, shape [B, F]               hard Laplace bits of the levels
+    step : float Tensor, shape [B, F]               octaves
+    depth : float Tensor, shape [B, F, bands]       step of each band over its envelope, octaves,
+                                                    as the decoder has them
     """
 
     waveform: Tensor
     envelope: Tensor
     vq: QuantizerOutput
-    bins: Tensor
+    levels: Tensor
     bits: Tensor
     step: Tensor
     depth: Tensor
 
 
-def laplace_code_lengths(log_scale: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Return bits of a zero, bits of a one (with sign), and bits per further unit.
-
-    Parameters
-    ----------
-    log_scale : float Tensor   log2 of the Laplace scale, in quantizer steps
-    rounding : float           q = floor(|x|/step + rounding)
-    """
-    inverse = torch.exp2(-log_scale.clamp(-3.0, 9.0))
-    zero = -torch.log2(-torch.expm1(-(1.0 - rounding) * inverse))
-    slope = LOG2E * inverse
-    one = 1.0 + (1.0 - rounding) * slope - torch.log2(-torch.expm1(-inverse))
-    return zero, one, slope
-
-
-class Filled(NamedTuple):
-    """What :func:`conceal` returns, for all packets; only those of lost ones are of use.
+class Quantized(NamedTuple):
+    """What :meth:`CodecNet.quantize` returns, all of shape [B, F, 2, N].
 
     Attributes
     ----------
-    bins : float Tensor, shape [B, 2P, N]     of received packets as they were
-    envelope, band_step : [B, P, bands]       octaves
-    log_bits, periodicity : [B, P]
-    lag : int64 Tensor, shape [B, P]
-    features : float Tensor, shape [B, P, NUM_LOSS_FEATURES]
+    levels : whole numbers
+    coefficients : levels x step, with a gradient for the step
+    uncoded : 1 where the level is 0; while training with a gradient for the step
     """
 
-    bins: Tensor
+    levels: Tensor
+    coefficients: Tensor
+    uncoded: Tensor
+
+
+class DecodedFrames(NamedTuple):
+    """What the decoder has of each frame, received or concealed.
+
+    Attributes
+    ----------
+    coefficients, uncoded : float Tensor, shape [B, F, 2, N]
+    envelope, band_step : float Tensor, shape [B, F, bands]    octaves
+    log_bits : float Tensor, shape [B, F]
+    lag, periodicity : Tensors, shape [B, F, 2]                of the segments that blocks complete
+    loss : float Tensor, shape [B, F, NUM_LOSS_FEATURES]       None: no frame is lost
+    """
+
+    coefficients: Tensor
+    uncoded: Tensor
     envelope: Tensor
     band_step: Tensor
     log_bits: Tensor
-    periodicity: Tensor
     lag: Tensor
-    features: Tensor
-
-
-@torch.no_grad()
-def conceal(
-    config: CodecConfig,
-    bins: Tensor,
-    lost: Tensor,
-    envelope: Tensor,
-    band_step: Tensor,
-    log_bits: Tensor,
-) -> Filled:
-    """Stand in for lost packets as the decoder does (``codec.concealment``).
-
-    Parameters
-    ----------
-    bins : float Tensor, shape [B, 2P, N]                 dequantized
-    lost : bool Tensor, shape [B, P]
-    envelope, band_step : float Tensor, shape [B, P, bands]
-    log_bits : float Tensor, shape [B, P]
-    """
-    batch, packets = lost.shape
-    hop = config.hop_length
-    device = bins.device
-    kept = bins.cpu().double() * ~lost.cpu().repeat_interleave(2, 1)[..., None]
-    coded = inverse_mdct(torch.nn.functional.pad(kept, (0, 0, 1, 0)), 2 * packets * hop)
-    coded = torch.nn.functional.pad(coded, (FRAME, 0))
-    envelope, band_step = envelope.cpu().float().clone(), band_step.cpu().float().clone()
-    log_bits = log_bits.cpu().float().clone()
-    lag = torch.full((batch, packets), FRAME // 2)
-    periodicity = torch.zeros(batch, packets)
-    features = torch.zeros(batch, packets, NUM_LOSS_FEATURES)
-    for i in range(batch):
-        got = Concealment(config).fill(
-            ~lost[i].cpu().numpy(), coded[i].numpy(), kept[i].numpy(), envelope[i].numpy(),
-            band_step[i].numpy(), log_bits[i].numpy(),
-        )  # fmt: skip
-        features[i] = torch.from_numpy(got.features)
-        for p, pitch in got.pitch.items():
-            lag[i, p], periodicity[i, p] = pitch.lag, pitch.periodicity
-    values = (kept.to(bins.dtype), envelope, band_step, log_bits, periodicity, lag, features)
-    return Filled(*(v.to(device) for v in values))
+    periodicity: Tensor
+    loss: Tensor | None
 
 
 def intra_stages(num_stages: Tensor, config: CodecConfig) -> Tensor:
-    """Return the envelope stages of packets that need no other, as the decoder has them."""
+    """Return the envelope stages of intra frames, as the decoder has them."""
     return (num_stages + INTRA_EXTRA_STAGES).clamp_max(config.num_stages)
-
-
-def context_ratio(packet_bits: Tensor) -> Tensor:
-    """Return what the context model is expected to need of the Laplace model's bits.
-
-    0.88 at 160 bits per packet (8 kbit/s), 0.94 at 640: measured by
-    ``experiments/context_saving.py``; the finer the bins, the more of them is incompressible.
-    """
-    return (0.88 + 0.03 * torch.log2(packet_bits / 160)).clamp(0.86, 0.96)
 
 
 class CodecNet(nn.Module):
@@ -165,181 +115,202 @@ class CodecNet(nn.Module):
         super().__init__()
         self.config = config
         self.analysis = EnvelopeAnalysis(config)
-        self.msvq = PredictiveMSVQ(
-            config.num_stages, config.codebook_size, config.num_bands, estimator
-        )
-        # Of packets that need no other; with them everything of the past stays out of the packet.
-        self.intra_msvq = PredictiveMSVQ(
-            config.num_stages, config.codebook_size, config.num_bands, estimator, predictive=False
-        )
+        stages, size, bands = config.num_stages, config.codebook_size, config.num_bands
+        self.msvq = PredictiveMSVQ(stages, size, bands, estimator)
+        # Of intra frames; with it everything of the past stays out of the frame.
+        self.intra_msvq = PredictiveMSVQ(stages, size, bands, estimator, predictive=False)
         self.allocation = StepAllocation(config)
         self.enhancer = Enhancer(config)
         # log2 of Laplace scale over band rms; -1/2 is exact for a Laplace distribution.
-        self.scale_offset = nn.Parameter(torch.full((config.num_bands,), -0.5))
-        self.register_buffer("interpolation", bin_interpolation(config), persistent=False)
-
-    def hard_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
-        """Return Laplace bits per packet [B, P] of bins quantized with ``log_step`` [B, P, N].
-
-        ``magnitude`` is |MDCT| [B, P, 2, N], ``log_scale`` the log2 Laplace scale [B, P, N].
-        """
-        rounding = self.config.rounding
-        zero, one, slope = laplace_code_lengths(log_scale - log_step, rounding)
-        q = torch.floor(magnitude * torch.exp2(-log_step)[:, :, None] + rounding)
-        further = (q - 1.0).clamp_min_(0.0).sum(2)
-        count = q.clamp_(max=1.0).sum(2)  # nonzero bins of both blocks, [B, P, N]
-        total = zero * (self.config.blocks_per_packet - count) + one * count + slope * further
-        return total.sum(-1)
-
-    @torch.no_grad()
-    def search_step(
-        self, magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: Tensor
-    ) -> Tensor:
-        """Return the step [B, P] (octaves) at which the hard bits meet ``budget`` [B, P]."""
-        centre = (log_scale - relative).mean(-1)
-        low, high = centre - 16.0, centre + 16.0
-        for _ in range(12):
-            step = 0.5 * (low + high)
-            fits = self.hard_bits(magnitude, log_scale, step[..., None] + relative) <= budget
-            high = torch.where(fits, step, high)
-            low = torch.where(fits, low, step)
-        return high
+        self.scale_offset = nn.Parameter(torch.full((bands,), -0.5))
+        self.register_buffer("interpolation", band_interpolation(config), persistent=False)
 
     def forward(
         self,
         waveform: Tensor,
-        packet_bits: Tensor,
+        frame_bits: Tensor,
         num_stages: Tensor,
         hard: bool = False,
         intra: Tensor | None = None,
         lost: Tensor | None = None,
     ) -> CodecOutput:
-        """Code and decode a batch at the given packet sizes.
+        """Code and decode a batch at the given frame sizes.
 
         Parameters
         ----------
-        waveform : float Tensor, shape [B, T]       T = (2P - 1) * N
-        packet_bits : float Tensor, shape [B, P]    bits of each packet, all parts included
-        num_stages : int64 Tensor, shape [B]        MSVQ stages of each sequence
-        hard : bool                                 hard envelope (the last part of training)
-        intra : bool Tensor, shape [B]              sequences of packets that need no other
-        lost : bool Tensor, shape [B, P]            packets that the decoder does not get; their
-                                                    sequences should be intra
+        waveform : float Tensor, shape [B, T]      T = (2F - 1) * N
+        frame_bits : float Tensor, shape [B, F]    bits of each frame, all parts included
+        num_stages : int64 Tensor, shape [B]       MSVQ stages of each sequence
+        hard : bool                                hard envelope (the last part of training)
+        intra : bool Tensor, shape [B]             sequences of intra frames
+        lost : bool Tensor, shape [B, F]           frames that the decoder does not get; their
+                                                   sequences should be intra
 
         Returns
         -------
         CodecOutput
         """
-        config = self.config
-        batch, length = waveform.shape
-        packets = packet_bits.shape[1]
-        blocks = packets * config.blocks_per_packet
-        spectrum = mdct(waveform, blocks, config.hop_length)
-        spectrum = spectrum.view(batch, packets, config.blocks_per_packet, config.hop_length)
+        spectrum, envelope = self.analyse(waveform, frame_bits.shape[1])
+        vq, previous, num_stages = self.quantize_envelope(envelope, num_stages, hard, intra)
+        decoded, log_bits = vq.quantized, torch.log2(frame_bits)
+        offset, relative = self.allocate(decoded, previous, log_bits)
+        budget = rate_model.coefficient_budget(frame_bits, num_stages, self.config.codebook_bits)
+        step, bits = self.search_step(spectrum.abs(), decoded, relative, budget)
+        quantized = self.quantize(spectrum, step[..., None] + relative)
+        noise = random_noise(spectrum)
+        band_step = step[..., None] + offset
+        frames = self.conceal(quantized, decoded, band_step, log_bits, lost)
+        enhanced, comb = self.enhance(frames, noise)
+        out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
+        depth = frames.band_step - frames.envelope
+        return CodecOutput(out, envelope, vq, quantized.levels, bits, step, depth)
 
-        envelope = self.analysis(waveform, spectrum)
+    def analyse(self, waveform: Tensor, frames: int) -> tuple[Tensor, Tensor]:
+        """Return spectrum [B, F, 2, N] and proposed envelope [B, F, bands] of [B, T]."""
+        spectrum = mdct(waveform, frames * BLOCKS_PER_FRAME)
+        spectrum = spectrum.unflatten(1, (frames, BLOCKS_PER_FRAME))
+        return spectrum, self.analysis(waveform, spectrum)
+
+    def quantize_envelope(
+        self, envelope: Tensor, num_stages: Tensor, hard: bool, intra: Tensor | None
+    ) -> tuple[QuantizerOutput, Tensor, Tensor]:
+        """Quantize envelopes, predicted or as intra frames.
+
+        Returns
+        -------
+        vq : QuantizerOutput
+        previous : float Tensor, shape [B, F, bands]   what the allocation knows of the past
+        num_stages : int64 Tensor, shape [B]           stages that were used
+        """
         # What is frozen has nothing to learn from noise in its place.
         vq = self.msvq(envelope, num_stages, hard or not self.msvq.codebooks.requires_grad)
-        first = self.msvq.initial.expand(batch, 1, -1)
+        first = self.msvq.initial.expand(len(envelope), 1, -1)
         previous = torch.cat([first, vq.quantized[:, :-1]], 1)
-        if intra is not None:
-            num_stages = torch.where(intra, intra_stages(num_stages, config), num_stages)
-            frozen = not self.intra_msvq.codebooks.requires_grad
-            own = self.intra_msvq(envelope, num_stages, hard or frozen)
-            chosen = intra[:, None, None]
-            previous = torch.where(chosen, own.quantized, previous)
-            vq = vq._replace(
-                quantized=torch.where(chosen, own.quantized, vq.quantized),
-                hard=torch.where(chosen, own.hard, vq.hard),
-                auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
-            )
-        decoded = vq.quantized
+        if intra is None:
+            return vq, previous, num_stages
+        num_stages = torch.where(intra, intra_stages(num_stages, self.config), num_stages)
+        frozen = not self.intra_msvq.codebooks.requires_grad
+        own = self.intra_msvq(envelope, num_stages, hard or frozen)
+        chosen = intra[:, None, None]
+        # Nothing of the past goes into an intra frame: its own envelope stands in.
+        previous = torch.where(chosen, own.quantized, previous)
+        vq = vq._replace(
+            quantized=torch.where(chosen, own.quantized, vq.quantized),
+            hard=torch.where(chosen, own.hard, vq.hard),
+            auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
+        )
+        return vq, previous, num_stages
 
-        log_bits = torch.log2(packet_bits)
-        offset = self.allocation(decoded, previous, log_bits)
-        relative = offset @ self.interpolation.T  # [B, P, N]
-        log_scale = (decoded + self.scale_offset) @ self.interpolation.T
+    def allocate(
+        self, envelope: Tensor, previous: Tensor, log_bits: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return step offsets in octaves, by band [B, F, bands] and by coefficient [B, F, N]."""
+        offset = self.allocation(envelope, previous, log_bits)
+        return offset, offset @ self.interpolation.T
 
-        # Indices are entropy coded: about one bit less than their width.
-        side = (config.codebook_bits - 1) * num_stages[:, None].to(packet_bits) + SIDE_BITS
-        budget = ((packet_bits - side) / context_ratio(packet_bits)).clamp_min(8.0)
-        magnitude = spectrum.abs()
-        step = self.search_step(magnitude, log_scale, relative, budget)
+    def search_step(
+        self, magnitude: Tensor, envelope: Tensor, relative: Tensor, budget: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return the step of each frame, octaves, and the bits that it takes, both [B, F].
+
+        Parameters
+        ----------
+        magnitude : float Tensor, shape [B, F, 2, N]   |MDCT|
+        envelope : float Tensor, shape [B, F, bands]   decoded
+        relative : float Tensor, shape [B, F, N]       offsets of the coefficients' steps
+        budget : float Tensor, shape [B, F]            Laplace bits
+        """
+        rounding = self.config.rounding
+        log_scale = (envelope + self.scale_offset) @ self.interpolation.T
+        step = rate_model.bisect_step(magnitude, log_scale, relative, budget, rounding)
         with torch.no_grad():
-            wide = step[..., None] + relative
-            bits = self.hard_bits(magnitude, log_scale, wide)
-            slope = self.hard_bits(magnitude, log_scale, wide - 0.25)
-            slope = 2.0 * (slope - self.hard_bits(magnitude, log_scale, wide + 0.25))
-            slope = slope.clamp_min(10.0)
+            bits = rate_model.hard_bits(magnitude, log_scale, step[..., None] + relative, rounding)
         if self.training:
-            soft = self.soft_bits(magnitude, log_scale, step[..., None] + relative)
-            step = step + (soft - soft.detach()) / slope
-            step = step + self.moved_steps(step)
+            step = rate_model.newton_step(step, magnitude, log_scale, relative, rounding)
+            step = step + rate_model.moved_steps(step)
+        return step, bits
 
-        log_step = step[..., None] + relative  # [B, P, N]
+    def quantize(self, spectrum: Tensor, log_step: Tensor) -> Quantized:
+        """Quantize coefficients [B, F, 2, N] with steps [B, F, N] (octaves)."""
+        rounding = self.config.rounding
         width = torch.exp2(log_step)[:, :, None]
         with torch.no_grad():
             ratio = spectrum / width
-            q = ratio.sign() * torch.floor(ratio.abs() + config.rounding)
+            levels = ratio.sign() * torch.floor(ratio.abs() + rounding)
             size = ratio.abs()
-            # d(q * width)/d(width) = q - ratio * dq/d(ratio). Above one step the staircase is
-            # taken as a line. Below, a bin counts only if it is near the threshold and may change
-            # sides: a straight line would ask for finer steps where nothing is ever coded.
-            edge = ((size - (1.0 - config.rounding)).abs() < EDGE).to(size) / (2 * EDGE)
-            sensitivity = q - ratio * torch.where(size < 1.0, edge, 1.0)
-        bins = (q * width).detach() + sensitivity * (width - width.detach())
-        # A bin that becomes coded loses its noise: the second half of what a finer step buys.
-        uncoded = (q == 0).to(size)
+            # d(level * width)/d(width) = level - ratio * d(level)/d(ratio). Above one step the
+            # staircase is taken as a line. Below, a coefficient counts only if it is near the
+            # threshold and may change sides: a straight line would ask for finer steps where
+            # nothing is ever coded.
+            edge = ((size - (1.0 - rounding)).abs() < EDGE).to(size) / (2 * EDGE)
+            sensitivity = levels - ratio * torch.where(size < 1.0, edge, 1.0)
+        coefficients = (levels * width).detach() + sensitivity * (width - width.detach())
+        # What becomes coded loses its noise: the second half of what a finer step buys.
+        uncoded = (levels == 0).to(size)
         if self.training:
             soft_zero = (spectrum / width).abs()
-            soft_zero = ((1.0 - config.rounding + EDGE - soft_zero) / (2 * EDGE)).clamp(0.0, 1.0)
+            soft_zero = ((1.0 - rounding + EDGE - soft_zero) / (2 * EDGE)).clamp(0.0, 1.0)
             uncoded = uncoded + soft_zero - soft_zero.detach()
+        return Quantized(levels, coefficients, uncoded)
 
-        noise = random_noise(spectrum)
-        band_step = step[..., None] + offset
-        hop = config.hop_length
-        dequantized = (q * width).detach().flatten(1, 2)
-        loss = None
+    def conceal(
+        self,
+        quantized: Quantized,
+        envelope: Tensor,
+        band_step: Tensor,
+        log_bits: Tensor,
+        lost: Tensor | None,
+    ) -> DecodedFrames:
+        """Return the frames as the decoder has them: stand-ins for lost ones, pitch of all.
+
+        Parameters
+        ----------
+        envelope, band_step : float Tensor, shape [B, F, bands]   octaves
+        log_bits : float Tensor, shape [B, F]
+        lost : bool Tensor, shape [B, F], or None
+        """
+        coefficients, loss = quantized.coefficients, None
+        dequantized = coefficients.detach().flatten(1, 2)  # [B, 2F, N]
+        filled = None
         if lost is not None:
-            filled = conceal(config, dequantized, lost, decoded, band_step, log_bits)
+            filled = plc.conceal(dequantized, lost, envelope, band_step, log_bits)
             gone = lost[..., None]
-            bins = torch.where(gone[..., None], filled.bins.view(bins.shape), bins)
-            decoded = torch.where(gone, filled.envelope, decoded)
+            coefficients = torch.where(
+                gone[..., None], filled.coefficients.view_as(coefficients), coefficients
+            )
+            envelope = torch.where(gone, filled.envelope, envelope)
             band_step = torch.where(gone, filled.band_step, band_step)
             log_bits = torch.where(lost, filled.log_bits, log_bits)
-            dequantized, loss = filled.bins, filled.features
-        coded = inverse_mdct(dequantized, length)
+            dequantized, loss = filled.coefficients, filled.features
+        coded = inverse_mdct(dequantized, (dequantized.shape[1] - 1) * HOP_LENGTH)
         # Segment 0 lies before the signal.
-        coded = torch.nn.functional.pad(coded, (FRAME, 0))
-        lag, periodicity = track_pitch(coded, hop)
-        shape = (batch, packets, config.blocks_per_packet)
-        lag, periodicity = lag.view(shape), periodicity.view(shape)
-        if loss is not None:
+        lag, periodicity = track_pitch(torch.nn.functional.pad(coded, (PITCH_FRAME, 0)))
+        lag = lag.unflatten(1, (-1, BLOCKS_PER_FRAME))
+        periodicity = periodicity.unflatten(1, (-1, BLOCKS_PER_FRAME))
+        if filled is not None:
             lag = torch.where(gone, filled.lag[..., None], lag)
             periodicity = torch.where(gone, filled.periodicity[..., None], periodicity)
-        enhanced, comb, _ = self.enhancer(
-            bins, decoded, band_step, log_bits, noise, lag, periodicity, uncoded=uncoded, loss=loss
+        return DecodedFrames(
+            coefficients, quantized.uncoded, envelope, band_step, log_bits, lag, periodicity, loss
         )
-        lag = lag.flatten(1)
-        out = inverse_mdct(enhanced.flatten(1, 2), length)
-        out = torch.nn.functional.pad(out, (HISTORY, 0))
-        out = comb_filter(out, lag, comb.flatten(1, 2), hop)
-        return CodecOutput(out, envelope, vq, q, bits, step, band_step - decoded)
 
-    def moved_steps(self, step: Tensor) -> Tensor:
-        """Return by how much to move the steps [B, P] of some sequences, octaves."""
-        batch, packets = step.shape
-        runs = -(-packets // STEP_RUN)
-        move = STEP_MEAN + STEP_SPREAD * torch.randn(batch, runs, device=step.device)
-        move = move * (torch.rand(batch, runs, device=step.device) < 0.5)
-        move = move * (torch.rand(batch, 1, device=step.device) < MOVED_STEPS)
-        return move.repeat_interleave(STEP_RUN, 1)[:, :packets]
+    def enhance(self, frames: DecodedFrames, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the enhanced spectrum [B, F, 2, N] and comb gains [B, F, 2, comb bands]."""
+        spectrum, comb, _ = self.enhancer(
+            frames.coefficients,
+            frames.envelope,
+            frames.band_step,
+            frames.log_bits,
+            noise,
+            frames.lag,
+            frames.periodicity,
+            uncoded=frames.uncoded,
+            loss=frames.loss,
+        )
+        return spectrum, comb
 
-    def soft_bits(self, magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
-        """Return Laplace bits [B, P] without rounding: differentiable in step and scale."""
-        zero, one, slope = laplace_code_lengths(log_scale - log_step, self.config.rounding)
-        ratio = magnitude * torch.exp2(-log_step)[:, :, None]
-        part = ratio.clamp_max(1.0).sum(2)
-        further = (ratio - 1.0).clamp_min(0.0).sum(2)
-        blocks = self.config.blocks_per_packet
-        return (zero * (blocks - part) + one * part + slope * further).sum(-1)
+    def synthesize(self, spectrum: Tensor, lag: Tensor, comb: Tensor, length: int) -> Tensor:
+        """Return the waveform [B, length] of a spectrum, comb filtered."""
+        out = inverse_mdct(spectrum.flatten(1, 2), length)
+        out = torch.nn.functional.pad(out, (COMB_HISTORY, 0))
+        return comb_filter(out, lag.flatten(1), comb.flatten(1, 2))

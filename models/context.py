@@ -1,15 +1,15 @@
-"""Context model: a small network that picks the probability table of every bin.
+"""Context model: a small network that picks the probability table of every coefficient.
 
 ::
 
-    30 integer features of a bin ─► 64 ReLU ─► 32 ReLU ─► row, column ─► table [rows, columns]
-    (ratio, neighbours; codec.packet)                        (scale, shape)   of magnitudes
+    integer features of a coefficient ─► 64 ReLU ─► 32 ReLU ─► row, column ─► table [rows, columns]
+    (ratio, neighbours)                                       (scale, shape)   of magnitudes
 
-The network corrects a baseline: with all weights zero, a bin's table is that of a Laplace
+The network corrects a baseline: with all weights zero, a coefficient's table is that of a Laplace
 distribution whose scale is envelope / step, the envelope-only model. Tables and network are
 trained together: the fractional row and column mix the four tables around them, in training with
 real weights, at inference with multiples of 1/16, and then everything is an integer
-(``models/export.py``).
+(``models/training/export.py``).
 
 References
 ----------
@@ -19,15 +19,11 @@ the entropy model must be integer).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from codec.config import MAGNITUDE_BASE, CodecConfig
-from codec.packet import NUM_FEATURES, TABLE_COLUMNS
+from models.runtime import NUM_FEATURES, TABLE_COLUMNS
 
 TABLE_ROWS = 72
 ROWS_PER_OCTAVE = 8
@@ -37,7 +33,7 @@ ACTIVATION_LIMIT = 4095 / 256
 
 
 def laplace_log_probabilities(config: CodecConfig) -> Tensor:
-    """Return log-probabilities of magnitude symbols [rows, M] of Laplace bins."""
+    """Return log-probabilities of magnitude symbols [rows, M] of Laplace coefficients."""
     rows = torch.arange(TABLE_ROWS, dtype=torch.float64)
     inverse = torch.exp2(-(rows - ROW_OFFSET) / ROWS_PER_OCTAVE)[:, None]
     # P(|q| >= m) = exp(-(m - rounding) / scale) for m >= 1, and 1 for m = 0.
@@ -49,7 +45,7 @@ def laplace_log_probabilities(config: CodecConfig) -> Tensor:
 
 
 class ContextModel(nn.Module):
-    """Map features of bins to distributions over their magnitudes.
+    """Map features of coefficients to distributions over their magnitudes.
 
     Parameters
     ----------
@@ -79,7 +75,7 @@ class ContextModel(nn.Module):
         self.logits = nn.Parameter(torch.stack(shapes[:TABLE_COLUMNS], 1))
 
     def position(self, features: Tensor, block: Tensor, band: Tensor) -> tuple[Tensor, Tensor]:
-        """Return fractional row and column of each bin, each shape [M].
+        """Return fractional row and column of each coefficient, each shape [M].
 
         Parameters
         ----------
@@ -110,67 +106,3 @@ class ContextModel(nn.Module):
         high = (1 - fc) * pick(TABLE_COLUMNS) + fc * pick(TABLE_COLUMNS + 1)
         # Every symbol keeps a frequency of at least 1 of 2^15.
         return -torch.log2((1 - fr) * low + fr * high + 2.0**-15)
-
-
-@dataclass
-class BinData:
-    """Features and magnitudes of coded bins, as the packet coder saw them.
-
-    Attributes
-    ----------
-    features : int16, shape [M, features]
-    block, band : uint8, shape [M]
-    symbol : uint8, shape [M]      magnitude symbols
-    deltas : int64, shape [n, 2]   step delta of the packet before, and of the packet
-    indices : int64, shape [n, 8]  envelope indices
-    num_stages : int64, shape [n]  how many of them are in use
-    """
-
-    features: np.ndarray
-    block: np.ndarray
-    band: np.ndarray
-    symbol: np.ndarray
-    deltas: np.ndarray
-    indices: np.ndarray
-    num_stages: np.ndarray
-
-
-def train_context(
-    model: ContextModel,
-    data: BinData,
-    steps: int,
-    seed: int,
-    batch_size: int = 16384,
-    learning_rate: float = 4e-3,
-    quiet: bool = False,
-) -> float:
-    """Fit network and tables by minimising the bits; returns the last mean bits per bin."""
-    generator = torch.Generator().manual_seed(seed)
-    features = torch.from_numpy(data.features)
-    block, band = torch.from_numpy(data.block), torch.from_numpy(data.band)
-    symbol = torch.from_numpy(data.symbol)
-    optimizer = torch.optim.Adam(
-        [
-            {"params": [p for n, p in model.named_parameters() if n != "logits"]},
-            {"params": [model.logits], "lr": 4 * learning_rate},
-        ],
-        lr=learning_rate,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [learning_rate, 4 * learning_rate], total_steps=max(steps, 1)
-    )
-    smooth = float("nan")
-    bar = tqdm(range(steps), disable=quiet, unit="step", desc="context")
-    for _ in bar:
-        pick = torch.randint(len(features), (batch_size,), generator=generator)
-        bits = model(
-            features[pick].float(), block[pick].long(), band[pick].long(), symbol[pick].long()
-        ).mean()
-        optimizer.zero_grad(set_to_none=True)
-        bits.backward()
-        optimizer.step()
-        schedule.step()
-        value = float(bits.detach())
-        smooth = value if smooth != smooth else 0.99 * smooth + 0.01 * value
-        bar.set_postfix(bits_per_bin=f"{smooth:.4f}", refresh=False)
-    return smooth

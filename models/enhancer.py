@@ -10,7 +10,7 @@
               ┌── gain [2, N], value [2, N], noise level [2, bands], comb [2, 3] ◄─────────┘
               ▼
     y = bins * gain + envelope * (value + noise level * noise where the bin was zero)
-    y / (1 + comb) ─► inverse MDCT ─► comb filter (codec/postfilter.py)
+    y / (1 + comb) ─► inverse MDCT ─► comb filter
 
 It works on whole packets: block 0 may look at block 1, which the packet holds anyway, so the
 algorithmic delay stays at one packet plus the MDCT overlap. Everything is relative to the
@@ -24,9 +24,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.concealment import NUM_LOSS_FEATURES
 from codec.config import CodecConfig
-from codec.postfilter import NUM_COMB_BANDS, band_response
+from models.dsp import NUM_COMB_BANDS, band_interpolation, comb_response
+from models.plc import NUM_LOSS_FEATURES
 
 # A bin may get a predicted value if one within this many bins of it was coded.
 VALUE_REACH = 4
@@ -42,24 +42,6 @@ LEVEL_FLOOR = -11.0
 LOSS_HEADROOM, LIMIT_BINS = 1.4, 9
 # The comb filter is shut where the correlation at the lag is below the first value.
 PERIODIC_FROM, PERIODIC_RANGE = 0.3, 0.5
-
-
-def bin_interpolation(config: CodecConfig) -> Tensor:
-    """Return weights [N, bands] that interpolate band values linearly at each bin.
-
-    Weights are multiples of 1/256, so that the integer path computes the same values.
-    """
-    edges = torch.tensor(config.band_edges, dtype=torch.float64)
-    centres = (edges[:-1] + edges[1:]) / 2
-    weights = torch.zeros(config.hop_length, config.num_bands, dtype=torch.float64)
-    for k in range(config.hop_length):
-        position = min(max(k + 0.5, float(centres[0])), float(centres[-1]))
-        b = min(int(torch.searchsorted(centres, position, right=True)) - 1, config.num_bands - 2)
-        b = max(b, 0)
-        t = (position - float(centres[b])) / float(centres[b + 1] - centres[b])
-        t = round(t * 256) / 256
-        weights[k, b], weights[k, b + 1] = 1 - t, t
-    return weights.to(torch.float32)
 
 
 class EnhancerState(NamedTuple):
@@ -101,8 +83,8 @@ class Enhancer(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("interpolation", bin_interpolation(config), persistent=False)
-        self.register_buffer("comb_response", band_response(config.hop_length), persistent=False)
+        self.register_buffer("interpolation", band_interpolation(config), persistent=False)
+        self.register_buffer("comb_response", comb_response(), persistent=False)
         hidden, bins, bands = config.enhancer_hidden, config.hop_length, config.num_bands
         blocks = config.blocks_per_packet
         self.inputs = nn.Linear(blocks * bins + 2 * bands + 3, hidden)
@@ -133,7 +115,8 @@ class Enhancer(nn.Module):
         )
         self.local_outputs = nn.Conv1d(channels, 2 * blocks, 3, padding=1)
         nn.init.zeros_(self.local_outputs.weight)
-        nn.init.zeros_(self.local_outputs.bias)
+        if self.local_outputs.bias is not None:
+            nn.init.zeros_(self.local_outputs.bias)
 
     def new_state(self, batch: int = 1, device: torch.device | str = "cpu") -> EnhancerState:
         """Return the state before the first packet."""
@@ -195,13 +178,13 @@ class Enhancer(nn.Module):
         lag, periodicity : Tensors, shape [B, P, 2]   of the segments that each block completes
         state : EnhancerState, None at the start
         uncoded : float Tensor, shape [B, P, 2, N]    1 where noise goes; None: where bins are 0
-        loss : float Tensor, shape [B, P, NUM_LOSS_FEATURES]   of ``codec.concealment``; None: no
+        loss : float Tensor, shape [B, P, NUM_LOSS_FEATURES]   of ``models.plc``; None: no
                 loss; noise goes into all bins of lost packets
 
         Returns
         -------
         spectrum : shape [B, P, 2, N]
-        comb : shape [B, P, 2, comb bands]   gains 0..1 for ``codec.postfilter.comb_filter``
+        comb : shape [B, P, 2, comb bands]   gains 0..1 for ``models.dsp.comb_filter``
         state : as the argument
         """
         config = self.config
@@ -283,6 +266,8 @@ class Enhancer(nn.Module):
         comb = torch.sigmoid(self.comb_outputs(hidden)).view(batch, packets, blocks, -1)
         comb = comb * ((periodicity - PERIODIC_FROM) / PERIODIC_RANGE).clamp(0.0, 1.0)[..., None]
         spectrum = spectrum / (1.0 + comb @ self.comb_response)
-        return spectrum, comb, EnhancerState(
-            heard[:, -1], extended[:, -2:], memory, before, bins[:, -1]
+        return (
+            spectrum,
+            comb,
+            EnhancerState(heard[:, -1], extended[:, -2:], memory, before, bins[:, -1]),
         )

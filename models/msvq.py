@@ -34,7 +34,7 @@ from models.quantizers import (
 class PredictiveMSVQ(nn.Module):
     """Quantize a sequence of log envelopes by prediction and ``num_stages`` codebooks.
 
-    Units are octaves of amplitude (log2). The prediction of the first packet of a sequence uses
+    Units are octaves of amplitude (log2). The prediction of the first frame of a sequence uses
     ``initial`` as the previous envelope.
 
     Parameters
@@ -48,7 +48,7 @@ class PredictiveMSVQ(nn.Module):
     codebooks : Parameter, shape [S, K, D]
     predictor : Parameter, shape [D, D]    A
     bias : Parameter, shape [D]            b
-    initial : buffer, shape [D]            envelope before the first packet
+    initial : buffer, shape [D]            envelope before the first frame
     """
 
     initial: Tensor
@@ -86,21 +86,21 @@ class PredictiveMSVQ(nn.Module):
 
         Parameters
         ----------
-        envelope : float Tensor, shape [B, P, D]
+        envelope : float Tensor, shape [B, F, D]
         num_stages : int64 Tensor, shape [B], values in 1..S
 
         Returns
         -------
-        indices : int64 Tensor, shape [B, P, S]    stages beyond num_stages are not used
-        previous : float Tensor, shape [B, P, D]   the decoded envelope of the packet before
+        indices : int64 Tensor, shape [B, F, S]    stages beyond num_stages are not used
+        previous : float Tensor, shape [B, F, D]   the decoded envelope of the frame before
         """
-        batch, packets, dim = envelope.shape
+        batch, frames, dim = envelope.shape
         used = num_stages[:, None] > torch.arange(self.num_stages, device=envelope.device)
         codebooks = self.codebooks.detach()
         energy = codebooks.square().sum(-1)
         decoded = self.initial.expand(batch, dim)
         indices, previous = [], []
-        for t in range(packets):
+        for t in range(frames):
             previous.append(decoded)
             decoded = self.predict(decoded)
             chosen = []
@@ -117,13 +117,13 @@ class PredictiveMSVQ(nn.Module):
 
         Parameters
         ----------
-        indices : int64 Tensor, shape [B, P, S]
-        previous : float Tensor, shape [B, P, D]
+        indices : int64 Tensor, shape [B, F, S]
+        previous : float Tensor, shape [B, F, D]
         num_stages : int64 Tensor, shape [B]
 
         Returns
         -------
-        float Tensor, shape [B, P, D]
+        float Tensor, shape [B, F, D]
         """
         hard = self.predict(previous)
         for s in range(self.num_stages):
@@ -132,17 +132,17 @@ class PredictiveMSVQ(nn.Module):
         return hard
 
     def forward(self, envelope: Tensor, num_stages: Tensor, hard: bool = False) -> QuantizerOutput:
-        """Quantize envelopes [B, P, D]; noise substitution unless ``hard`` or ``eval()``.
+        """Quantize envelopes [B, F, D]; noise substitution unless ``hard`` or ``eval()``.
 
         Parameters
         ----------
-        envelope : float Tensor, shape [B, P, D]   octaves
+        envelope : float Tensor, shape [B, F, D]   octaves
         num_stages : int64 Tensor, shape [B]       stage dropout: stages used by each sequence
         hard : bool                                give the hard value, without gradient
 
         Returns
         -------
-        QuantizerOutput   indices [B, P, S]; entries of unused stages are meaningless
+        QuantizerOutput   indices [B, F, S]; entries of unused stages are meaningless
         """
         indices, previous = self.search(envelope, num_stages)
         perplexities = []
@@ -169,7 +169,7 @@ class PredictiveMSVQ(nn.Module):
 
         Parameters
         ----------
-        envelope : float Tensor, shape [B, P, D]   B sequences of consecutive packets
+        envelope : float Tensor, shape [B, F, D]   B sequences of consecutive frames
         iterations : int                           Lloyd iterations per stage
 
         Returns
@@ -194,7 +194,7 @@ class PredictiveMSVQ(nn.Module):
         design = torch.cat([past, torch.ones_like(past[:, :1])], -1)
         gram = design.T @ design + 1e-3 * len(design) * torch.eye(dim + 1).to(design)
         solution = torch.linalg.solve(gram, design.T @ present)
-        # A leak of 5 % bounds how long a lost packet is heard.
+        # A leak of 5 % bounds how long a lost frame is heard.
         self.predictor.copy_(0.95 * solution[:-1].T)
         self.bias.copy_((present - past @ self.predictor.T).mean(0))
         return present - self.predict(past)

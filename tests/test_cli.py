@@ -655,17 +655,6 @@ def test_ctrl_c(tmp_path: Path, jobs: int) -> None:
     assert not list(tmp_path.rglob("*.tmp"))
 
 
-def test_training_defaults_are_those_of_the_trainer() -> None:
-    import inspect
-
-    from models.trainer import TrainConfig
-
-    defaults = {name: p.default for name, p in inspect.signature(cli.train).parameters.items()}
-    for field in dataclasses.fields(TrainConfig):
-        if field.name in defaults and field.default is not dataclasses.MISSING:
-            assert defaults[field.name] == field.default, field.name
-
-
 def test_train_on_a_directory_without_audio(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     result = run("train", tmp_path / "in", "--out", tmp_path / "run", "--steps", 1)

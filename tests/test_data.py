@@ -7,7 +7,7 @@ import pytest
 import soundfile
 
 from codec.errors import AudioError
-from models.data import CropSampler, load_directory, load_torchaudio
+from models.training.data import CropSampler, load_directory, load_torchaudio
 
 
 def tone(seconds: float, level: float = 0.1) -> np.ndarray:

@@ -5,7 +5,7 @@ import torch
 from conftest import synthetic_speech
 from scipy.signal import butter, sosfiltfilt
 
-from models.losses import SimilarityLoss
+from models.training.losses import SimilarityLoss
 
 
 def speech() -> torch.Tensor:

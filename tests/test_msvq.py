@@ -12,8 +12,8 @@ from codec.packet import SEARCH_LAMBDA, search_envelope
 from codec.weights import Weights
 from models.codec_net import CodecNet, CodecOutput, intra_stages
 from models.context import ContextModel
-from models.export import build_tables, import_net
-from models.losses import CodecLoss
+from models.training.export import build_tables, import_net
+from models.training.losses import CodecLoss
 from models.msvq import PredictiveMSVQ
 
 DIM = 6

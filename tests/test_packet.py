@@ -46,8 +46,8 @@ from codec.packet import (
 )
 from codec.range_kernels import enc_init, enc_symbol, enc_tell_bits
 from codec.rate_control import choose_step
-from models.envelope import band_of_bin
-from models.export import import_context, import_net
+from models.analysis import band_of_coefficient
+from models.training.export import import_context, import_net
 
 RATES = [*REPORT_RATES_KBPS, 8.001, 11.111, 15.999, 29.7]
 
@@ -442,7 +442,7 @@ def described(
         tables, codec.config, codec.analysis, speech, 33, stages, request.param
     )
     count = len(found.bins)
-    band = np.tile(band_of_bin(codec.config).numpy(), 2 * count)
+    band = np.tile(band_of_coefficient(codec.config).numpy(), 2 * count)
     block = np.tile(np.repeat(np.arange(2), 160), count)
     features = found.features.reshape(-1, NUM_FEATURES)
     return tables, request.param, features, block, band, found.bins.reshape(count, 320), found.costs

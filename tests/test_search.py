@@ -6,7 +6,7 @@ from torch import nn
 
 from codec.config import CodecConfig
 from models.allocation import FIRST_KNOT, NUM_KNOTS, StepAllocation
-from models.search import crop_losses, search_offsets
+from models.training.allocation_search import crop_losses, search_offsets
 
 
 class Output:

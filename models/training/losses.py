@@ -8,14 +8,16 @@ import torch
 from torch import Tensor, nn
 from torch_pesq import PesqLoss
 
-from codec.lpc import autocorrelation, lag_window, levinson_durbin
+from codec.config import SAMPLE_RATE
+from models.dsp import autocorrelation, lag_window, levinson_durbin
+from models.training.config import TrainConfig
 
 FRAME, HOP, N_FFT = 640, 320, 1024
-PRE_EMPHASIS, GAMMA = 0.68, 0.92
+PRE_EMPHASIS, GAMMA, LPC_ORDER = 0.68, 0.92, 16
 
 
 @torch.no_grad()
-def weighting(reference: Tensor, sample_rate: int = 16000) -> Tensor:
+def weighting(reference: Tensor) -> Tensor:
     """Return |W|^2 of the pSNR definition for each frame of the reference.
 
     ``W(z) = A(z/0.92) / (1 - 0.68 z^-1)`` with A(z) of order 16 of the pre-emphasised frame, as
@@ -33,10 +35,10 @@ def weighting(reference: Tensor, sample_rate: int = 16000) -> Tensor:
     emphasised[:, 1:] -= PRE_EMPHASIS * reference[:, :-1]
     window = torch.hann_window(FRAME).to(reference)
     frames = emphasised.unfold(-1, FRAME, HOP) * window
-    r = autocorrelation(frames, 16) * lag_window(16, sample_rate).to(reference)
+    r = autocorrelation(frames, LPC_ORDER) * lag_window(LPC_ORDER).to(reference)
     r[..., 0] = r[..., 0] * 1.0001 + 1e-9
     a, _ = levinson_durbin(r)
-    a = a * GAMMA ** torch.arange(17, device=a.device)
+    a = a * GAMMA ** torch.arange(LPC_ORDER + 1, device=a.device)
     numerator = torch.fft.rfft(a, N_FFT).abs().square()
     denominator = torch.tensor([1.0, -PRE_EMPHASIS], device=a.device)
     return (numerator / torch.fft.rfft(denominator, N_FFT).abs().square()).transpose(1, 2)
@@ -108,15 +110,15 @@ class SimilarityLoss(nn.Module):
     response: Tensor
     kernel: Tensor
 
-    def __init__(self, sample_rate: int = 16000) -> None:
+    def __init__(self) -> None:
         super().__init__()
         # Centres are spaced evenly in equivalent rectangular bandwidths (Glasberg & Moore 1990).
-        q, minimum, low, high = 9.26449, 24.7, 50.0, sample_rate / 2
+        q, minimum, low, high = 9.26449, 24.7, 50.0, SAMPLE_RATE / 2
         number = torch.arange(1, self.BANDS + 1, dtype=torch.float64)
         ratio = math.log((low + q * minimum) / (high + q * minimum)) / self.BANDS
         centre = ((high + q * minimum) * torch.exp(number * ratio) - q * minimum).flip(0)
         width = 1.019 * (centre / q + minimum)
-        frequency = torch.fft.rfftfreq(self.FRAME, 1 / sample_rate, dtype=torch.float64)
+        frequency = torch.fft.rfftfreq(self.FRAME, 1 / SAMPLE_RATE, dtype=torch.float64)
         # Magnitude of a fourth-order gammatone filter, squared.
         response = (1 + ((frequency[:, None] - centre) / width).square()) ** -4
         self.register_buffer("response", response.float(), persistent=False)
@@ -177,9 +179,22 @@ class CodecLoss(nn.Module):
             "spectral": spectral if spectral_32 is None else spectral_32,
             "similarity": similarity if similarity_32 is None else similarity_32,
         }
-        self.pesq = PesqLoss(1.0, sample_rate=16000)
+        self.pesq = PesqLoss(1.0, sample_rate=SAMPLE_RATE)
         self.spectral = SpectralLoss()
         self.similarity = SimilarityLoss()
+
+    @classmethod
+    def from_config(cls, config: TrainConfig) -> CodecLoss:
+        """Return the loss with the weights of a training run."""
+        return cls(
+            config.pesq_weight,
+            config.error_weight,
+            config.spectral_weight,
+            config.error_weight_32,
+            config.spectral_weight_32,
+            config.similarity_weight,
+            config.similarity_weight_32,
+        )
 
     def forward(
         self, reference: Tensor, decoded: Tensor, rate_kbps: Tensor | None = None

@@ -13,15 +13,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from codec.audio import AudioError, list_audio, read_audio, to_codec_rate
+from codec.config import HOP_LENGTH, SAMPLE_RATE
+from codec.errors import AudioError
+from codec.io.audio import list_audio, read_audio
+from codec.io.resample import to_codec_rate
 
-TORCHAUDIO_DATASETS = ("librispeech", "vctk", "speechcommands", "yesno", "ljspeech")
+# Corpora of torchaudio.datasets: class, and the folder that it makes.
+CORPORA = {
+    "librispeech": ("LIBRISPEECH", "LibriSpeech"),
+    "vctk": ("VCTK_092", "VCTK-Corpus-0.92"),
+    "speechcommands": ("SPEECHCOMMANDS", "SpeechCommands"),
+    "yesno": ("YESNO", "waves_yesno"),
+    "ljspeech": ("LJSPEECH", "LJSpeech-1.1"),
+}
+FULL_SCALE = 32768  # of 16 bits
+# Crops that are drawn again: near-silent ones teach nothing, and PESQ's gradient is NaN on
+# digital silence.
+MAX_DRAWS, MAX_SILENT, MIN_LEVEL = 20, 0.05, 1.5e-3
 
 
 def _load_file(path: Path) -> np.ndarray:
     waveform, rate, _ = read_audio(path)
     waveform = to_codec_rate(waveform, rate)
-    return np.round(np.clip(waveform, -1, 32767 / 32768) * 32768).astype(np.int16)
+    return np.round(np.clip(waveform, -1, 1 - 1 / FULL_SCALE) * FULL_SCALE).astype(np.int16)
 
 
 def load_directory(directory: Path, workers: int = 2) -> list[np.ndarray]:
@@ -51,34 +65,24 @@ def load_torchaudio(name: str, root: Path, download: bool = True) -> list[np.nda
     ValueError   unknown corpus
     AudioError   the corpus is not there and could not be fetched
     """
-    import torchaudio.datasets as corpora
-
     kind, _, subset = name.partition(":")
     kind = kind.lower()
-    if kind not in TORCHAUDIO_DATASETS:
+    if kind not in CORPORA:
         raise ValueError(
-            f"unknown dataset '{name}': use one of {', '.join(TORCHAUDIO_DATASETS)}, "
+            f"unknown dataset '{name}': use one of {', '.join(CORPORA)}, "
             "for example librispeech:train-clean-100"
         )
+    from torchaudio import datasets  # only where a corpus is asked for
+
+    class_name, folder_name = CORPORA[kind]
+    folder, options = root / folder_name, {}
+    if kind == "librispeech":
+        options["url"] = subset or "train-clean-100"
+        folder = folder / options["url"]
     root.mkdir(parents=True, exist_ok=True)
     try:
-        if kind == "librispeech":
-            folder = root / "LibriSpeech" / (subset or "train-clean-100")
-            corpora.LIBRISPEECH(
-                root, url=subset or "train-clean-100", download=download and not folder.is_dir()
-            )
-        elif kind == "vctk":
-            folder = root / "VCTK-Corpus-0.92"
-            corpora.VCTK_092(root, download=download and not folder.is_dir())
-        elif kind == "speechcommands":
-            folder = root / "SpeechCommands"
-            corpora.SPEECHCOMMANDS(root, download=download and not folder.is_dir())
-        elif kind == "ljspeech":
-            folder = root / "LJSpeech-1.1"
-            corpora.LJSPEECH(root, download=download and not folder.is_dir())
-        else:
-            folder = root / "waves_yesno"
-            corpora.YESNO(root, download=download and not folder.is_dir())
+        corpus = getattr(datasets, class_name)
+        corpus(root, download=download and not folder.is_dir(), **options)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AudioError(f"dataset '{name}' could not be loaded in '{root}': {reason}") from None
@@ -103,8 +107,8 @@ class CropSampler:
         self.samples = np.concatenate(recordings)
         if len(self.samples) < crop_samples:
             raise AudioError(
-                f"the recordings last {len(self.samples) / 16000:.1f} s in all, less than one "
-                f"crop of {crop_samples / 16000:.1f} s: give more audio"
+                f"the recordings last {len(self.samples) / SAMPLE_RATE:.1f} s in all, less than "
+                f"one crop of {crop_samples / SAMPLE_RATE:.1f} s: give more audio"
             )
         self.crop_samples = crop_samples
         self.seed = seed
@@ -113,17 +117,17 @@ class CropSampler:
     @property
     def hours(self) -> float:
         """Return the length of all recordings in hours."""
-        return len(self.samples) / 16000 / 3600
+        return len(self.samples) / SAMPLE_RATE / 3600
 
     def _crop(self, rng: np.random.Generator) -> np.ndarray:
-        crop = np.zeros(self.crop_samples, np.float32)
-        for _ in range(20):
+        crop: np.ndarray = np.zeros(self.crop_samples, np.float32)
+        for _ in range(MAX_DRAWS):
             start = int(rng.integers(0, len(self.samples) - self.crop_samples + 1))
             raw = self.samples[start : start + self.crop_samples]
-            blocks = np.abs(raw[: len(raw) // 160 * 160].reshape(-1, 160)).max(1)
-            crop = raw.astype(np.float32) / 32768
-            # PESQ's gradient is NaN on digital silence; near-silent crops teach nothing.
-            if (blocks == 0).mean() < 0.05 and crop.std() > 1.5e-3:
+            blocks = raw[: len(raw) // HOP_LENGTH * HOP_LENGTH].reshape(-1, HOP_LENGTH)
+            silent = (np.abs(blocks).max(1) == 0).mean()
+            crop = raw.astype(np.float32) / FULL_SCALE
+            if silent < MAX_SILENT and crop.std() > MIN_LEVEL:
                 break
         return crop
 
@@ -135,12 +139,13 @@ class CropSampler:
             for i in range(size):
                 crop = crops[i]
                 if rng.random() < 0.15:
-                    crop = crop + _noise(rng, len(crop), crop.std() * 10 ** rng.uniform(-2, -0.4))
+                    level = float(crop.std() * 10 ** rng.uniform(-2, -0.4))
+                    crop = crop + _noise(rng, len(crop), level)
                 low, high = (-40, -12) if rng.random() < 0.08 else (-12, 12)
                 gain = 10 ** (rng.uniform(low, high) / 20)
                 crops[i] = crop * min(gain, 0.98 / (np.abs(crop).max() + 1e-9))
         # Even real silence gets the noise of a 16-bit converter.
-        crops = crops + rng.uniform(-1, 1, crops.shape).astype(np.float32) / 32768
+        crops = crops + rng.uniform(-1, 1, crops.shape).astype(np.float32) / FULL_SCALE
         return torch.from_numpy(crops.astype(np.float32))
 
 

@@ -1,0 +1,84 @@
+"""Envelope front end: LPC envelope and MDCT band energies in, proposed log envelope out.
+
+::
+
+    waveform ─► 480 samples per frame ─► LPC (order 16) ─► log2 envelope per band ──────┐
+    MDCT ─► log2 energy per band and block ──────────────────────────────────────────┐  │
+         └► log2 energy per band and frame ──► + ◄── small correction ◄── MLP ◄──────┴──┘
+                                               ▼
+                                    proposed envelope [B, F, bands], octaves
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, CodecConfig
+from models.dsp import band_matrix, lpc_envelope
+
+
+class EnvelopeAnalysis(nn.Module):
+    """Propose the log envelope of each frame (the encoder's side only; float).
+
+    The correction starts at zero, so that an untrained codec already codes band energies.
+    """
+
+    bands: Tensor
+
+    def __init__(self, config: CodecConfig, hidden: int = 96) -> None:
+        super().__init__()
+        self.config = config
+        self.register_buffer("bands", band_matrix(config), persistent=False)
+        features = config.num_bands * (BLOCKS_PER_FRAME + 1)
+        self.network = nn.Sequential(
+            nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, config.num_bands)
+        )
+        last = self.network[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, waveform: Tensor, spectrum: Tensor) -> Tensor:
+        """Return the proposed envelope.
+
+        Parameters
+        ----------
+        waveform : float Tensor, shape [B, T]          T = (2F - 1) * N samples
+        spectrum : float Tensor, shape [B, F, 2, N]    its MDCT
+
+        Returns
+        -------
+        float Tensor, shape [B, F, bands]   log2 rms amplitude, at least the floor
+        """
+        padded = torch.nn.functional.pad(waveform, (HOP_LENGTH, HOP_LENGTH))
+        segments = padded.unfold(-1, 3 * HOP_LENGTH, 2 * HOP_LENGTH)  # [B, F, 3N]: both blocks
+        return self.propose(segments, spectrum)
+
+    def propose(self, segments: Tensor, spectrum: Tensor) -> Tensor:
+        """Return the proposed envelope of frames that are already cut out.
+
+        Parameters
+        ----------
+        segments : float Tensor, shape [B, F, 3N]      samples under a frame's two windows
+        spectrum : float Tensor, shape [B, F, 2, N]
+
+        Returns
+        -------
+        float Tensor, shape [B, F, bands]
+        """
+        config = self.config
+        power = spectrum.square() @ self.bands.T  # [B, F, 2, bands]
+        floor = 2.0 ** (2 * config.log_floor / config.log_scale)
+        energy = 0.5 * torch.log2(power.mean(2) + floor)  # [B, F, bands]
+        per_block = 0.5 * torch.log2(power + floor)  # [B, F, 2, bands]
+
+        lpc = lpc_envelope(segments, config.lpc_order)
+        lpc_bands = lpc @ self.bands.T  # [B, F, bands]
+
+        mean = energy.mean(-1, keepdim=True)
+        features = torch.cat(
+            [(per_block - mean[:, :, None]).flatten(2), lpc_bands - energy], dim=-1
+        )
+        correction = self.network(0.25 * features)
+        return (energy + correction).clamp_min(config.log_floor / config.log_scale)

@@ -1,0 +1,125 @@
+"""Rate control of training: Laplace code lengths, and the step at which they meet a frame's bits.
+
+The context model of the bitstream is trained after the graph; until then a Laplace distribution,
+whose scale follows the envelope, stands in for it. :func:`meet_budget` bisects the step of each
+frame until the bits fit, then takes one differentiable Newton step, so that the gradient knows that
+bits spent in one band coarsen all others.
+
+Shapes: magnitudes |MDCT| [B, F, 2, N]; the log2 of the Laplace scale, and of the steps of
+coefficients, [B, F, N]; steps and bits of frames [B, F]. Logarithms are in octaves of amplitude.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from codec.config import BLOCKS_PER_FRAME
+
+LOG2E = 1.4426950408889634
+# Bits of a frame that are neither envelope nor coefficients: the step's symbol, the coder's end.
+SIDE_BITS = 5.0
+# Share of training sequences whose steps are moved away from where the Laplace bits put them, by
+# STEP_SPREAD octaves around STEP_MEAN, over runs of STEP_RUN frames: where the envelope fits
+# badly, as in digital silence, the context model pays far fewer bits: the true step is octaves
+# finer.
+MOVED_STEPS, STEP_MEAN, STEP_SPREAD, STEP_RUN = 0.3, -0.4, 0.9, 10
+BISECTIONS, SEARCH_OCTAVES = 12, 16.0
+
+
+def laplace_code_lengths(log_scale: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Return bits of a zero, bits of a one (with sign), and bits per further unit.
+
+    Parameters
+    ----------
+    log_scale : float Tensor   log2 of the Laplace scale, in quantizer steps
+    rounding : float           q = floor(|x|/step + rounding)
+    """
+    inverse = torch.exp2(-log_scale.clamp(-3.0, 9.0))
+    zero = -torch.log2(-torch.expm1(-(1.0 - rounding) * inverse))
+    slope = LOG2E * inverse
+    one = 1.0 + (1.0 - rounding) * slope - torch.log2(-torch.expm1(-inverse))
+    return zero, one, slope
+
+
+def context_ratio(frame_bits: Tensor) -> Tensor:
+    """Return what the context model is expected to need of the Laplace model's bits.
+
+    0.88 at 160 bits per frame (8 kbit/s), 0.94 at 640: measured by
+    ``experiments/measure/context_saving.py``; the finer the step, the more is incompressible.
+    """
+    return (0.88 + 0.03 * torch.log2(frame_bits / 160)).clamp(0.86, 0.96)
+
+
+def coefficient_budget(frame_bits: Tensor, num_stages: Tensor, codebook_bits: int) -> Tensor:
+    """Return the Laplace bits [B, F] that are left for the coefficients of frames.
+
+    Parameters
+    ----------
+    frame_bits : float Tensor, shape [B, F]    all parts included
+    num_stages : int64 Tensor, shape [B]       envelope stages of each sequence
+    codebook_bits : int
+    """
+    # Indices are entropy coded: about one bit less than their width.
+    side = (codebook_bits - 1) * num_stages[:, None].to(frame_bits) + SIDE_BITS
+    return ((frame_bits - side) / context_ratio(frame_bits)).clamp_min(8.0)
+
+
+def hard_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor, rounding: float) -> Tensor:
+    """Return the Laplace bits of each frame, [B, F], with quantized coefficients."""
+    zero, one, slope = laplace_code_lengths(log_scale - log_step, rounding)
+    level = torch.floor(magnitude * torch.exp2(-log_step)[:, :, None] + rounding)
+    further = (level - 1.0).clamp_min_(0.0).sum(2)
+    count = level.clamp_(max=1.0).sum(2)  # nonzero coefficients of both blocks, [B, F, N]
+    total = zero * (BLOCKS_PER_FRAME - count) + one * count + slope * further
+    return total.sum(-1)
+
+
+def soft_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor, rounding: float) -> Tensor:
+    """Return the Laplace bits [B, F] without rounding: differentiable in step and scale."""
+    zero, one, slope = laplace_code_lengths(log_scale - log_step, rounding)
+    ratio = magnitude * torch.exp2(-log_step)[:, :, None]
+    part = ratio.clamp_max(1.0).sum(2)
+    further = (ratio - 1.0).clamp_min(0.0).sum(2)
+    return (zero * (BLOCKS_PER_FRAME - part) + one * part + slope * further).sum(-1)
+
+
+@torch.no_grad()
+def bisect_step(
+    magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: Tensor, rounding: float
+) -> Tensor:
+    """Return the finest step [B, F] (octaves) at which the hard bits stay within ``budget``.
+
+    ``relative`` [B, F, N] is what the step of each coefficient lies above the frame's.
+    """
+    centre = (log_scale - relative).mean(-1)
+    low, high = centre - SEARCH_OCTAVES, centre + SEARCH_OCTAVES
+    for _ in range(BISECTIONS):
+        step = 0.5 * (low + high)
+        fits = hard_bits(magnitude, log_scale, step[..., None] + relative, rounding) <= budget
+        high = torch.where(fits, step, high)
+        low = torch.where(fits, low, step)
+    return high
+
+
+def newton_step(
+    step: Tensor, magnitude: Tensor, log_scale: Tensor, relative: Tensor, rounding: float
+) -> Tensor:
+    """Return ``step`` with the gradient of the step that keeps the bits what they are."""
+    log_step = step[..., None] + relative
+    with torch.no_grad():
+        slope = hard_bits(magnitude, log_scale, log_step - 0.25, rounding)
+        slope = 2.0 * (slope - hard_bits(magnitude, log_scale, log_step + 0.25, rounding))
+        slope = slope.clamp_min(10.0)
+    soft = soft_bits(magnitude, log_scale, log_step, rounding)
+    return step + (soft - soft.detach()) / slope
+
+
+def moved_steps(step: Tensor) -> Tensor:
+    """Return by how much to move the steps [B, F] of some sequences, octaves."""
+    batch, frames = step.shape
+    runs = -(-frames // STEP_RUN)
+    move = STEP_MEAN + STEP_SPREAD * torch.randn(batch, runs, device=step.device)
+    move = move * (torch.rand(batch, runs, device=step.device) < 0.5)
+    move = move * (torch.rand(batch, 1, device=step.device) < MOVED_STEPS)
+    return move.repeat_interleave(STEP_RUN, 1)[:, :frames]

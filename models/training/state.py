@@ -1,0 +1,142 @@
+"""State of a run: network, weight average, optimizer; how it begins, is saved and comes back."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from codec.config import CodecConfig
+from models.codec_net import CodecNet
+from models.training.config import PARTS, TrainConfig
+from models.training.data import CropSampler
+from models.training.sampling import num_frames
+
+# Parts of the enhancer that only matter where frames are lost.
+CONCEALMENT = ("loss_inputs.", "lost_outputs.")
+ADAM_BETAS = (0.9, 0.98)
+# Crops from which predictor and codebooks start.
+FIRST_CROPS = 240
+
+
+@dataclass
+class TrainState:
+    """What a checkpoint holds beside the configuration.
+
+    ``seconds`` is all of the run; ``step_seconds`` is spent in steps, on ``speech_seconds``.
+    """
+
+    net: CodecNet
+    average: CodecNet
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    seconds: float = 0.0
+    step_seconds: float = 0.0
+    speech_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+COUNTERS = ("step", "seconds", "step_seconds", "speech_seconds", "history")
+
+
+def freeze_part(net: CodecNet, part: str) -> None:
+    """Exclude one of ``PARTS`` from training.
+
+    Raises
+    ------
+    ValueError   there is no such part
+    """
+    if part not in PARTS:
+        raise ValueError(f"cannot freeze '{part}': use {', '.join(PARTS)}")
+    if part in ("enhancer", "concealment"):
+        for name, parameter in net.enhancer.named_parameters():
+            if name.startswith(CONCEALMENT) == (part == "concealment"):
+                parameter.requires_grad_(False)
+    else:
+        getattr(net, part).requires_grad_(False)
+    if part == "allocation":  # the other half of what sets the steps
+        net.scale_offset.requires_grad_(False)
+
+
+def new_state(config: TrainConfig, codec: CodecConfig) -> TrainState:
+    """Build networks and optimizer from the seed.
+
+    Raises
+    ------
+    ValueError   there is no such part to freeze, or no other
+    """
+    torch.manual_seed(config.seed)
+    net = CodecNet(codec, config.estimator).to(config.device)
+    average = copy.deepcopy(net).requires_grad_(False)
+    for part in filter(None, config.freeze.split(",")):
+        freeze_part(net, part)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    if not trained:
+        raise ValueError("every part is frozen: nothing is left to train")
+    optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=ADAM_BETAS)
+    return TrainState(net, average, optimizer)
+
+
+@torch.no_grad()
+def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROPS) -> None:
+    """Fit predictor and codebooks to the envelopes of some crops (before step 0)."""
+    device = next(net.parameters()).device
+    waveform = torch.cat([sampler.batch((1 << 40) + i, 8).to(device) for i in range(crops // 8)])
+    _, envelope = net.analyse(waveform, num_frames(sampler.crop_samples))
+    net.msvq.initialise(envelope)
+    net.intra_msvq.initialise(envelope)
+
+
+@torch.no_grad()
+def update_average(state: TrainState, decay: float) -> None:
+    """Move the weight average towards the network; buffers are copied.
+
+    By hand and not by ``torch.optim.swa_utils``, whose decay is constant: a young average must not
+    remember the initial weights.
+    """
+    decay = min(decay, (1 + state.step) / (10 + state.step))
+    for slow, fast in zip(state.average.parameters(), state.net.parameters(), strict=True):
+        slow.lerp_(fast, 1 - decay)
+    for old, new in zip(state.average.buffers(), state.net.buffers(), strict=True):
+        old.copy_(new)
+
+
+def save_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> None:
+    """Write a checkpoint atomically."""
+    temporary = path.with_suffix(".tmp")
+    content = {
+        "config": asdict(config),
+        "codec": state.net.config.to_dict(),
+        "net": state.net.state_dict(),
+        "average": state.average.state_dict(),
+        "optimizer": state.optimizer.state_dict(),
+    }
+    torch.save(content | {name: getattr(state, name) for name in COUNTERS}, temporary)
+    temporary.replace(path)
+
+
+def load_checkpoint(path: Path, config: TrainConfig) -> TrainState:
+    """Read a checkpoint of :func:`save_checkpoint`.
+
+    Raises
+    ------
+    ValueError   no checkpoint there, or one of another model
+    """
+    if not path.is_file():
+        raise ValueError(f"no checkpoint '{path}' to resume from: start without --resume")
+    saved = torch.load(path, map_location=config.device, weights_only=True)
+    estimator = saved["config"]["estimator"]
+    if estimator != config.estimator:
+        raise ValueError(
+            f"the checkpoint was trained with {estimator}: give --estimator {estimator}"
+        )
+    state = new_state(config, CodecConfig.from_dict(saved["codec"]))
+    for part in ("net", "average", "optimizer"):
+        getattr(state, part).load_state_dict(saved[part])
+    for name in COUNTERS:
+        # Checkpoints of older versions have no throughput.
+        setattr(state, name, saved.get(name, getattr(state, name)))
+    return state
