@@ -29,6 +29,15 @@ MAX_FRAME_BYTES = 255  # of a VBR frame, whose length takes one byte
 MAX_FRAME_BITS = 2048  # what allocation and context model know of a frame's size ends here
 FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it
 
+# --- container ------------------------------------------------------------------------------------
+
+MAGIC = b"NSVQ"
+FORMAT_VERSION = 4
+HEADER_BYTES, CRC_BYTES = 24, 2
+TRAILER_BYTES = 7  # at the end of a stream with an open end
+MAX_NUM_SAMPLES = (1 << 40) - 1  # of a source
+MAX_NUM_STAGES = 8
+
 # --- source audio ---------------------------------------------------------------------------------
 
 MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1000, 768000  # Hz

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from codec.bitstream import (
     HEADER_BYTES,
-    PACKETS_PER_GROUP,
+
     BitstreamError,
     Header,
     cbr_packet_sizes,
@@ -26,6 +26,8 @@ from codec.bitstream import (
     write_header,
     write_stream,
 )
+
+from codec.config import FRAMES_PER_GROUP
 
 NAMED_RATES = {8000: 20, 9600: 24, 13200: 33, 16400: 41, 24400: 61, 32000: 80}
 
@@ -363,7 +365,7 @@ def test_every_single_bit_flip_of_a_vbr_file_is_detected() -> None:
 
 def test_damaged_group_is_named() -> None:
     data = bytearray(make_file(num_samples=72_000))  # 4.5 s, 226 packets
-    group_bytes = PACKETS_PER_GROUP * 20 + 2
+    group_bytes = FRAMES_PER_GROUP * 20 + 2
     for index in range(5):
         times = f"{index}.0 s and {min(index + 1, 4.5):.1f} s"
         damaged = bytearray(data)
@@ -374,7 +376,7 @@ def test_damaged_group_is_named() -> None:
 
 def test_swapped_and_overwritten_groups_are_detected() -> None:
     data = make_file(num_samples=64_000)
-    size = PACKETS_PER_GROUP * 20 + 2
+    size = FRAMES_PER_GROUP * 20 + 2
     first, second = data[24 : 24 + size], data[24 + size : 24 + 2 * size]
     rest = data[24 + 2 * size :]
     assert "0.0 s and 1.0 s" in error_of(data[:24] + second + first + rest)
@@ -430,8 +432,8 @@ def test_salvage_of_vbr_finds_the_next_sound_group() -> None:
 
     # In the last group but one and in the last: nothing but the end of the file follows.
     starts = [HEADER_BYTES]
-    for first in range(0, len(packets), PACKETS_PER_GROUP):
-        group = packets[first : first + PACKETS_PER_GROUP]
+    for first in range(0, len(packets), FRAMES_PER_GROUP):
+        group = packets[first : first + FRAMES_PER_GROUP]
         starts.append(starts[-1] + sum(map(len, group)) + len(group) + 2)
     for group in (3, 4):
         data = bytearray(sound)

@@ -9,7 +9,8 @@ import torch
 from conftest import synthetic_speech
 
 from codec import Codec, StreamDecoder
-from codec.bitstream import PACKETS_PER_GROUP, read_stream
+from codec.bitstream import read_stream
+from codec.config import FRAMES_PER_GROUP
 from codec.concealment import Concealment, repeat_period
 from codec.decoder import Synthesis
 from codec.mdct import inverse_mdct
@@ -73,7 +74,7 @@ def gone(lost: np.ndarray, independent: bool) -> np.ndarray:
     """Tell which packets cannot be decoded: lost, or waiting for the next group."""
     out, broken = [], False
     for p, missing in enumerate(lost):
-        broken = missing or (broken and not independent and p % PACKETS_PER_GROUP != 0)
+        broken = missing or (broken and not independent and p % FRAMES_PER_GROUP != 0)
         out.append(broken)
     return np.array(out)
 
@@ -122,7 +123,7 @@ def test_integers_of_received_packets_are_exact(codec: Codec, file: tuple, name:
     if independent:
         np.testing.assert_array_equal(got.received, ~lost)
     else:  # all groups that begin after the last loss are there
-        after = -(-(int(np.flatnonzero(lost)[-1]) + 1) // PACKETS_PER_GROUP) * PACKETS_PER_GROUP
+        after = -(-(int(np.flatnonzero(lost)[-1]) + 1) // FRAMES_PER_GROUP) * FRAMES_PER_GROUP
         assert got.received[after:].all()
     for part in ("envelope", "offset", "step", "bins", "packet_bits"):
         np.testing.assert_array_equal(getattr(got, part)[there], getattr(whole, part)[there])

@@ -27,7 +27,6 @@ from codec import BitstreamError, Codec, StreamDecoder  # noqa: E402
 from codec.bitstream import (  # noqa: E402
     HEADER_BYTES,
     MAX_NUM_SAMPLES,
-    PACKETS_PER_GROUP,
     BitstreamReader,
     Header,
     read_header,
@@ -36,6 +35,7 @@ from codec.bitstream import (  # noqa: E402
     write_header,
     write_stream,
 )
+from codec.config import FRAMES_PER_GROUP  # noqa: E402
 from codec.decoder import DecodedIntegers, PacketDecoder, synthesise  # noqa: E402
 from codec.info import describe_stream, stream_info  # noqa: E402
 from codec.weights import DEFAULT_WEIGHTS, load_side_tables, load_weights  # noqa: E402
@@ -167,19 +167,19 @@ def test_time_and_memory_grow_with_the_size(codec: Codec, byte: bytes, vbr: bool
 def test_damaged_groups_in_turn_take_no_longer() -> None:
     """Every third VBR group is damaged: each time, the next sound ones are looked for."""
     rng = np.random.default_rng(0)
-    count = 3 * 60 * PACKETS_PER_GROUP
+    count = 3 * 60 * FRAMES_PER_GROUP
     header = Header(bytes(4), 8000, 320 * count - 160, 16000, 3, vbr=True)
     packets = [rng.bytes(int(size)) for size in rng.choice([1, 2, 60], count, p=[0.5, 0.45, 0.05])]
     data = bytearray(write_stream(header, packets))
     offset = HEADER_BYTES
     for i in range(count):
-        if i % (3 * PACKETS_PER_GROUP) == 1:
+        if i % (3 * FRAMES_PER_GROUP) == 1:
             data[offset] ^= 0x40
-        offset += 1 + len(packets[i]) + (2 if i % PACKETS_PER_GROUP == PACKETS_PER_GROUP - 1 else 0)
+        offset += 1 + len(packets[i]) + (2 if i % FRAMES_PER_GROUP == FRAMES_PER_GROUP - 1 else 0)
     start = time.process_time()
     _, found, problems = salvage_stream(bytes(data))
     assert time.process_time() - start < 3.0
-    assert len(problems) == 60 and found.count(None) == 60 * PACKETS_PER_GROUP
+    assert len(problems) == 60 and found.count(None) == 60 * FRAMES_PER_GROUP
     assert all(a is None or a == b for a, b in zip(found, packets, strict=True))
 
 
@@ -188,18 +188,18 @@ def next_sound_groups(data: bytes, offset: int, first: int, count: int) -> tuple
 
     def end_of(place: int, packet: int) -> int | None:
         end = place
-        for _ in range(min(PACKETS_PER_GROUP, count - packet)):
+        for _ in range(min(FRAMES_PER_GROUP, count - packet)):
             if end >= len(data) or data[end] == 0:
                 return None
             end += 1 + data[end]
-        crc = crc_hqx(data[place:end], 0xFFFF ^ packet // PACKETS_PER_GROUP)
+        crc = crc_hqx(data[place:end], 0xFFFF ^ packet // FRAMES_PER_GROUP)
         return end + 2 if data[end : end + 2] == crc.to_bytes(2, "big") else None
 
     for skipped in (1, 2, 3):
-        packet = first + skipped * PACKETS_PER_GROUP
+        packet = first + skipped * FRAMES_PER_GROUP
         for place in range(offset + 102 * skipped, min(offset + 12802 * skipped, len(data))):
             end = end_of(place, packet) if packet < count else None
-            following = packet + PACKETS_PER_GROUP
+            following = packet + FRAMES_PER_GROUP
             if end is not None and (
                 end == len(data) if following >= count else end_of(end, following) is not None
             ):
@@ -219,7 +219,7 @@ def test_search_for_sound_groups(seed: int) -> None:
     for _ in range(int(rng.integers(1, 4))):
         place = int(rng.integers(HEADER_BYTES, len(out)))
         out[place : place + int(rng.integers(0, 3))] = rng.bytes(int(rng.integers(0, 3)))
-    for first in range(0, count, PACKETS_PER_GROUP):
+    for first in range(0, count, FRAMES_PER_GROUP):
         expected = next_sound_groups(bytes(out), HEADER_BYTES + first, first, count)
         assert _SoundGroups(bytes(out)).next(HEADER_BYTES + first, first, count) == expected
 

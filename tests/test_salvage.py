@@ -9,11 +9,11 @@ from conftest import synthetic_speech
 from codec import BitstreamError, Codec, StreamEncoder
 from codec.bitstream import (
     HEADER_BYTES,
-    PACKETS_PER_GROUP,
     BitstreamWriter,
     read_stream,
     salvage_stream,
 )
+from codec.config import FRAMES_PER_GROUP
 from codec.decoder import DecodedIntegers
 
 SECONDS = 60
@@ -29,8 +29,8 @@ def minute(codec: Codec, vbr: bool) -> tuple[bytes, np.ndarray]:
 def group_starts(data: bytes) -> list[int]:
     header, packets = read_stream(data)
     starts = [HEADER_BYTES]
-    for first in range(0, len(packets), PACKETS_PER_GROUP):
-        group = packets[first : first + PACKETS_PER_GROUP]
+    for first in range(0, len(packets), FRAMES_PER_GROUP):
+        group = packets[first : first + FRAMES_PER_GROUP]
         starts.append(starts[-1] + sum(map(len, group)) + len(group) * header.vbr + 2)
     return starts
 

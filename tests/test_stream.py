@@ -274,7 +274,9 @@ def read_in_pieces(data: bytes, sizes: list[int]) -> tuple[BitstreamReader, list
         packets += reader.push(data[position : position + size])
         position += size
         turn += 1
-    return reader, packets, reader.finish()
+    assert reader.finish() == []
+    assert reader.header is not None
+    return reader, packets, reader.header.num_samples
 
 
 def fails(data: bytes, size: int = 7) -> None:
@@ -331,8 +333,6 @@ def test_writer_refuses(codec: Codec) -> None:
         with pytest.raises(BitstreamError):
             writer.finish(samples)
     assert writer.finish(17000) == some_file(codec, "open")[-9:]  # a refusal changes nothing
-    with pytest.raises(BitstreamError, match="variable bitrate"):
-        BitstreamWriter(read_stream(some_file(codec, "vbr"))[0])
 
 
 @pytest.mark.parametrize("kind", [*FILES, "open"])

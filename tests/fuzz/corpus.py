@@ -13,7 +13,14 @@ FOLDER = Path(__file__).resolve().parent
 sys.path[:0] = [str(FOLDER.parent.parent), str(FOLDER)]
 
 import hostile  # noqa: E402
-from hostile import RATE_AT, SAMPLES_AT, repair_groups, repair_header, set_field  # noqa: E402
+from hostile import (  # noqa: E402
+    RATE_AT,
+    SAMPLES_AT,
+    raise_version,
+    repair_groups,
+    repair_header,
+    set_field,
+)
 
 from codec.bitstream import HEADER_BYTES, Header, write_header, write_stream  # noqa: E402
 from codec.bitstream import write_trailer as end  # noqa: E402
@@ -76,6 +83,7 @@ def entries(seeds: hostile.Seeds) -> list[tuple[str, str, str, bytes]]:
         ("header_short", "refused", "A header of 16 bytes with a right CRC.",
          repair_header(set_field(cbr, 5, b"\x10"))),
         ("version_0", "refused", "Version 0.", field(cbr, 4, b"\0")),
+        ("version_3", "refused", "Version 3, the one before.", field(cbr, 4, b"\3")),
         ("version_255", "refused", "Version 255.", field(cbr, 4, b"\xff")),
         ("flags_all", "refused", "All flags.", field(cbr, 6, b"\xff")),
         ("flags_vbr_open", "refused", "Variable bitrate with an open end.",
@@ -134,7 +142,9 @@ def entries(seeds: hostile.Seeds) -> list[tuple[str, str, str, bytes]]:
 
 
 def main() -> None:
-    """Write all files and their list."""
+    """Write all files and their list; seeds of an earlier format version are raised first."""
+    for path in hostile.SEED_DIR.glob("*.bin"):
+        path.write_bytes(raise_version(path.read_bytes()))
     for path in FOLDER.glob("*.bin"):
         path.unlink()
     lines = []

@@ -8,8 +8,9 @@ What is promised for any bytes of length B:
 
 - every reader returns, or raises ``BitstreamError`` with one line; nothing else;
 - it takes less than ``SECONDS`` of CPU time for files as small as these;
-- at most ``max_packets`` packets come out: B / 20 (CBR) or B / 2 (VBR: a length byte and one more);
-  at most 320 samples for each at 16 kHz, and 48 times as many at the highest rate of a source;
+- at most ``max_packets`` packets come out, those that are lost included: twice as many as the bytes
+  can hold, B / 10 (CBR) or B (VBR: a length byte and one more), and those of a minute; at most 320
+  samples for each at 16 kHz, and 48 times as many at the highest rate of a source;
 - reading and range decoding takes at most ``ALLOCATION_BASE + ALLOCATION_PER_BYTE * B`` bytes;
 - samples are finite;
 - readers agree: whole file, piece by piece, info, and salvage of what is not damaged.
@@ -31,7 +32,6 @@ from codec import BitstreamError, Codec, StreamDecoder
 from codec.bitstream import (
     CRC_BYTES,
     HEADER_BYTES,
-    PACKETS_PER_GROUP,
     BitstreamReader,
     Header,
     cbr_bytes,
@@ -44,6 +44,8 @@ from codec.bitstream import (
     write_stream,
     write_trailer,
 )
+from codec.bitstream.recovery import SPARE_GROUPS
+from codec.config import FORMAT_VERSION, FRAMES_PER_GROUP
 from codec.decoder import decode_integers
 from codec.info import describe_stream
 from codec.weights import SideTables
@@ -52,13 +54,13 @@ SEED_DIR = Path(__file__).resolve().parent / "seeds"
 CORPUS_DIR = Path(__file__).resolve().parent
 
 SECONDS = 1.0
-# 1.5 kB of integers for a packet, which takes two bytes at least; some more for the packets
+# 1.5 kB of integers for a packet, of which there may be one for each byte; some more for the packets
 # themselves, and for the search for sound groups.
-ALLOCATION_BASE, ALLOCATION_PER_BYTE = 1 << 18, 1024
+ALLOCATION_BASE, ALLOCATION_PER_BYTE = 1 << 23, 2048
 MAX_MESSAGE = 300
 
 OPEN_CODE = 4
-FINGERPRINT_AT, BITRATE_AT, RATE_AT, SAMPLES_AT = 8, 12, 14, 17
+VERSION_AT, FINGERPRINT_AT, BITRATE_AT, RATE_AT, SAMPLES_AT = 4, 8, 12, 14, 17
 
 Mutator = Callable[[np.random.Generator, bytes, "Seeds"], bytes]
 
@@ -73,6 +75,14 @@ class Finding(Exception):
 def header_crc(raw: bytes) -> bytes:
     """Return the CRC of a header's bytes."""
     return struct.pack(">H", crc_hqx(raw, 0xFFFF))
+
+
+def raise_version(data: bytes) -> bytes:
+    """Return a file of an earlier format version as one of the present, where the layout is the same.
+
+    What is coded in its packets means nothing any more, but they are packets.
+    """
+    return repair_header(set_field(data, VERSION_AT, bytes([FORMAT_VERSION])))
 
 
 def stamp(data: bytes, fingerprint: bytes) -> bytes:
@@ -167,10 +177,10 @@ def fit_samples(data: bytes) -> bytes:
     if bitrate < 8000 or rate < 1 or room < 22:
         return data
     count = room * 400 // bitrate
-    while cbr_bytes(bitrate, count) + 2 * -(-count // PACKETS_PER_GROUP) > room:
+    while cbr_bytes(bitrate, count) + 2 * -(-count // FRAMES_PER_GROUP) > room:
         count -= 1
     samples = max(320 * count - 160, 0) * rate // 16000
-    size = cbr_bytes(bitrate, count) + 2 * -(-count // PACKETS_PER_GROUP)
+    size = cbr_bytes(bitrate, count) + 2 * -(-count // FRAMES_PER_GROUP)
     data = data[: data[5] + size]
     if is_open:
         return data + write_trailer(samples)
@@ -189,15 +199,15 @@ def repair_groups(data: bytes) -> bytes:
         samples = int.from_bytes(data[-7:-2], "big")
     count = num_packets(-(-samples * 16000 // rate))
     out, offset = bytearray(data), data[5]
-    for first in range(0, count, PACKETS_PER_GROUP):
+    for first in range(0, count, FRAMES_PER_GROUP):
         start = offset
-        for i in range(first, min(first + PACKETS_PER_GROUP, count)):
+        for i in range(first, min(first + FRAMES_PER_GROUP, count)):
             if offset >= len(out):
                 return bytes(out)
             offset += 1 + out[offset] if vbr else cbr_bytes(bitrate, i + 1) - cbr_bytes(bitrate, i)
         if offset + CRC_BYTES > len(out):
             return bytes(out)
-        crc = crc_hqx(bytes(out[start:offset]), 0xFFFF ^ (first // PACKETS_PER_GROUP & 0xFFFF))
+        crc = crc_hqx(bytes(out[start:offset]), 0xFFFF ^ (first // FRAMES_PER_GROUP & 0xFFFF))
         out[offset : offset + CRC_BYTES] = struct.pack(">H", crc)
         offset += CRC_BYTES
     return bytes(out)
@@ -260,7 +270,7 @@ def swap(rng: np.random.Generator, data: bytes, seeds: Seeds) -> bytes:
     bitrate = int.from_bytes(data[BITRATE_AT : BITRATE_AT + 2], "big")
     size = max(bitrate // 400, 1)
     if rng.random() < 0.3:
-        size = PACKETS_PER_GROUP * size + CRC_BYTES
+        size = FRAMES_PER_GROUP * size + CRC_BYTES
     count = (len(data) - HEADER_BYTES) // size
     if count < 2:
         return data[::-1]
@@ -431,9 +441,10 @@ class Outcome:
 
 
 def max_packets(data: bytes) -> int:
-    """Return how many packets the bytes of a file can hold at most."""
+    """Return how many packets may come out of a file at most, those that are lost included."""
     vbr = len(data) > 6 and data[6] & 1
-    return max(len(data) - HEADER_BYTES, 0) // (2 if vbr else cbr_bytes(8000, 1))
+    held = max(len(data) - HEADER_BYTES, 0) // (2 if vbr else cbr_bytes(8000, 1))
+    return 2 * held + (SPARE_GROUPS + 2) * FRAMES_PER_GROUP
 
 
 def max_allocation(data: bytes) -> int:
