@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.config import CodecConfig
+from codec.config import NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
 
 # Inputs of the network: envelope shape, previous envelope on the same mean, level, frame size.
 LEVEL_CENTRE = -8.0
@@ -21,7 +21,6 @@ OFFSET_LIMIT = 4.0
 # The table of offsets by rate: its first row holds at 8 kbit/s, each further one half an octave on.
 FIRST_KNOT = 7498 / 1024  # log2 of 160 bits, as the integer path has it
 KNOTS_PER_OCTAVE = 2
-NUM_KNOTS = 5
 
 
 class StepAllocation(nn.Module):
@@ -36,27 +35,26 @@ class StepAllocation(nn.Module):
 
     Attributes
     ----------
-    rate_offsets : buffer, shape [NUM_KNOTS, bands]   octaves
+    rate_offsets : buffer, shape [NUM_RATE_KNOTS, bands]   octaves
     """
 
     rate_offsets: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.config = config
         hidden = config.allocation_hidden
         self.network = nn.Sequential(
-            nn.Linear(2 * config.num_bands + 2, hidden),
+            nn.Linear(2 * NUM_BANDS + 2, hidden),
             nn.ReLU(),
             nn.Linear(hidden, hidden),
             nn.ReLU(),
-            nn.Linear(hidden, config.num_bands),
+            nn.Linear(hidden, NUM_BANDS),
         )
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.register_buffer("rate_offsets", torch.zeros(NUM_KNOTS, config.num_bands))
+        self.register_buffer("rate_offsets", torch.zeros(NUM_RATE_KNOTS, NUM_BANDS))
 
     def features(self, envelope: Tensor, previous: Tensor, log_bits: Tensor) -> Tensor:
         """Return the network's input, shape [B, F, 2 * bands + 2], all within about ±4."""
@@ -73,8 +71,8 @@ class StepAllocation(nn.Module):
 
     def table(self, log_bits: Tensor) -> Tensor:
         """Return the table's offsets at a frame size, [B, F] -> [B, F, bands]."""
-        position = ((log_bits - FIRST_KNOT) * KNOTS_PER_OCTAVE).clamp(0.0, NUM_KNOTS - 1)
-        row = position.floor().clamp_max(NUM_KNOTS - 2).long()
+        position = ((log_bits - FIRST_KNOT) * KNOTS_PER_OCTAVE).clamp(0.0, NUM_RATE_KNOTS - 1)
+        row = position.floor().clamp_max(NUM_RATE_KNOTS - 2).long()
         t = (position - row)[..., None]
         return (1 - t) * self.rate_offsets[row] + t * self.rate_offsets[row + 1]
 

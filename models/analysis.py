@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, CodecConfig
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, LOG_FLOOR, LOG_ONE, NUM_BANDS, CodecConfig
 from models.dsp import band_matrix, lpc_envelope
 
 
@@ -26,13 +26,13 @@ class EnvelopeAnalysis(nn.Module):
 
     bands: Tensor
 
-    def __init__(self, config: CodecConfig, hidden: int = 96) -> None:
+    def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.config = config
-        self.register_buffer("bands", band_matrix(config), persistent=False)
-        features = config.num_bands * (BLOCKS_PER_FRAME + 1)
+        self.register_buffer("bands", band_matrix(), persistent=False)
+        hidden = config.analysis_hidden
+        features = NUM_BANDS * (BLOCKS_PER_FRAME + 1)
         self.network = nn.Sequential(
-            nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, config.num_bands)
+            nn.Linear(features, hidden), nn.GELU(), nn.Linear(hidden, NUM_BANDS)
         )
         last = self.network[-1]
         assert isinstance(last, nn.Linear)
@@ -67,13 +67,12 @@ class EnvelopeAnalysis(nn.Module):
         -------
         float Tensor, shape [B, F, bands]
         """
-        config = self.config
         power = spectrum.square() @ self.bands.T  # [B, F, 2, bands]
-        floor = 2.0 ** (2 * config.log_floor / config.log_scale)
+        floor = 2.0 ** (2 * LOG_FLOOR / LOG_ONE)
         energy = 0.5 * torch.log2(power.mean(2) + floor)  # [B, F, bands]
         per_block = 0.5 * torch.log2(power + floor)  # [B, F, 2, bands]
 
-        lpc = lpc_envelope(segments, config.lpc_order)
+        lpc = lpc_envelope(segments)
         lpc_bands = lpc @ self.bands.T  # [B, F, bands]
 
         mean = energy.mean(-1, keepdim=True)
@@ -81,4 +80,4 @@ class EnvelopeAnalysis(nn.Module):
             [(per_block - mean[:, :, None]).flatten(2), lpc_bands - energy], dim=-1
         )
         correction = self.network(0.25 * features)
-        return (energy + correction).clamp_min(config.log_floor / config.log_scale)
+        return (energy + correction).clamp_min(LOG_FLOOR / LOG_ONE)

@@ -17,12 +17,19 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, INTRA_EXTRA_STAGES, CodecConfig
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    HOP_LENGTH,
+    INTRA_EXTRA_STAGES,
+    NUM_BANDS,
+    ROUNDING,
+    CodecConfig,
+)
 from models import plc, rate_model
 from models.allocation import StepAllocation
 from models.analysis import EnvelopeAnalysis
 from models.dsp import (
-    COMB_HISTORY,
+    HISTORY,
     PITCH_FRAME,
     band_interpolation,
     comb_filter,
@@ -115,15 +122,15 @@ class CodecNet(nn.Module):
         super().__init__()
         self.config = config
         self.analysis = EnvelopeAnalysis(config)
-        stages, size, bands = config.num_stages, config.codebook_size, config.num_bands
-        self.msvq = PredictiveMSVQ(stages, size, bands, estimator)
+        stages, size = config.num_stages, config.codebook_size
+        self.msvq = PredictiveMSVQ(stages, size, NUM_BANDS, estimator)
         # Of intra frames; with it everything of the past stays out of the frame.
-        self.intra_msvq = PredictiveMSVQ(stages, size, bands, estimator, predictive=False)
+        self.intra_msvq = PredictiveMSVQ(stages, size, NUM_BANDS, estimator, predictive=False)
         self.allocation = StepAllocation(config)
         self.enhancer = Enhancer(config)
         # log2 of Laplace scale over band rms; -1/2 is exact for a Laplace distribution.
-        self.scale_offset = nn.Parameter(torch.full((bands,), -0.5))
-        self.register_buffer("interpolation", band_interpolation(config), persistent=False)
+        self.scale_offset = nn.Parameter(torch.full((NUM_BANDS,), -0.5))
+        self.register_buffer("interpolation", band_interpolation(), persistent=False)
 
     def forward(
         self,
@@ -220,36 +227,34 @@ class CodecNet(nn.Module):
         relative : float Tensor, shape [B, F, N]       offsets of the coefficients' steps
         budget : float Tensor, shape [B, F]            Laplace bits
         """
-        rounding = self.config.rounding
         log_scale = (envelope + self.scale_offset) @ self.interpolation.T
-        step = rate_model.bisect_step(magnitude, log_scale, relative, budget, rounding)
+        step = rate_model.bisect_step(magnitude, log_scale, relative, budget)
         with torch.no_grad():
-            bits = rate_model.hard_bits(magnitude, log_scale, step[..., None] + relative, rounding)
+            bits = rate_model.hard_bits(magnitude, log_scale, step[..., None] + relative)
         if self.training:
-            step = rate_model.newton_step(step, magnitude, log_scale, relative, rounding)
+            step = rate_model.newton_step(step, magnitude, log_scale, relative)
             step = step + rate_model.moved_steps(step)
         return step, bits
 
     def quantize(self, spectrum: Tensor, log_step: Tensor) -> Quantized:
         """Quantize coefficients [B, F, 2, N] with steps [B, F, N] (octaves)."""
-        rounding = self.config.rounding
         width = torch.exp2(log_step)[:, :, None]
         with torch.no_grad():
             ratio = spectrum / width
-            levels = ratio.sign() * torch.floor(ratio.abs() + rounding)
+            levels = ratio.sign() * torch.floor(ratio.abs() + ROUNDING)
             size = ratio.abs()
             # d(level * width)/d(width) = level - ratio * d(level)/d(ratio). Above one step the
             # staircase is taken as a line. Below, a coefficient counts only if it is near the
             # threshold and may change sides: a straight line would ask for finer steps where
             # nothing is ever coded.
-            edge = ((size - (1.0 - rounding)).abs() < EDGE).to(size) / (2 * EDGE)
+            edge = ((size - (1.0 - ROUNDING)).abs() < EDGE).to(size) / (2 * EDGE)
             sensitivity = levels - ratio * torch.where(size < 1.0, edge, 1.0)
         coefficients = (levels * width).detach() + sensitivity * (width - width.detach())
         # What becomes coded loses its noise: the second half of what a finer step buys.
         uncoded = (levels == 0).to(size)
         if self.training:
             soft_zero = (spectrum / width).abs()
-            soft_zero = ((1.0 - rounding + EDGE - soft_zero) / (2 * EDGE)).clamp(0.0, 1.0)
+            soft_zero = ((1.0 - ROUNDING + EDGE - soft_zero) / (2 * EDGE)).clamp(0.0, 1.0)
             uncoded = uncoded + soft_zero - soft_zero.detach()
         return Quantized(levels, coefficients, uncoded)
 
@@ -312,5 +317,5 @@ class CodecNet(nn.Module):
     def synthesize(self, spectrum: Tensor, lag: Tensor, comb: Tensor, length: int) -> Tensor:
         """Return the waveform [B, length] of a spectrum, comb filtered."""
         out = inverse_mdct(spectrum.flatten(1, 2), length)
-        out = torch.nn.functional.pad(out, (COMB_HISTORY, 0))
+        out = torch.nn.functional.pad(out, (HISTORY, 0))
         return comb_filter(out, lag.flatten(1), comb.flatten(1, 2))

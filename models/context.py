@@ -22,23 +22,29 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.config import MAGNITUDE_BASE, CodecConfig
-from models.runtime import NUM_FEATURES, TABLE_COLUMNS
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    MAGNITUDE_BASE,
+    NUM_BANDS,
+    NUM_FEATURES,
+    ROUNDING,
+    TABLE_COLUMNS,
+    CodecConfig,
+)
 
-TABLE_ROWS = 72
 ROWS_PER_OCTAVE = 8
 ROW_OFFSET = 24
 FEATURE_ONE = 64.0
 ACTIVATION_LIMIT = 4095 / 256
 
 
-def laplace_log_probabilities(config: CodecConfig) -> Tensor:
+def laplace_log_probabilities(num_rows: int) -> Tensor:
     """Return log-probabilities of magnitude symbols [rows, M] of Laplace coefficients."""
-    rows = torch.arange(TABLE_ROWS, dtype=torch.float64)
+    rows = torch.arange(num_rows, dtype=torch.float64)
     inverse = torch.exp2(-(rows - ROW_OFFSET) / ROWS_PER_OCTAVE)[:, None]
     # P(|q| >= m) = exp(-(m - rounding) / scale) for m >= 1, and 1 for m = 0.
     base = torch.tensor(MAGNITUDE_BASE, dtype=torch.float64)
-    survival = torch.exp(-(base - config.rounding).clamp_min(0.0) * inverse)
+    survival = torch.exp(-(base - ROUNDING).clamp_min(0.0) * inverse)
     survival = torch.cat([survival, torch.zeros_like(survival[:, :1])], 1)
     p = (survival[:, :-1] - survival[:, 1:]).clamp_min(1e-7)
     return torch.log(p / p.sum(-1, keepdim=True)).float()
@@ -59,17 +65,17 @@ class ContextModel(nn.Module):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.config = config
+        self.num_rows = config.table_rows
         hidden = config.context_hidden
         self.first = nn.Linear(NUM_FEATURES, hidden, bias=False)
-        self.band_bias = nn.Parameter(torch.zeros(2, config.num_bands, hidden))
+        self.band_bias = nn.Parameter(torch.zeros(BLOCKS_PER_FRAME, NUM_BANDS, hidden))
         self.second = nn.Linear(hidden, hidden // 2)
         self.third = nn.Linear(hidden // 2, 2)
         nn.init.zeros_(self.third.weight)
         with torch.no_grad():
             self.band_bias.uniform_(-0.2, 0.2)
             self.third.bias.copy_(torch.tensor([0.0, 1.0]))
-        laplace = laplace_log_probabilities(config)
+        laplace = laplace_log_probabilities(self.num_rows)
         # Shapes to start from: more peaked, Laplace, flatter.
         shapes = [1.1 * laplace, laplace, 0.9 * laplace, 0.8 * laplace]
         self.logits = nn.Parameter(torch.stack(shapes[:TABLE_COLUMNS], 1))
@@ -87,7 +93,7 @@ class ContextModel(nn.Module):
         h = self.second(h).clamp(0.0, ACTIVATION_LIMIT)
         out = self.third(h)
         row = out[:, 0] + ROWS_PER_OCTAVE * x[:, 0] + ROW_OFFSET
-        return row.clamp(0.0, TABLE_ROWS - 1.001), out[:, 1].clamp(0.0, TABLE_COLUMNS - 1.001)
+        return row.clamp(0.0, self.num_rows - 1.001), out[:, 1].clamp(0.0, TABLE_COLUMNS - 1.001)
 
     def forward(self, features: Tensor, block: Tensor, band: Tensor, symbol: Tensor) -> Tensor:
         """Return the code length in bits of each magnitude symbol, shape [M] (no signs)."""

@@ -1,7 +1,8 @@
 """Signal processing of the training graph: differentiable torch twins of ``codec/dsp``.
 
 Everything works on batches and passes gradients where the runtime, which computes the same frame by
-frame in a fixed order, needs none; ``tests/parity`` holds the two together.
+frame in a fixed order, needs none. Matrices, filters and constants are the runtime's own;
+``tests/parity`` holds the computations together.
 
 =====================  ===================================================================
 mdct, inverse_mdct     orthonormal, sine window, perfect reconstruction by TDAC
@@ -32,42 +33,80 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
-from scipy.signal import firwin
 from torch import Tensor
 
-from codec.config import HOP_LENGTH, SAMPLE_RATE, CodecConfig
+from codec.config import BAND_EDGES, HOP_LENGTH, LPC_ORDER, NUM_BANDS, SAMPLE_RATE
+from codec.dsp.lpc import ABSOLUTE_FLOOR, LAG_WINDOW_HZ, RELATIVE_FLOOR, RESPONSE_FLOOR
+from codec.dsp.ltpf import (
+    FADE,
+    HISTORY,
+    LAG_BIAS,
+    MAX_LAG,
+    MIN_LAG,
+    REACH,
+    WINDOW,
+    band_filters,
+)
+from codec.dsp.ltpf import FRAME as PITCH_FRAME
+from codec.dsp.mdct import make_transform
+from codec.dsp.noise import SEQUENCE_LENGTH, rudin_shapiro
+
+PITCH_FFT = 1024
+
+
+@lru_cache(maxsize=1)
+def mdct_matrix() -> Tensor:
+    """Return the windowed, orthonormal MDCT basis, float32, shape [2N, N]."""
+    return _lasting(torch.from_numpy(make_transform().forward))
+
+
+@lru_cache(maxsize=1)
+def comb_filters() -> Tensor:
+    """Return the linear-phase filters of the comb's bands, float32, shape [bands, taps]."""
+    return _lasting(torch.from_numpy(band_filters()).float())
+
+
+@lru_cache(maxsize=1)
+def noise_sequence() -> Tensor:
+    """Return the sequence that noise is cut from, float32, ±1, shape [SEQUENCE_LENGTH]."""
+    return _lasting(torch.from_numpy(rudin_shapiro()).float())
+
+
+def _lasting(tensor: Tensor) -> Tensor:
+    """Return a copy to be cached: not an inference tensor, which training could not use."""
+    with torch.inference_mode(False):
+        return tensor.clone()
+
 
 # --- bands ----------------------------------------------------------------------------------------
 
 
-def band_matrix(config: CodecConfig) -> Tensor:
+def band_matrix() -> Tensor:
     """Return the averaging matrix [bands, N]: row b is 1/width inside band b."""
-    matrix = torch.zeros(config.num_bands, HOP_LENGTH)
-    for b in range(config.num_bands):
-        low, high = config.band_edges[b], config.band_edges[b + 1]
+    matrix = torch.zeros(NUM_BANDS, HOP_LENGTH)
+    for b in range(NUM_BANDS):
+        low, high = BAND_EDGES[b], BAND_EDGES[b + 1]
         matrix[b, low:high] = 1.0 / (high - low)
     return matrix
 
 
-def band_of_coefficient(config: CodecConfig) -> Tensor:
+def band_of_coefficient() -> Tensor:
     """Return the band index of each MDCT coefficient, int64, shape [N]."""
-    widths = torch.tensor(config.band_edges).diff()
-    return torch.repeat_interleave(torch.arange(config.num_bands), widths)
+    return torch.repeat_interleave(torch.arange(NUM_BANDS), torch.tensor(BAND_EDGES).diff())
 
 
-def band_interpolation(config: CodecConfig) -> Tensor:
+def band_interpolation() -> Tensor:
     """Return weights [N, bands] that interpolate band values linearly at each coefficient.
 
     Weights are multiples of 1/256, so that the integer path computes the same values.
     """
-    edges = torch.tensor(config.band_edges, dtype=torch.float64)
+    edges = torch.tensor(BAND_EDGES, dtype=torch.float64)
     centres = (edges[:-1] + edges[1:]) / 2
-    weights = torch.zeros(HOP_LENGTH, config.num_bands, dtype=torch.float64)
+    weights = torch.zeros(HOP_LENGTH, NUM_BANDS, dtype=torch.float64)
     for k in range(HOP_LENGTH):
         position = min(max(k + 0.5, float(centres[0])), float(centres[-1]))
-        b = min(int(torch.searchsorted(centres, position, right=True)) - 1, config.num_bands - 2)
+        b = min(int(torch.searchsorted(centres, position, right=True)) - 1, NUM_BANDS - 2)
         b = max(b, 0)
         t = (position - float(centres[b])) / float(centres[b + 1] - centres[b])
         t = round(t * 256) / 256
@@ -76,19 +115,6 @@ def band_interpolation(config: CodecConfig) -> Tensor:
 
 
 # --- MDCT -----------------------------------------------------------------------------------------
-
-
-@lru_cache(maxsize=1)
-def mdct_matrix() -> Tensor:
-    """Return the windowed, orthonormal MDCT basis, float32, shape [2N, N]."""
-    # The result is cached: it must not be an inference tensor, which training could not use.
-    with torch.inference_mode(False):
-        n = torch.arange(2 * HOP_LENGTH, dtype=torch.float64)
-        k = torch.arange(HOP_LENGTH, dtype=torch.float64)
-        window = torch.sin(torch.pi * (n + 0.5) / (2 * HOP_LENGTH))
-        phase = torch.pi / HOP_LENGTH * (n[:, None] + 0.5 + HOP_LENGTH / 2) * (k[None, :] + 0.5)
-        basis = (2.0 / HOP_LENGTH) ** 0.5 * window[:, None] * torch.cos(phase)
-        return basis.to(torch.float32)
 
 
 def mdct(waveform: Tensor, blocks: int) -> Tensor:
@@ -144,10 +170,10 @@ def autocorrelation(frames: Tensor, order: int) -> Tensor:
     return torch.fft.irfft(power, n_fft)[..., : order + 1]
 
 
-def lag_window(order: int, bandwidth_hz: float = 40.0) -> Tensor:
-    """Return the Gaussian lag window of the given bandwidth, float32, shape [order + 1]."""
+def lag_window(order: int) -> Tensor:
+    """Return the Gaussian lag window, float32, shape [order + 1]."""
     lags = torch.arange(order + 1, dtype=torch.float64)
-    angle = 2 * torch.pi * bandwidth_hz * lags / SAMPLE_RATE
+    angle = 2 * torch.pi * LAG_WINDOW_HZ * lags / SAMPLE_RATE
     return torch.exp(-0.5 * angle.square()).to(torch.float32)
 
 
@@ -175,7 +201,7 @@ def levinson_durbin(autocorr: Tensor) -> tuple[Tensor, Tensor]:
     return a, error
 
 
-def lpc_envelope(frames: Tensor, order: int) -> Tensor:
+def lpc_envelope(frames: Tensor, order: int = LPC_ORDER) -> Tensor:
     """Return the LPC spectral envelope of each frame as log2 amplitude per MDCT coefficient.
 
     Parameters
@@ -192,36 +218,16 @@ def lpc_envelope(frames: Tensor, order: int) -> Tensor:
     window = torch.hann_window(length, periodic=False, dtype=frames.dtype, device=frames.device)
     r = autocorrelation(frames * window, order) / window.square().sum()
     r = r * lag_window(order).to(r)
-    # A white-noise floor (-40 dB) and an absolute one (16-bit LSB) keep the recursion stable.
     floor = torch.zeros_like(r)
-    floor[..., 0] = 1e-4 * r[..., 0] + 1e-10
+    floor[..., 0] = RELATIVE_FLOOR * r[..., 0] + ABSOLUTE_FLOOR
     a, error = levinson_durbin(r + floor)
     # |A| at (k + 1/2) / N * pi: the odd bins of a DFT of length 4N.
     response = torch.fft.rfft(a, 4 * HOP_LENGTH)[..., 1 : 2 * HOP_LENGTH : 2]
-    log_response = 0.5 * torch.log2(response.abs().square() + 1e-9)
+    log_response = 0.5 * torch.log2(response.abs().square() + float(RESPONSE_FLOOR))
     return 0.5 * torch.log2(error)[..., None] - log_response
 
 
 # --- noise ----------------------------------------------------------------------------------------
-
-SEQUENCE_LENGTH = 4096
-
-
-@lru_cache(maxsize=1)
-def rudin_shapiro() -> Tensor:
-    """Return the first terms of the Rudin-Shapiro sequence, float32, ±1, [SEQUENCE_LENGTH].
-
-    Term n is the parity of how often two adjacent bits of n are both set. A stretch of it has a
-    flat spectrum and a flat envelope: its Fourier transform never exceeds sqrt(2) of the mean.
-    """
-    with torch.inference_mode(False):
-        pairs = torch.arange(SEQUENCE_LENGTH)
-        pairs = pairs & (pairs >> 1)
-        parity = torch.zeros_like(pairs)
-        while pairs.any():
-            parity ^= pairs & 1
-            pairs = pairs >> 1
-        return (1 - 2 * parity).float()
 
 
 def random_noise(like: Tensor) -> Tensor:
@@ -231,23 +237,10 @@ def random_noise(like: Tensor) -> Tensor:
     place = torch.randint(0, SEQUENCE_LENGTH - num_coefficients, shape, device=like.device)
     sign = torch.randint(0, 2, shape, device=like.device).to(like) * 2 - 1
     index = place + torch.arange(num_coefficients, device=like.device)
-    return rudin_shapiro().to(like)[index] * sign
+    return noise_sequence().to(like)[index] * sign
 
 
 # --- pitch and comb filter ------------------------------------------------------------------------
-
-MIN_LAG, MAX_LAG = 32, 320  # samples: 500 Hz to 50 Hz
-PITCH_WINDOW = 320  # samples that are compared with those one lag before
-PITCH_FRAME = PITCH_WINDOW + MAX_LAG
-PITCH_FFT = 1024
-# A lag twice as long matches as well; the shorter one is meant.
-LAG_BIAS = 1.0 / 4000
-# Bands of the comb filter, Hz. Above, speech is not periodic enough for lags of whole samples.
-COMB_LIMITS = (0, 1000, 2400, 4500)
-NUM_COMB_BANDS = len(COMB_LIMITS) - 1
-COMB_TAPS = 33  # a half length of 16 samples stays below the smallest lag
-COMB_FADE = 64  # samples over which one segment's filter goes over to the next
-COMB_HISTORY = MAX_LAG + COMB_TAPS // 2  # samples of the past that a segment looks at
 
 
 @torch.no_grad()
@@ -269,7 +262,7 @@ def track_pitch(waveform: Tensor) -> tuple[Tensor, Tensor]:
     other = torch.fft.rfft(torch.nn.functional.pad(target, (MAX_LAG, 0)), PITCH_FFT)
     correlation = torch.fft.irfft(spectrum.conj() * other, PITCH_FFT)[..., MIN_LAG:MAX_LAG]
     total = torch.nn.functional.pad(frames.square().cumsum(-1), (1, 0))  # [..., PITCH_FRAME + 1]
-    energy = total[..., PITCH_WINDOW + 1 :] - total[..., 1 : MAX_LAG + 1]  # lags MAX_LAG - 1 .. 0
+    energy = total[..., WINDOW + 1 :] - total[..., 1 : MAX_LAG + 1]  # lags MAX_LAG - 1 .. 0
     energy = energy.flip(-1)[..., MIN_LAG:MAX_LAG]
     own = target.square().sum(-1, keepdim=True)
     similarity = correlation / (own * energy).clamp_min(1e-24).sqrt()
@@ -281,34 +274,15 @@ def track_pitch(waveform: Tensor) -> tuple[Tensor, Tensor]:
     return best[..., 0] + MIN_LAG, periodicity
 
 
-@lru_cache(maxsize=1)
-def comb_filters() -> Tensor:
-    """Return the linear-phase filters of the comb's bands, float32, shape [bands, COMB_TAPS]."""
-    with torch.inference_mode(False):
-        filters = []
-        for low, high in zip(COMB_LIMITS[:-1], COMB_LIMITS[1:], strict=True):
-            edges = [low, high] if low else high
-            filters.append(firwin(COMB_TAPS, edges, fs=SAMPLE_RATE, pass_zero=low == 0, scale=True))
-        return torch.from_numpy(np.stack(filters).astype(np.float32))
-
-
-def comb_response() -> Tensor:
-    """Return the gain of each band's filter at the centres of the coefficients, [bands, N]."""
-    n = torch.arange(COMB_TAPS, dtype=torch.float64) - COMB_TAPS // 2
-    k = (torch.arange(HOP_LENGTH, dtype=torch.float64) + 0.5) / HOP_LENGTH
-    cosines = torch.cos(torch.pi * n[:, None] * k)
-    return (comb_filters().double() @ cosines).float().clamp_min(0.0)
-
-
 def comb_filter(waveform: Tensor, lag: Tensor, gain: Tensor) -> Tensor:
     """Add the past, one lag before, band by band.
 
     ``y[n] = x[n] + sum over bands of gain_b (h_b * x)[n - lag]``; lag and gain fade over from those
-    of the segment before within the first COMB_FADE samples of each.
+    of the segment before within the first FADE samples of each.
 
     Parameters
     ----------
-    waveform : float Tensor, shape [B, COMB_HISTORY + S * N]   S segments and their history
+    waveform : float Tensor, shape [B, HISTORY + S * N]   S segments and their history
     lag : int64 Tensor, shape [B, S + 1]                       of the segment before, and of each
     gain : float Tensor, shape [B, S + 1, bands]
 
@@ -317,11 +291,11 @@ def comb_filter(waveform: Tensor, lag: Tensor, gain: Tensor) -> Tensor:
     float Tensor, shape [B, S * N]
     """
     batch, length = waveform.shape
-    segments = (length - COMB_HISTORY) // HOP_LENGTH
+    segments = (length - HISTORY) // HOP_LENGTH
     bands = torch.nn.functional.conv1d(
-        waveform[:, None], comb_filters().to(waveform)[:, None], padding=COMB_TAPS // 2
-    )  # [B, bands, COMB_HISTORY + S * N]
-    start = COMB_HISTORY + HOP_LENGTH * torch.arange(segments, device=waveform.device)
+        waveform[:, None], comb_filters().to(waveform)[:, None], padding=REACH
+    )  # [B, bands, HISTORY + S * N]
+    start = HISTORY + HOP_LENGTH * torch.arange(segments, device=waveform.device)
 
     def past(lags: Tensor, gains: Tensor, count: int) -> Tensor:
         """Return the first ``count`` samples of what every segment's filter adds, [B, S, count]."""
@@ -331,9 +305,9 @@ def comb_filter(waveform: Tensor, lag: Tensor, gain: Tensor) -> Tensor:
         taken = bands.gather(-1, index).view(batch, -1, segments, count)
         return torch.einsum("bkst,bsk->bst", taken, gains)
 
-    fade = (torch.arange(COMB_FADE, device=waveform.device).to(waveform) + 0.5) / COMB_FADE
+    fade = (torch.arange(FADE, device=waveform.device).to(waveform) + 0.5) / FADE
     added = past(lag[:, 1:], gain[:, 1:], HOP_LENGTH)
-    before = past(lag[:, :-1], gain[:, :-1], COMB_FADE)
-    begun = added[..., :COMB_FADE] * fade + before * (1.0 - fade)
-    added = torch.cat([begun, added[..., COMB_FADE:]], -1)
-    return waveform[:, COMB_HISTORY:] + added.flatten(1)
+    before = past(lag[:, :-1], gain[:, :-1], FADE)
+    begun = added[..., :FADE] * fade + before * (1.0 - fade)
+    added = torch.cat([begun, added[..., FADE:]], -1)
+    return waveform[:, HISTORY:] + added.flatten(1)

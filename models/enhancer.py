@@ -24,9 +24,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.config import CodecConfig
-from models.dsp import NUM_COMB_BANDS, band_interpolation, comb_response
-from models.plc import NUM_LOSS_FEATURES
+from codec.config import NUM_LOSS_FEATURES, NUM_LTPF_BANDS, CodecConfig
+from codec.dsp.ltpf import band_response
+from models.dsp import band_interpolation
 
 # A bin may get a predicted value if one within this many bins of it was coded.
 VALUE_REACH = 4
@@ -83,8 +83,8 @@ class Enhancer(nn.Module):
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("interpolation", band_interpolation(config), persistent=False)
-        self.register_buffer("comb_response", comb_response(), persistent=False)
+        self.register_buffer("interpolation", band_interpolation(), persistent=False)
+        self.register_buffer("comb_response", torch.from_numpy(band_response()), persistent=False)
         hidden, bins, bands = config.enhancer_hidden, config.hop_length, config.num_bands
         blocks = config.blocks_per_packet
         self.inputs = nn.Linear(blocks * bins + 2 * bands + 3, hidden)
@@ -95,7 +95,7 @@ class Enhancer(nn.Module):
             self.outputs.weight.mul_(0.1)
             self.outputs.bias.zero_()
         self.pitch_inputs = nn.Linear(2 * blocks, hidden, bias=False)
-        self.comb_outputs = nn.Linear(2 * hidden, blocks * NUM_COMB_BANDS)
+        self.comb_outputs = nn.Linear(2 * hidden, blocks * NUM_LTPF_BANDS)
         # Packets that are lost have an output layer of their own; what is learned of losses leaves
         # a file without them as it is.
         self.loss_inputs = nn.Linear(NUM_LOSS_FEATURES, hidden, bias=False)

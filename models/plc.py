@@ -20,15 +20,21 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    FRAME_LENGTH,
+    HOP_LENGTH,
+    LOG_FLOOR,
+    LOG_ONE,
+    NUM_LOSS_FEATURES,
+)
 from models.dsp import MIN_LAG, PITCH_FRAME, inverse_mdct, mdct_matrix, track_pitch
 
-NUM_LOSS_FEATURES = 3
 # Octaves of amplitude by which each further frame of a gap is lower: -3 dB every 20 ms.
 FADE = 0.5
 # Frames after a gap of which the enhancer is told that it was there.
 RECOVERY = 8
-SILENCE = -14.0  # octaves: the envelope's floor
+SILENCE = LOG_FLOOR / LOG_ONE  # octaves: the envelope's floor
 MAX_GAP = 8  # frames; the enhancer is told no longer gaps
 
 

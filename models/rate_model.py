@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codec.config import BLOCKS_PER_FRAME
+from codec.config import BLOCKS_PER_FRAME, ROUNDING
 
 LOG2E = 1.4426950408889634
 # Bits of a frame that are neither envelope nor coefficients: the step's symbol, the coder's end.
@@ -27,18 +27,17 @@ MOVED_STEPS, STEP_MEAN, STEP_SPREAD, STEP_RUN = 0.3, -0.4, 0.9, 10
 BISECTIONS, SEARCH_OCTAVES = 12, 16.0
 
 
-def laplace_code_lengths(log_scale: Tensor, rounding: float) -> tuple[Tensor, Tensor, Tensor]:
+def laplace_code_lengths(log_scale: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return bits of a zero, bits of a one (with sign), and bits per further unit.
 
     Parameters
     ----------
     log_scale : float Tensor   log2 of the Laplace scale, in quantizer steps
-    rounding : float           q = floor(|x|/step + rounding)
     """
     inverse = torch.exp2(-log_scale.clamp(-3.0, 9.0))
-    zero = -torch.log2(-torch.expm1(-(1.0 - rounding) * inverse))
+    zero = -torch.log2(-torch.expm1(-(1.0 - ROUNDING) * inverse))
     slope = LOG2E * inverse
-    one = 1.0 + (1.0 - rounding) * slope - torch.log2(-torch.expm1(-inverse))
+    one = 1.0 + (1.0 - ROUNDING) * slope - torch.log2(-torch.expm1(-inverse))
     return zero, one, slope
 
 
@@ -65,19 +64,19 @@ def coefficient_budget(frame_bits: Tensor, num_stages: Tensor, codebook_bits: in
     return ((frame_bits - side) / context_ratio(frame_bits)).clamp_min(8.0)
 
 
-def hard_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor, rounding: float) -> Tensor:
+def hard_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
     """Return the Laplace bits of each frame, [B, F], with quantized coefficients."""
-    zero, one, slope = laplace_code_lengths(log_scale - log_step, rounding)
-    level = torch.floor(magnitude * torch.exp2(-log_step)[:, :, None] + rounding)
+    zero, one, slope = laplace_code_lengths(log_scale - log_step)
+    level = torch.floor(magnitude * torch.exp2(-log_step)[:, :, None] + ROUNDING)
     further = (level - 1.0).clamp_min_(0.0).sum(2)
     count = level.clamp_(max=1.0).sum(2)  # nonzero coefficients of both blocks, [B, F, N]
     total = zero * (BLOCKS_PER_FRAME - count) + one * count + slope * further
     return total.sum(-1)
 
 
-def soft_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor, rounding: float) -> Tensor:
+def soft_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
     """Return the Laplace bits [B, F] without rounding: differentiable in step and scale."""
-    zero, one, slope = laplace_code_lengths(log_scale - log_step, rounding)
+    zero, one, slope = laplace_code_lengths(log_scale - log_step)
     ratio = magnitude * torch.exp2(-log_step)[:, :, None]
     part = ratio.clamp_max(1.0).sum(2)
     further = (ratio - 1.0).clamp_min(0.0).sum(2)
@@ -85,9 +84,7 @@ def soft_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor, rounding: 
 
 
 @torch.no_grad()
-def bisect_step(
-    magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: Tensor, rounding: float
-) -> Tensor:
+def bisect_step(magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: Tensor) -> Tensor:
     """Return the finest step [B, F] (octaves) at which the hard bits stay within ``budget``.
 
     ``relative`` [B, F, N] is what the step of each coefficient lies above the frame's.
@@ -96,22 +93,20 @@ def bisect_step(
     low, high = centre - SEARCH_OCTAVES, centre + SEARCH_OCTAVES
     for _ in range(BISECTIONS):
         step = 0.5 * (low + high)
-        fits = hard_bits(magnitude, log_scale, step[..., None] + relative, rounding) <= budget
+        fits = hard_bits(magnitude, log_scale, step[..., None] + relative) <= budget
         high = torch.where(fits, step, high)
         low = torch.where(fits, low, step)
     return high
 
 
-def newton_step(
-    step: Tensor, magnitude: Tensor, log_scale: Tensor, relative: Tensor, rounding: float
-) -> Tensor:
+def newton_step(step: Tensor, magnitude: Tensor, log_scale: Tensor, relative: Tensor) -> Tensor:
     """Return ``step`` with the gradient of the step that keeps the bits what they are."""
     log_step = step[..., None] + relative
     with torch.no_grad():
-        slope = hard_bits(magnitude, log_scale, log_step - 0.25, rounding)
-        slope = 2.0 * (slope - hard_bits(magnitude, log_scale, log_step + 0.25, rounding))
+        slope = hard_bits(magnitude, log_scale, log_step - 0.25)
+        slope = 2.0 * (slope - hard_bits(magnitude, log_scale, log_step + 0.25))
         slope = slope.clamp_min(10.0)
-    soft = soft_bits(magnitude, log_scale, log_step, rounding)
+    soft = soft_bits(magnitude, log_scale, log_step)
     return step + (soft - soft.detach()) / slope
 
 

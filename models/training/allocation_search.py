@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.config import FRAMES_PER_SECOND
-from models.allocation import FIRST_KNOT, KNOTS_PER_OCTAVE, NUM_KNOTS, StepAllocation
+from codec.config import FRAMES_PER_SECOND, NUM_BANDS, NUM_RATE_KNOTS
+from models.allocation import FIRST_KNOT, KNOTS_PER_OCTAVE, StepAllocation
 from models.codec_net import CodecNet
 from models.runtime import stages_at
 from models.training.config import TrainConfig
@@ -98,20 +98,20 @@ def search_offsets(
     Parameters
     ----------
     batches : list of float Tensors, shape [B, T]
-    knot : int               0..NUM_KNOTS - 1
+    knot : int               0..NUM_RATE_KNOTS - 1
     moves : tuple of float   sizes of the moves to try, octaves, largest first
 
     Returns
     -------
     before, after : float   mean loss
     """
-    if not 0 <= knot < NUM_KNOTS:
-        raise ValueError(f"knot is {knot}, outside 0..{NUM_KNOTS - 1}")
+    if not 0 <= knot < NUM_RATE_KNOTS:
+        raise ValueError(f"knot is {knot}, outside 0..{NUM_RATE_KNOTS - 1}")
     training = net.training
     net.eval()
     trials = _Trials(net, loss_fn, batches, knot)
     before = trials.mean()
-    groups = [range(*g) for g in GROUPS] + [range(b, b + 1) for b in range(net.config.num_bands)]
+    groups = [range(*g) for g in GROUPS] + [range(b, b + 1) for b in range(NUM_BANDS)]
     row = net.allocation.rate_offsets[knot]
     for move in moves:
         for group in groups:
@@ -147,10 +147,10 @@ def search_allocation(
         sampler.batch(first + i, config.batch_size).to(config.device) for i in range(SEARCH_BATCHES)
     ]
     table = state.average.allocation.rate_offsets
-    for knot in range(NUM_KNOTS):
+    for knot in range(NUM_RATE_KNOTS):
         if knot % group.size == group.rank:
             before, after = search_offsets(state.average, loss_fn, batches, knot)
-            name = f"step {state.step}: offsets of rate {knot + 1} of {NUM_KNOTS}"
+            name = f"step {state.step}: offsets of rate {knot + 1} of {NUM_RATE_KNOTS}"
             tqdm.write(f"{name}: loss {before:.4f}, now {after:.4f}")
         else:
             table[knot] = 0.0

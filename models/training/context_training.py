@@ -13,24 +13,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, MAGNITUDE_BASE, SAMPLE_RATE
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, MAGNITUDE_BASE, SAMPLE_RATE, CodecConfig
+from codec.model import FIELDS
 from models.codec_net import CodecNet
 from models.context import ContextModel
 from models.dsp import band_of_coefficient
-from models.runtime import Tables, Weights, code_lengths, collect_bins, stages_at
+from models.runtime import Tensors, Weights, collect, stages_at, tensors_of
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
-from models.training.export import SideStatistics, build_tables, import_context
+from models.training.export import SideStatistics, build_tensors, import_context
 from models.training.sampling import frame_bytes
 
 # Share of minutes and steps in each round.
 ROUNDS = (0.25, 1.0)
 PIECE_SECONDS = 6.0
 BATCH_SIZE, LEARNING_RATE, LOGITS_FACTOR = 16384, 4e-3, 4.0
-# Tables that the entropy coder has for itself: kept where it is not trained again.
-ENTROPY_TABLES = (
-    "context_w1", "context_w2", "context_b2", "context_w3", "context_b3", "context_band",
-    "cdf", "index_cdf", "step_cdf",
+# Tensors that the entropy coder has for itself: kept where it is not trained again.
+ENTROPY_TENSORS = tuple(
+    field.name for field in FIELDS
+    if field.own and (field.cdf or field.name.startswith("context."))
 )  # fmt: skip
 
 
@@ -83,13 +84,13 @@ def train_context(
 
 
 def collect_context_data(
-    net: CodecNet,
-    tables: Tables,
+    codec: CodecConfig,
+    tensors: Tensors,
     sampler: CropSampler,
     minutes: float,
     number: int,
+    intra: bool,
     quiet: bool,
-    intra: bool = False,
 ) -> ContextData:
     """Code random pieces of the training data at random rates; ``number`` is that of the round."""
     length = min(int(PIECE_SECONDS * SAMPLE_RATE), len(sampler.samples))
@@ -100,10 +101,10 @@ def collect_context_data(
     for i in tqdm(range(count), disable=quiet, unit="piece", desc="collect"):
         rate = 8.0 * 4.0 ** rng.random()
         piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
-        parts.append(_collect_piece(net, tables, piece, rate, intra))
+        parts.append(_collect_piece(codec, tensors, piece, rate, intra))
     features, symbols, deltas, indices, used = map(np.concatenate, zip(*parts, strict=True))
     frames = len(deltas)
-    band = np.tile(band_of_coefficient(net.config).numpy(), BLOCKS_PER_FRAME * frames)
+    band = np.tile(band_of_coefficient().numpy(), BLOCKS_PER_FRAME * frames)
     block = np.tile(np.repeat(np.arange(BLOCKS_PER_FRAME), HOP_LENGTH), frames)
     return ContextData(
         features,
@@ -115,17 +116,15 @@ def collect_context_data(
 
 
 def _collect_piece(
-    net: CodecNet, tables: Tables, piece: np.ndarray, rate_kbps: float, intra: bool
+    config: CodecConfig, tensors: Tensors, piece: np.ndarray, rate_kbps: float, intra: bool
 ) -> tuple[np.ndarray, ...]:
     """Return features, symbols, step deltas, indices and numbers of stages of a piece's frames."""
-    config = net.config
     stages = stages_at(rate_kbps, config)
     if intra:
         stages = config.intra_stages(stages)
-    size = frame_bytes(rate_kbps)
-    got = collect_bins(tables, config, net.analysis, piece, size, stages, intra)
+    got = collect(tensors, piece, frame_bytes(rate_kbps), stages, intra)
     # The first frame has no past: predicted frames always have one.
-    magnitude = np.abs(got.bins[1:]).ravel()
+    magnitude = np.abs(got.levels[1:]).ravel()
     return (
         got.features[1:].reshape(-1, got.features.shape[-1]),
         np.searchsorted(MAGNITUDE_BASE, magnitude, side="right") - 1,
@@ -135,28 +134,25 @@ def _collect_piece(
     )
 
 
-def fit_tables(
+def fit_context(
     config: TrainConfig, net: CodecNet, sampler: CropSampler, intra: bool, quiet: bool
-) -> tuple[Tables, float]:
-    """Train the context model of one kind of frames; returns tables and bits per coefficient."""
+) -> tuple[Tensors, float]:
+    """Train the context model of one kind of frames; returns tensors and bits per coefficient."""
     torch.manual_seed(config.seed)
     context = ContextModel(net.config)
-    tables = build_tables(net, context, intra=intra)
+    tensors = build_tensors(net, context, intra=intra)
     bits = math.nan
     for number, share in enumerate(ROUNDS):
         minutes = config.context_minutes * share
-        data = collect_context_data(net, tables, sampler, minutes, number, quiet, intra)
+        data = collect_context_data(net.config, tensors, sampler, minutes, number, intra, quiet)
         steps = max(int(config.context_steps * share), 1)
         bits = train_context(context, data, steps, config.seed + number, quiet=quiet)
-        tables = build_tables(net, context, data.side, intra)
-    return tables, bits
+        tensors = build_tensors(net, context, data.side, intra)
+    return tensors, bits
 
 
-def keep_entropy_tables(net: CodecNet, weights: Weights) -> tuple[Tables, Tables]:
-    """Return both sets of tables of a network, with the entropy coder's taken from weights."""
-    result = []
-    for intra, old in ((False, weights.tables), (True, weights.intra)):
-        tables = build_tables(net, import_context(weights, intra), intra=intra)
-        kept = {name: getattr(old, name) for name in ENTROPY_TABLES}
-        result.append(tables._replace(**kept, index_cost=code_lengths(old.index_cdf)))
-    return result[0], result[1]
+def keep_context(net: CodecNet, weights: Weights, intra: bool) -> Tensors:
+    """Return the tensors of a network, with the entropy coder's taken from weights."""
+    tensors = build_tensors(net, import_context(weights, intra), intra=intra)
+    old = tensors_of(weights, intra)
+    return tensors | {name: old[name] for name in ENTROPY_TENSORS}

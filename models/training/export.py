@@ -1,9 +1,9 @@
-"""From trained floats to what is shipped: integer tables, half-precision networks, and the card.
+"""From trained floats to what is shipped: integers, half-precision networks, and the card.
 
-Everything that the range decoder needs becomes an integer here, once, and is stored as such;
-:func:`load_net` and :func:`import_context` go the other way, so that training can start from
-shipped weights. Both ways go through :func:`shared_parameters`, :func:`envelope_parameters`,
-:func:`context_parameters`: which parameter is which table.
+Everything that the range decoder needs becomes an integer here, once, and is stored as such, as
+``codec.model.FIELDS`` says; :func:`load_net` and :func:`import_context` go the other way, so that
+training can start from shipped weights. Both ways go through :func:`net_parameters` and
+:func:`context_parameters`: which parameter is which tensor.
 """
 
 from __future__ import annotations
@@ -18,40 +18,22 @@ import torch
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from codec.config import HOP_LENGTH, CodecConfig
+from codec.config import (
+    HOP_LENGTH,
+    MAX_FRAME_BITS,
+    MAX_STEP_DELTA,
+    NUM_BANDS,
+    NUM_STEP_CONTEXTS,
+    ROUNDING,
+    CodecConfig,
+)
+from codec.model import FIELDS, TOTAL
 from models.codec_net import CodecNet
 from models.context import ContextModel
 from models.rate_model import laplace_code_lengths
-from models.runtime import (
-    ACCUMULATOR_LIMIT,
-    COST_ONE,
-    DERIVED_TABLES,
-    FEATURE_LIMIT,
-    HIDDEN_LIMIT,
-    INTRA_PREFIX,
-    INTRA_TABLES,
-    NUM_STEP_CONTEXTS,
-    TABLE_PREFIX,
-    TOTAL,
-    Tables,
-    Weights,
-    code_lengths,
-    frequency_costs,
-    load_weights,
-    step_context,
-)
+from models.runtime import Tensors, Weights, file_tensors, load_weights, step_context, tensors_of
 
-# Fractional bits of the tables that are parameters.
-Q_BITS = {
-    "codebooks": 8, "predictor": 12, "bias": 8, "initial": 8,
-    "allocation_w1": 12, "allocation_b1": 22, "allocation_w2": 12, "allocation_b2": 22,
-    "allocation_w3": 12, "allocation_b3": 22, "allocation_rate": 8, "scale_offset": 8,
-    "context_w1": 10, "context_w2": 10, "context_b2": 18, "context_w3": 10, "context_b3": 18,
-    "context_band": 16,
-}  # fmt: skip
-INT16_TABLES = ("codebooks",)
-# What of the network is stored as it is, in half precision.
-FLOAT_PARTS = ("analysis", "enhancer")
+FIELD = {field.name: field for field in FIELDS}
 
 
 class SideStatistics(NamedTuple):
@@ -73,60 +55,69 @@ NO_STATISTICS = SideStatistics(
     np.zeros((0, 2), np.int64), np.zeros((0, 8), np.int64), np.zeros(0, np.int64)
 )
 
-# --- which parameter is which table ---------------------------------------------------------------
+# --- which parameter is which tensor --------------------------------------------------------------
 
 
-def _dense(layer: nn.Module, prefix: str, number: int) -> dict[str, Tensor]:
+def _dense(layer: nn.Module, stage: str, number: int) -> dict[str, Tensor]:
     assert isinstance(layer, nn.Linear)
-    tensors = {f"{prefix}_w{number}": layer.weight.T}
+    tensors = {f"{stage}.w{number}": layer.weight.T}
     if layer.bias is not None:
-        tensors[f"{prefix}_b{number}"] = layer.bias
+        tensors[f"{stage}.b{number}"] = layer.bias
     return tensors
 
 
-def shared_parameters(net: CodecNet) -> dict[str, Tensor]:
-    """Return the parameters that predicted and intra frames share, by table, as stored."""
-    network = net.allocation.network
+def net_parameters(net: CodecNet, intra: bool) -> dict[str, Tensor]:
+    """Return the parameters of the graph by field; ``intra``: with the quantizer of such frames."""
+    msvq, layers = net.intra_msvq if intra else net.msvq, net.allocation.network
     return {
-        **_dense(network[0], "allocation", 1),
-        **_dense(network[2], "allocation", 2),
-        **_dense(network[4], "allocation", 3),
-        "allocation_rate": net.allocation.rate_offsets,
-        "scale_offset": net.scale_offset,
+        **{
+            f"envelope.{n}": getattr(msvq, n) for n in ("codebooks", "predictor", "bias", "initial")
+        },
+        **_dense(layers[0], "allocation", 1),
+        **_dense(layers[2], "allocation", 2),
+        **_dense(layers[4], "allocation", 3),
+        "allocation.rate_offsets": net.allocation.rate_offsets,
+        "allocation.scale_offset": net.scale_offset,
+        **{f"analysis.{name}": value for name, value in net.analysis.named_parameters()},
+        **{f"enhancer.{name}": value for name, value in net.enhancer.named_parameters()},
     }
 
 
-def envelope_parameters(net: CodecNet, intra: bool) -> dict[str, Tensor]:
-    """Return the parameters of one envelope quantizer, by table."""
-    msvq = net.intra_msvq if intra else net.msvq
-    names = ("codebooks", "predictor", "bias", "initial")
-    return {name: getattr(msvq, name) for name in names}
-
-
 def context_parameters(context: ContextModel) -> dict[str, Tensor]:
-    """Return the parameters of a context model's network, by table."""
+    """Return the parameters of a context model's network, by field."""
     return {
         **_dense(context.first, "context", 1),
         **_dense(context.second, "context", 2),
         **_dense(context.third, "context", 3),
-        "context_band": context.band_bias,
+        "context.band": context.band_bias,
     }
 
 
-def _to_integers(name: str, parameter: Tensor) -> np.ndarray:
-    info = np.iinfo(np.int16 if name in INT16_TABLES else np.int32)
-    values = np.round(parameter.detach().cpu().double().numpy() * (1 << Q_BITS[name]))
-    return np.ascontiguousarray(np.clip(values, info.min, info.max).astype(info.dtype))
+def stored(name: str, values: Tensor | np.ndarray) -> np.ndarray:
+    """Return real values as the field stores them: integers with its fractional bits, or halves."""
+    field = FIELD[name]
+    real = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+    if np.issubdtype(field.dtype, np.integer):
+        info = np.iinfo(field.dtype)
+        low, high = max(field.low, info.min), min(field.high, info.max)
+        real = np.clip(np.round(real * (1 << field.q)), low, high)
+    result: np.ndarray = np.ascontiguousarray(real.astype(field.dtype))
+    return result
 
 
 @torch.no_grad()
-def _from_integers(parameters: dict[str, Tensor], tables: Tables) -> None:
-    """Overwrite parameters by what tables hold of them."""
+def restore(parameters: dict[str, Tensor], tensors: Tensors) -> None:
+    """Overwrite parameters by what is stored of them.
+
+    Raises
+    ------
+    ValueError   one has another shape
+    """
     for name, parameter in parameters.items():
-        value = torch.from_numpy(getattr(tables, name).astype(np.float64) / (1 << Q_BITS[name]))
-        if parameter.shape != value.shape:
+        if name not in tensors or parameter.shape != tensors[name].shape:
             raise ValueError(f"'{name}' of the weights does not fit this model")
-        parameter.copy_(value)
+        real = tensors[name].astype(np.float64) / (1 << FIELD[name].q)
+        parameter.copy_(torch.from_numpy(real))
 
 
 # --- tables of probabilities and functions --------------------------------------------------------
@@ -155,21 +146,22 @@ def quantize_cdf(probabilities: np.ndarray) -> np.ndarray:
     return cdf
 
 
-def laplace_expected_bits(rounding: float) -> np.ndarray:
-    """Return bits (1/256) of a Laplace coefficient by log2 of its scale in steps, 16 per octave.
+def laplace_expected_bits() -> np.ndarray:
+    """Return bits of a Laplace coefficient by log2 of its scale in steps, 16 entries per octave.
 
     Entry 128 is scale 1; the table spans 2^-8 to 2^12.
     """
     log_scale = torch.arange(-128, 192, dtype=torch.float64) / 16
-    zero, one, slope = laplace_code_lengths(log_scale, rounding)
+    zero, one, slope = laplace_code_lengths(log_scale)
     inverse = torch.exp2(-log_scale)
-    p_zero = -torch.expm1(-(1 - rounding) * inverse)
+    p_zero = -torch.expm1(-(1 - ROUNDING) * inverse)
     mean_further = 1 / torch.expm1(inverse)  # of |q| - 1, given |q| >= 1
     bits = p_zero * zero + (1 - p_zero) * (one + slope * mean_further)
-    return np.round(bits.numpy() * COST_ONE).astype(np.int32)
+    expected: np.ndarray = bits.numpy()
+    return expected
 
 
-def step_cdf(deltas: np.ndarray, max_delta: int) -> np.ndarray:
+def step_cdf(deltas: np.ndarray) -> np.ndarray:
     """Return tables of the step delta given the last one.
 
     Parameters
@@ -178,13 +170,13 @@ def step_cdf(deltas: np.ndarray, max_delta: int) -> np.ndarray:
 
     Returns
     -------
-    int32 array, shape [contexts, 2 * max_delta + 2]
+    int32 array, shape [contexts, 2 * MAX_STEP_DELTA + 2]
     """
-    size = 2 * max_delta + 1
-    positions = np.arange(size) - max_delta
+    size = 2 * MAX_STEP_DELTA + 1
+    positions = np.arange(size) - MAX_STEP_DELTA
     counts = np.zeros((NUM_STEP_CONTEXTS, size))
     for last, delta in deltas:
-        counts[step_context(last), delta + max_delta] += 1
+        counts[step_context(last), delta + MAX_STEP_DELTA] += 1
     # Smoothed with a narrow and a broad kernel: no delta is impossible.
     kernel = np.exp(-np.abs(positions) / 1.0)
     prior = 40 * np.exp(-np.abs(positions) / 8.0) / 16 + 0.02
@@ -206,97 +198,73 @@ def index_cdf(statistics: SideStatistics, config: CodecConfig) -> np.ndarray:
     return quantize_cdf(counts + 0.5 + 0.02 * counts.mean(-1, keepdims=True))
 
 
-def constant_tables(net: CodecNet) -> dict[str, np.ndarray]:
-    """Return the tables that depend on the config alone."""
-    config = net.config
+def interpolation_table(net: CodecNet) -> np.ndarray:
+    """Return (band, weight of the band above in 1/256) of each coefficient, [N, 2]."""
     weights = net.interpolation.cpu().double().numpy()
-    interpolation = np.zeros((HOP_LENGTH, 2), np.int32)
+    table = np.zeros((HOP_LENGTH, 2), np.int32)
     for k in range(HOP_LENGTH):
-        band = min(int(np.flatnonzero(weights[k])[0]), config.num_bands - 2)
-        interpolation[k] = band, round(weights[k, band + 1] * 256)
-    bits = np.arange(2049, dtype=np.float64)
-    compress = 64 * np.log2(1 + np.arange(2048) / 8)
-    exp2 = 2.0 ** (np.arange(4096) / 256 - 8 + 10)
-    return {
-        "band_edges": np.array(config.band_edges, np.int32),
-        "interpolation": interpolation,
-        "log2_bits": np.round(1024 * np.log2(np.maximum(bits, 1))).astype(np.int32),
-        "expected_bits": laplace_expected_bits(config.rounding),
-        "exp2_table": np.round(exp2).astype(np.int32),
-        "compress_table": np.round(compress).astype(np.int32),
-        "frequency_cost": frequency_costs(),
+        band = min(int(np.flatnonzero(weights[k])[0]), NUM_BANDS - 2)
+        table[k] = band, round(weights[k, band + 1] * 256)
+    return table
+
+
+def constant_tensors(net: CodecNet) -> Tensors:
+    """Return the tensors that are not trained: interpolation, and tables of functions."""
+    bits = np.arange(MAX_FRAME_BITS + 1, dtype=np.float64)
+    functions = {
+        "allocation.log2_bits": np.log2(np.maximum(bits, 1)),
+        "allocation.expected_bits": laplace_expected_bits(),
+        "context.exp2": np.exp2(np.arange(4096) / 256 - 8),
+        "context.compress": np.log2(1 + np.arange(2048) / 8),
     }
+    tensors = {name: stored(name, values) for name, values in functions.items()}
+    return tensors | {"allocation.interpolation": interpolation_table(net)}
 
 
 # --- export ---------------------------------------------------------------------------------------
 
 
-def build_tables(
+def build_tensors(
     net: CodecNet,
     context: ContextModel,
     statistics: SideStatistics = NO_STATISTICS,
     intra: bool = False,
-) -> Tables:
-    """Quantize everything on the entropy path to integers.
+) -> Tensors:
+    """Return all tensors of one kind of frames, as they are stored, by field.
 
-    ``intra``: the tables of intra frames; ``context`` and ``statistics`` are theirs, too.
-
-    Raises
-    ------
-    ValueError   a layer could overflow its accumulator
+    ``context`` and ``statistics`` are of that kind, too.
     """
-    parameters = {
-        **shared_parameters(net),
-        **envelope_parameters(net, intra),
-        **context_parameters(context),
+    parameters = net_parameters(net, intra) | context_parameters(context)
+    p = torch.softmax(context.logits.detach().double().cpu(), -1).numpy()
+    return {
+        **{name: stored(name, value) for name, value in parameters.items()},
+        **constant_tensors(net),
+        "envelope.index_cdf": index_cdf(statistics, net.config),
+        "step.cdf": step_cdf(statistics.deltas),
+        "context.cdf": quantize_cdf(p),
     }
-    p = torch.softmax(context.logits.detach().double().cpu(), -1).flatten(0, 1).numpy()
-    index_table = index_cdf(statistics, net.config)
-    tables = Tables(
-        **{name: _to_integers(name, value) for name, value in parameters.items()},
-        **constant_tables(net),
-        index_cdf=index_table,
-        step_cdf=step_cdf(statistics.deltas, net.config.max_step_delta),
-        cdf=quantize_cdf(p),
-        index_cost=code_lengths(index_table),
-    )
-    check_accumulators(tables)
-    return tables
-
-
-def check_accumulators(tables: Tables) -> None:
-    """Raise ``ValueError`` if the context model could overflow its 32-bit accumulators."""
-    first = np.abs(tables.context_w1).sum(0) * FEATURE_LIMIT + np.abs(tables.context_band).max()
-    second = np.abs(tables.context_w2).sum(0) * HIDDEN_LIMIT + np.abs(tables.context_b2)
-    if max(first.max(), second.max()) >= ACCUMULATOR_LIMIT:
-        raise ValueError("the context model's weights are too large for 32-bit accumulators")
 
 
 def export_weights(
-    path: Path, net: CodecNet, tables: Tables, intra: Tables, card: dict[str, Any]
+    path: Path, config: CodecConfig, predicted: Tensors, intra: Tensors, card: dict[str, Any]
 ) -> Weights:
     """Write ``path`` (safetensors) and its card (``.json`` beside it), and load them again.
 
     The card's fields are kept as given, with config, fingerprint and SHA-256 added.
+
+    Raises
+    ------
+    WeightsError   values that the runtime refuses, such as weights that overflow an accumulator
     """
-    tensors = {
-        TABLE_PREFIX + name: value
-        for name, value in tables._asdict().items()
-        if name not in DERIVED_TABLES
-    }
-    tensors |= {INTRA_PREFIX + name: getattr(intra, name) for name in INTRA_TABLES}
-    for part in FLOAT_PARTS:
-        for name, value in getattr(net, part).state_dict().items():
-            tensors[f"{part}.{name}"] = value.detach().cpu().half().numpy()
-    config = json.dumps(net.config.to_dict())
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     # One metadata key only: several are stored in random order, which would change the fingerprint.
-    save_file(tensors, str(temporary), metadata={"config": config})
+    metadata = {"config": json.dumps(config.to_dict())}
+    save_file(file_tensors(predicted, intra), str(temporary), metadata=metadata)
     temporary.chmod(0o644)  # safetensors writes it for the owner only
     temporary.replace(path)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    full = {"fingerprint": digest[:8], "sha256": digest, **card, "config": net.config.to_dict()}
+    full = {"fingerprint": digest[:8], "sha256": digest, **card, "config": config.to_dict()}
     path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
     return load_weights(path)
 
@@ -307,27 +275,12 @@ def export_weights(
 def load_net(net: CodecNet, weights: Weights) -> None:
     """Copy shipped weights into a float graph, to fine-tune it.
 
-    Parts of the enhancer that the weights do not have keep their initial values.
-
     Raises
     ------
-    ValueError   a tensor has another shape
+    ValueError   a tensor is missing or has another shape
     """
-    _from_integers(shared_parameters(net), weights.tables)
-    _from_integers(envelope_parameters(net, False), weights.tables)
-    _from_integers(envelope_parameters(net, True), weights.intra)
-    state = net.state_dict()
-    tensors = {
-        name: torch.from_numpy(value.astype(np.float32)) for name, value in weights.networks.items()
-    }
-    for part in ("weight", "bias"):
-        # Weights without concealment start it from what they do with received frames.
-        tensors.setdefault(f"enhancer.lost_outputs.{part}", tensors[f"enhancer.outputs.{part}"])
-    for name, value in tensors.items():
-        if name not in state or state[name].shape != value.shape:
-            raise ValueError(f"'{name}' of the weights does not fit this model")
-        state[name] = value
-    net.load_state_dict(state)
+    for intra in (False, True):
+        restore(net_parameters(net, intra), tensors_of(weights, intra))
 
 
 def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
@@ -340,9 +293,9 @@ def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
 def import_context(weights: Weights, intra: bool = False) -> ContextModel:
     """Rebuild one of the two float context models from shipped weights."""
     model = ContextModel(weights.config)
-    tables = weights.intra if intra else weights.tables
-    _from_integers(context_parameters(model), tables)
+    tensors = tensors_of(weights, intra)
+    restore(context_parameters(model), tensors)
     with torch.no_grad():
-        p = torch.from_numpy(np.diff(tables.cdf, axis=-1) / TOTAL).float()
-        model.logits.copy_(torch.log(p).view_as(model.logits))
+        p = torch.from_numpy(np.diff(tensors["context.cdf"], axis=-1) / TOTAL).float()
+        model.logits.copy_(torch.log(p))
     return model

@@ -27,11 +27,11 @@ from tqdm import tqdm
 from codec.api import Codec
 from codec.config import SAMPLE_RATE, CodecConfig
 from models.codec_net import CodecNet
-from models.runtime import Tables, load_weights
+from models.runtime import Tensors, load_weights
 from models.training.acceleration import use_bfloat16, use_compiler
 from models.training.allocation_search import refit_allocation, search_allocation
 from models.training.config import TrainConfig
-from models.training.context_training import fit_tables, keep_entropy_tables
+from models.training.context_training import fit_context, keep_context
 from models.training.data import CropSampler, load_directory, load_torchaudio
 from models.training.distributed import ALONE, ProcessGroup, process_group
 from models.training.export import export_weights, load_net
@@ -288,10 +288,10 @@ def finish(
     With ``init_from`` and no steps for the context models, those of the start are kept.
     """
     net = state.average.cpu().eval()
-    tables, intra, bits = entropy_tables(config, net, sampler, quiet)
+    predicted, intra, bits = finished_tensors(config, net, sampler, quiet)
     card = describe_run(config, state, sampler, processes) | bits
     path = Path(config.out_dir) / EXPORT
-    weights = export_weights(path, net, tables, intra, card)
+    weights = export_weights(path, net.config, predicted, intra, card)
     if valid:
         codec = Codec(weights)
 
@@ -299,25 +299,22 @@ def finish(
             return codec.decode(codec.encode(clip, SAMPLE_RATE, rate_kbps))
 
         card["validation"] = score_clips(code, to_float(valid[:CODEC_CLIPS]))
-        export_weights(path, net, tables, intra, card)
+        export_weights(path, net.config, predicted, intra, card)
         tqdm.write(f"exported {path}: PESQ/pSNR {describe(card['validation'])}")
     return path
 
 
-def entropy_tables(
+def finished_tensors(
     config: TrainConfig, net: CodecNet, sampler: CropSampler, quiet: bool
-) -> tuple[Tables, Tables, dict[str, float]]:
-    """Return the tables of predicted and intra frames, and what the card says of their bits."""
+) -> tuple[Tensors, Tensors, dict[str, float]]:
+    """Return the tensors of predicted and intra frames, and what the card says of their bits."""
     if config.init_from and not config.context_steps:
-        return *keep_entropy_tables(net, load_weights(Path(config.init_from))), {}
-    tables, bits = fit_tables(config, net, sampler, False, quiet)
-    intra, intra_bits = fit_tables(config, net, sampler, True, quiet)
-    if not config.context_steps:
-        return tables, intra, {}
-    return tables, intra, {
-        "context_bits_per_bin": round(bits, 4),
-        "intra_context_bits_per_bin": round(intra_bits, 4),
-    }  # fmt: skip
+        start = load_weights(Path(config.init_from))
+        return keep_context(net, start, False), keep_context(net, start, True), {}
+    predicted, bits = fit_context(config, net, sampler, False, quiet)
+    intra, intra_bits = fit_context(config, net, sampler, True, quiet)
+    card = {"context_bits_per_bin": bits, "intra_context_bits_per_bin": intra_bits}
+    return predicted, intra, {name: round(value, 4) for name, value in card.items()}
 
 
 def describe_run(
