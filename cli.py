@@ -16,8 +16,10 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable, Generator, Sequence
-from dataclasses import MISSING, dataclass, field, fields
+import threading
+import time
+from collections.abc import Callable, Collection, Generator, Sequence
+from dataclasses import MISSING, dataclass, fields
 from enum import StrEnum
 from functools import lru_cache, partial, wraps
 from pathlib import Path
@@ -26,16 +28,26 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, NoReturn, get_type_h
 import typer
 from typer.core import TyperGroup
 
-from codec.config import OURS
+from codec.config import (
+    DEFAULT_KBPS,
+    MAX_KBPS,
+    MAX_SOURCE_RATE,
+    MIN_KBPS,
+    MIN_SOURCE_RATE,
+    OURS,
+    SAMPLE_RATE,
+)
+from codec.errors import BitstreamError, CodecError
 from models.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from codec import Codec
+    from codec.io.wav import Samples
+    from codec.pieces import DecodeOptions, EncodeOptions, Outcome
+    from codec.transcode import Work
     from evaluation.results import EvalResult
 
 STANDARD = Path("-")  # standard input or output
-MIN_KBPS, MAX_KBPS = 8.0, 32.0
-DEFAULT_KBPS = 13.2
 DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
 DEFAULT_PAGE_CLIPS = 4
 
@@ -57,6 +69,35 @@ class Rate(StrEnum):
 
     codec = "codec"
     source = "source"
+
+
+class SampleFormat(StrEnum):
+    """Name samples without a header."""
+
+    s16le = "s16le"
+    s24le = "s24le"
+    s32le = "s32le"
+    u8 = "u8"
+    f32le = "f32le"
+    alaw = "alaw"
+    mulaw = "mulaw"
+
+
+class OutputFormat(StrEnum):
+    """Name what to write."""
+
+    wav = "wav"
+    raw = "raw"
+    flac = "flac"
+    ogg = "ogg"
+    opus = "opus"
+    mp3 = "mp3"
+    aiff = "aiff"
+    au = "au"
+    caf = "caf"
+    w64 = "w64"
+    rf64 = "rf64"
+    sph = "sph"
 
 
 # --------------------------------------------------------------------------------------------------
@@ -87,59 +128,22 @@ def _describe_os_error(error: OSError) -> str:
     return f"{error.filename}: {reason}" if error.filename else reason
 
 
-@contextlib.contextmanager
-def _no_interrupt_lost() -> Generator[None]:
-    """Deliver Ctrl-C again where it arrived in code that cannot pass an exception on.
+_closed: set[str] = set()  # names of standard streams that were closed
 
-    Python reports exceptions of destructors, and of callbacks of compiled code such as pydantic's,
-    to a hook and goes on as if nothing had been.
+
+def _open_standard_streams() -> None:
+    """Give every standard stream that is closed a place to go, and let file names be any bytes.
+
+    Else a file that is opened next would get the descriptor of standard error, and what libraries
+    print there.
     """
-    import threading
-
-    former = sys.unraisablehook
-
-    def hook(ignored: Any) -> None:
-        if issubclass(ignored.exc_type, KeyboardInterrupt):
-            # A moment later: what is raised within the hook would be ignored, too.
-            threading.Timer(0.01, signal.raise_signal, [signal.SIGINT]).start()
-        else:
-            former(ignored)
-
-    sys.unraisablehook = hook
-    try:
-        yield
-    finally:
-        sys.unraisablehook = former
-
-
-@contextlib.contextmanager
-def _interrupt_held() -> Generator[None]:
-    """Let Ctrl-C wait for the end of the block.
-
-    Where it arrives while torch starts, in Python code that its C++ code calls, torch would abort
-    the process.
-    """
-    came = False
-
-    def hold(*_: object) -> None:
-        nonlocal came
-        came = True
-
-    former = signal.getsignal(signal.SIGINT)
-    if not callable(former):  # ignored: a background job, or a worker that follows its parent
-        yield
-        return
-    try:
-        signal.signal(signal.SIGINT, hold)
-    except ValueError:  # not the main thread: Ctrl-C does not come here
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, former)
-    if came:
-        raise KeyboardInterrupt
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            _closed.add(name)
+            setattr(sys, name, open(os.devnull, mode))  # the lowest descriptor that is free
+    for output in (sys.stdout, sys.stderr):
+        if isinstance(output, io.TextIOWrapper):
+            output.reconfigure(errors="backslashreplace")
 
 
 class _Group(TyperGroup):
@@ -155,25 +159,26 @@ class _Group(TyperGroup):
         **extra: Any,
     ) -> Any:
         """Run a command; see `TyperGroup.main`."""
-        for output in (sys.stdout, sys.stderr):  # file names may be no valid text
-            if isinstance(output, io.TextIOWrapper):
-                output.reconfigure(errors="backslashreplace")
+        _open_standard_streams()
         try:
-            with _no_interrupt_lost():
-                result = super().main(
-                    args, prog_name, complete_var, False, windows_expand_args, **extra
-                )
+            result = super().main(
+                args, prog_name, complete_var, False, windows_expand_args, **extra
+            )
+            sys.stdout.flush()
         except typer.TyperException as error:  # wrong options: click's three lines become one
             hint = "see `codec --help`"
             context = getattr(error, "ctx", None)
             if context is not None:
                 hint = f"see `{context.command_path} --help`"
             self._leave(EXIT_USER, f"{error.format_message().rstrip('.')}; {hint}")
-        except UserError as error:
+        except (UserError, CodecError) as error:
             self._leave(EXIT_USER, str(error))
         except Interrupted as stop:
             print(f"codec: interrupted; {_one_line(stop)}", file=sys.stderr)
             sys.exit(EXIT_INTERRUPTED)
+        except BrokenPipeError:  # whoever read our output has enough; that is theirs to judge
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_SOME_FILES)
         except OSError as error:  # the disk is full, no permission, ...
             self._leave(EXIT_USER, _describe_os_error(error))
         code = result if isinstance(result, int) else 0
@@ -182,12 +187,6 @@ class _Group(TyperGroup):
         if standalone_mode:
             sys.exit(code)
         return result
-
-    def resolve_command(self, context: Any, args: list[str]) -> Any:
-        """Find a command; `codec eval --ratings` was the name of `codec ratings`."""
-        if args[0] == "eval" and "--ratings" in args:
-            args = ["ratings", *(arg for arg in args[1:] if arg != "--ratings")]
-        return super().resolve_command(context, args)
 
     @staticmethod
     def _leave(code: int, message: str) -> NoReturn:
@@ -286,7 +285,7 @@ def _parse_names(text: str) -> list[str]:
 
 
 def _check_input(path: Path) -> None:
-    if not path.exists():
+    if path != STANDARD and not path.exists():
         raise UserError(f"{path}: no such file or directory; check the path")
 
 
@@ -302,92 +301,39 @@ def _check_directory(path: Path) -> None:
         raise UserError(f"{path}: not a directory; name a directory with audio files")
 
 
-def _check_output(source: Path, target: Path, suffix: str) -> None:
-    """Raise unless a command may write `target`, given what it reads from `source`."""
-    if target.exists():
-        if source.samefile(target):
-            raise UserError(f"{target}: is the input; name another output")
-        if source.is_dir() and not target.is_dir():
-            raise UserError(
-                f"{target}: is a file, but the input is a directory; name a directory as output"
-            )
-        if not source.is_dir() and target.is_dir():
-            example = target / (source.stem + suffix)
-            raise UserError(f"{target}: is a directory; name the output file, such as {example}")
-    for parent in target.parents:
-        if parent.exists():
-            if not parent.is_dir():
-                raise UserError(f"{parent}: is not a directory; name another output")
-            return
+def _parse_kbps(text: str) -> float:
+    """Return a bitrate inside 8..32 kbit/s."""
+    try:
+        return _check_kbps(float(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number; give kbit/s such as 13.2") from None
+
+
+def _parse_channel(text: str) -> str | int:
+    """Return 'mix', or the number of a channel."""
+    if text == "mix" or text.isdecimal() and int(text) > 0:
+        return text if text == "mix" else int(text)
+    raise typer.BadParameter(f"{text!r} is no channel; give mix, or a number from 1 on")
+
+
+def _is_pipe(path: Path) -> bool:
+    """Tell whether a path is a pipe, which can be read once only."""
+    return path.is_fifo() or path.is_socket()
 
 
 # --------------------------------------------------------------------------------------------------
-# One file
-
-
-@dataclass(frozen=True)
-class _Coding:
-    """What a worker process needs to know to code a file."""
-
-    weights: Path | None = None
-    kbps: float = DEFAULT_KBPS
-    vbr: bool = False
-    independent: bool = False
-    source_rate: bool = False
-    salvage: bool = False
-    raw: bool = False
-    skip_existing: bool = False
-
-
-@dataclass
-class _Outcome:
-    """What became of one file: a line to print, notes, or an error."""
-
-    path: Path
-    message: str = ""
-    error: str = ""
-    notes: list[str] = field(default_factory=list)
+# Encode and decode
 
 
 @lru_cache(maxsize=1)
 def _load_codec(weights: Path | None) -> "Codec":
     """Load the codec once per process."""
-    with _interrupt_held():
-        import torch
+    from codec import Codec
 
-        from codec import Codec
-        from codec.weights import WeightsError
-
-        # Its tensors are small: threads would only wait for each other. Use --jobs for more cores.
-        torch.set_num_threads(1)
-    try:
-        with _interrupt_held():
-            codec = Codec.load(weights)
-        if sys.stderr.isatty() and not codec.is_compiled():
-            _note("compiling the packet coder; this takes about half a minute, once")
-        return codec
-    except WeightsError as error:
-        raise UserError(str(error)) from error
-    except (OSError, ValueError, KeyError, RuntimeError) as error:  # wrong shapes, say
-        name = "the shipped weights" if weights is None else str(weights)
-        what = f"{name}: cannot be loaded ({_one_line(error)})"
-        raise UserError(f"{what}; use the weights of this release or train new ones") from error
-
-
-def _follow_parent() -> None:
-    """End this worker process when its parent ends.
-
-    A parent that was killed cannot end its workers, and they would wait for it for ever.
-    """
-    import multiprocessing
-    import threading
-
-    def follow() -> None:
-        if (parent := multiprocessing.parent_process()) is not None:
-            parent.join()
-            os._exit(EXIT_INTERRUPTED)
-
-    threading.Thread(target=follow, daemon=True).start()
+    codec = Codec.load(weights)
+    if sys.stderr.isatty() and not codec.is_compiled():
+        _note("compiling the codec; this takes about half a minute, once")
+    return codec
 
 
 def _read_stream(path: Path) -> bytes:
@@ -402,104 +348,258 @@ def _read_stream(path: Path) -> bytes:
         return start + file.read() if start.startswith(MAGIC) else start
 
 
-def _encode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
-    """Encode one audio file, and write the stream in one step."""
-    from codec.config import SAMPLE_RATE as CODEC_RATE
-    from codec.io.audio import read_audio
-    from codec.io.files import atomic_write
-
-    codec = _load_codec(coding.weights)
-    wave, sample_rate, notes = read_audio(source)
-    data = codec.encode(wave, sample_rate, coding.kbps, coding.vbr, coding.independent)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(target, data)
-    seconds = len(wave) / sample_rate
-    measured = f", {8e-3 * len(data) / seconds:.2f} kbit/s" if seconds else ""
-    message = f"{source} -> {target}: {seconds:.2f} s, {len(data)} bytes{measured}"
-    if sample_rate != CODEC_RATE:
-        notes = [*notes, f"resampled from {sample_rate} to {CODEC_RATE} Hz"]
-    return _Outcome(source, message, notes=notes)
+def _describe(outcome: "Outcome", name: object, encoding: bool) -> str:
+    """Return the line that says what became of one file."""
+    text = f"{name} -> {outcome.target}: {outcome.seconds:.2f} s"
+    if not encoding:
+        text += f" at {outcome.sample_rate} Hz"
+    elif outcome.num_bytes:
+        rate = (
+            f", {8e-3 * outcome.num_bytes / outcome.seconds:.2f} kbit/s" if outcome.seconds else ""
+        )
+        text += f", {outcome.num_bytes} bytes{rate}"
+    if outcome.problems:
+        text += f", salvaged ({_count(len(outcome.problems), 'problem')})"
+    return text
 
 
-def _decode_file(source: Path, target: Path, coding: _Coding) -> _Outcome:
-    """Decode one stream, and write the WAV in one step."""
-    from codec.io.wav import write_wav
+@dataclass(frozen=True)
+class _Run:
+    """One `encode` or `decode`: what to do with a file, and what was asked for beside it."""
 
-    codec = _load_codec(coding.weights)
-    data = _read_stream(source)
-    problems: list[str] = []
-    if coding.salvage:
-        wave, sample_rate, problems = codec.salvage(data, source_rate=coding.source_rate)
-    else:
-        wave, sample_rate = codec.decode_with_rate(data, source_rate=coding.source_rate)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_wav(target, wave, sample_rate)
-    seconds = len(wave) / sample_rate
-    message = f"{source} -> {target}: {seconds:.2f} s at {sample_rate} Hz"
-    if problems:
-        message += f", salvaged ({_count(len(problems), 'problem')})"
-    return _Outcome(source, message, notes=[f"{source}: {problem}" for problem in problems])
+    encoding: bool
+    work: "Work"
+    suffix: str
+    suffixes: Collection[str]
+    jobs: int
+    skip_existing: bool
+    dry_run: bool
+
+    @property
+    def verb(self) -> str:
+        """Return what is done."""
+        return "encode" if self.encoding else "decode"
+
+    def choose(self, source: Path, target: str | None, force: bool) -> Path:
+        """Return where the output goes."""
+        from codec.transcode import choose_target
+
+        chosen = choose_target(source, target, self.suffix, force)
+        if self.encoding and chosen.suffix.lower() in self.suffixes:
+            _note(f"{chosen}: is to be a coded stream, not audio; .bin is the usual suffix")
+        return chosen
+
+    def check_pipe(self, source: Path, target: str | None) -> None:
+        """Raise unless standard input and output can be what was asked for."""
+        if self.skip_existing or self.dry_run:
+            option = "--skip-existing" if self.skip_existing else "--dry-run"
+            raise UserError(f"{option}: is for files and directories; leave it out with -")
+        if source == STANDARD and target is None:
+            raise UserError("name an output for what comes from standard input, or -")
+        if source.is_dir():
+            raise UserError(f"{source}: is a directory; name one file to go to standard output")
+
+    def __call__(self, source: Path, target: str | None, force: bool) -> None:
+        """Code a file or a directory."""
+        chosen = self.choose(source, target, force)
+        _end_cleanly()
+        if source.is_dir():
+            self.directory(source, chosen)
+        else:
+            self.file(source, chosen)
+
+    def file(self, source: Path, target: Path) -> None:
+        """Code a single file and report it."""
+        from codec.io.files import is_direct
+        from codec.transcode import attempt, is_done
+
+        if self.dry_run:
+            print(f"{source} -> {target}")
+            return
+        if self.skip_existing and is_done(target):
+            print(f"{target}: exists, skipped")
+            return
+        outcome = attempt(self.work, source, target, threading.Event())
+        if outcome.error:
+            raise UserError(outcome.error)
+        for text in [*outcome.notes, *(f"{source}: {problem}" for problem in outcome.problems)]:
+            _note(text)
+        if not is_direct(target):  # in /dev/stdout this line would mix with the data
+            print(_describe(outcome, source, self.encoding))
+
+    def directory(self, source: Path, target: Path) -> None:
+        """Code every file of a directory tree; go on past bad files and list them at the end."""
+        from codec.transcode import is_done, list_files, pair_up, run_pairs
+
+        sources, notes = list_files(source, self.suffixes)
+        if not sources:
+            what = "audio" if self.encoding else ".bin"
+            raise UserError(f"{source}: no {what} files in this directory; check the path")
+        pairs, failures = pair_up(sources, source, target, self.suffix)
+        skipped = ""
+        if self.skip_existing:
+            wanted = [pair for pair in pairs if not is_done(pair[1])]
+            skipped = f", {_count(len(pairs) - len(wanted), 'existing file')} skipped"
+            pairs = wanted
+        for text in notes:
+            _note(text)
+        if self.dry_run:
+            for pair in pairs:
+                print(f"{pair[0]} -> {pair[1]}")
+            return
+        started = time.monotonic()
+        done: list[Outcome] = []
+        with (
+            contextlib.closing(run_pairs(self.work, pairs, self.jobs)) as outcomes,
+            _progress(self.verb, "file") as show,
+        ):
+            for number, outcome in enumerate(outcomes, 1):
+                show(number, len(pairs))
+                (failures if outcome.error else done).append(outcome)
+        _note_alike(done)
+        for outcome in sorted(failures, key=lambda outcome: outcome.source):
+            _complain(outcome.error)
+        totals = _totals(done, time.monotonic() - started)
+        print(f"{self.verb}d {len(done)} of {len(sources)} files into {target}{skipped}{totals}")
+        if failures:
+            raise typer.Exit(EXIT_SOME_FILES)
 
 
-def _is_done(target: Path) -> bool:
-    """Tell whether an output is there: a regular file that is not empty.
-
-    An output is complete or not there, so that nothing more need be asked.
-    """
-    from codec.io.files import is_direct
-
-    return target.is_file() and target.stat().st_size > 0 and not is_direct(target)
-
-
-def _attempt(
-    work: Callable[[Path, Path, _Coding], _Outcome], coding: _Coding, pair: tuple[Path, Path]
-) -> _Outcome:
-    """Do the work on one (source, target) pair; bad data becomes an outcome, not an exception."""
-    source, target = pair
-    try:
-        return work(source, target, coding)
-    except UserError:
-        raise  # the weights are wrong: that stops every file
-    except OSError as error:
-        text = _describe_os_error(error)
-    except (ValueError, MemoryError) as error:  # BitstreamError and AudioError are ValueErrors
-        text = str(error) or "not enough memory"
-    named = str(source) in text or str(target) in text or text.startswith(str(target.parent) + ":")
-    return _Outcome(source, error=text if named else f"{source}: {text}")
-
-
-def _attempt_all(
-    work: Callable[[Path, Path, _Coding], _Outcome], coding: _Coding, pair: tuple[Path, Path]
-) -> _Outcome:
-    """Do the same within a directory, where even a bug of ours must not stop the other files."""
-    try:
-        return _attempt(work, coding, pair)
-    except UserError:
-        raise
-    except Exception as error:
-        return _Outcome(pair[0], error=f"{pair[0]}: internal error ({error!r}); please report it")
-
-
-def _run_one(
-    work: Callable[[Path, Path, _Coding], _Outcome], source: Path, target: Path, coding: _Coding
-) -> None:
-    """Code a single file and report it."""
-    from codec.io.files import is_direct
-
-    if coding.skip_existing and _is_done(target):
-        print(f"{target}: exists, skipped")
-        return
-    outcome = _attempt(work, coding, (source, target))
-    if outcome.error:
-        raise UserError(outcome.error)
-    for text in outcome.notes:
+def _note_alike(outcomes: "Sequence[Outcome]") -> None:
+    """Print the notes of many files, each once."""
+    notes: dict[str, list[Path]] = {}
+    for outcome in outcomes:
+        for text in outcome.notes:
+            notes.setdefault(text, []).append(outcome.source)
+        for text in outcome.problems:
+            notes.setdefault(f"{outcome.source}: {text}", []).append(outcome.source)
+    for text, paths in notes.items():
+        if len(paths) > 1:
+            text = f"{text} ({len(paths)} files)"
+        elif str(paths[0]) not in text:
+            text = f"{paths[0]}: {text}"
         _note(text)
-    if not is_direct(target):  # in /dev/stdout this line would mix with the data
-        print(outcome.message)
 
 
-# --------------------------------------------------------------------------------------------------
-# Standard input and output
+def _totals(outcomes: "Sequence[Outcome]", elapsed: float) -> str:
+    """Return hours, bytes, rate and speed of all files together."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    num_bytes = sum(outcome.num_bytes for outcome in outcomes)
+    if not seconds:
+        return ""
+    return (
+        f": {seconds / 3600:.2f} h, {num_bytes} bytes, {8e-3 * num_bytes / seconds:.2f} kbit/s, "
+        f"{seconds / elapsed:.0f} times real time"
+    )
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    """Leave on a signal as on an error: what is half written goes."""
+    sys.exit(128 + number)
+
+
+def _end_cleanly() -> None:
+    """Let TERM and HUP clean up."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) == signal.SIG_DFL:
+            signal.signal(number, _end)
+
+
+def _can_seek(file: BinaryIO) -> bool:
+    """Tell whether an open file begins here and can be gone back in."""
+    try:
+        import fcntl
+
+        appended = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND
+        return file.seekable() and file.tell() == 0 and not appended
+    except (ImportError, OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def _open_output(target: Path) -> Generator[tuple[BinaryIO, bool]]:
+    """Open an output, or standard output; yield it, and whether it can seek."""
+    from codec.io.files import atomic_open, is_direct
+
+    if target != STANDARD:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_open(target) as file:
+            yield file, not is_direct(target)
+        return
+    if "stdout" in _closed:
+        raise UserError("standard output is closed; redirect it to a file or a program")
+    if sys.stdout.isatty():
+        raise UserError("standard output is a terminal; redirect it to a file or a program")
+    out = sys.stdout.buffer
+    seekable = _can_seek(out)
+    yield out, seekable
+    if seekable:
+        out.seek(0, os.SEEK_END)  # whoever shares it goes on writing there
+    out.flush()
+
+
+@contextlib.contextmanager
+def _open_input(source: Path) -> Generator[BinaryIO]:
+    if source != STANDARD:
+        with source.open("rb") as file:
+            yield file
+        return
+    if "stdin" in _closed:
+        raise UserError("standard input is closed; pipe a file or another program into it")
+    if sys.stdin.isatty():
+        raise UserError("standard input is a terminal; pipe a file or another program into it")
+    yield sys.stdin.buffer
+
+
+def _report(outcome: "Outcome", name: object, encoding: bool) -> None:
+    """Say what became of what went through standard input or output."""
+    for text in [*outcome.notes, *outcome.problems]:
+        _note(text)
+    if outcome.target != STANDARD:
+        print(_describe(outcome, name, encoding))
+
+
+def _encode_pipe(
+    codec: "Codec", source: Path, target: Path, options: "EncodeOptions", raw: "Samples | None"
+) -> None:
+    """Encode from standard input, or from what is to be read as it is."""
+    from codec.pipe import LiveStop, encode_pipe
+    from codec.transcode import encode_file
+
+    if source.is_file() and raw is None:
+        with _open_output(target) as (writer, _):
+            _report(encode_file(codec, source, writer, options), source, encoding=True)
+        return
+    with _open_input(source) as reader, LiveStop(reader).listening() as stop:
+        with _open_output(target) as (writer, seekable):
+            outcome = encode_pipe(
+                codec, reader, partial(_write_through, writer), options,
+                writer.seek if seekable else None, raw, stop,
+            )  # fmt: skip
+            if stop.signal and not outcome.num_samples:
+                sys.exit(128 + stop.signal)  # there is nothing to keep
+    outcome.target = target
+    _report(outcome, _name(source), encoding=True)
+    if stop.signal:
+        where = "the output" if target == STANDARD else target
+        name = signal.Signals(stop.signal).name
+        _note(f"stopped by {name}: {where} holds the {outcome.seconds:.2f} s that came in")
+        raise typer.Exit(128 + stop.signal)
+
+
+def _decode_pipe(codec: "Codec", source: Path, target: Path, options: "DecodeOptions") -> None:
+    """Decode from standard input, to standard output, or both."""
+    from codec.pieces import Outcome, decode_stream
+
+    outcome = Outcome(source, target)
+    try:
+        with _open_input(source) as reader, _open_output(target) as (writer, seekable):
+            decode_stream(codec, reader, writer, options, outcome, seekable)
+    except BitstreamError as error:
+        hint = "" if options.salvage else "; --salvage keeps what is intact"
+        raise UserError(f"{_name(source)}: {error}{hint}") from error
+    _report(outcome, _name(source), encoding=False)
 
 
 def _write_through(file: BinaryIO, data: bytes) -> None:
@@ -509,204 +609,8 @@ def _write_through(file: BinaryIO, data: bytes) -> None:
         file.flush()
 
 
-def _encode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekable: bool) -> str:
-    """Encode from one open file to another; returns what there is to say."""
-    from codec.pipe import encode_pipe
-
-    codec = _load_codec(coding.weights)
-    count, rate, notes = encode_pipe(
-        codec, source, partial(_write_through, target), coding.kbps, coding.vbr,
-        coding.independent, target.seek if seekable else None,
-    )  # fmt: skip
-    for text in notes:
-        _note(text)
-    return f"{count / rate:.2f} s encoded"
-
-
-def _decode_through(source: BinaryIO, target: BinaryIO, coding: _Coding, seekable: bool) -> str:
-    """Decode from one open file to another; returns what there is to say."""
-    from codec.config import SAMPLE_RATE as CODEC_RATE
-    from codec.io.wav import to_int16, wav_header
-    from codec.pipe import decode_pipe
-
-    codec = _load_codec(coding.weights)
-    rate = CODEC_RATE
-    begun = coding.raw
-
-    def write(data: bytes) -> None:
-        nonlocal begun  # the header comes with the first samples: a fault before leaves nothing
-        _write_through(target, data if begun else wav_header(rate) + data)
-        begun = True
-
-    if coding.salvage or coding.source_rate:  # these look at the whole file
-        data = source.read()
-        problems: list[str] = []
-        if coding.salvage:
-            wave, rate, problems = codec.salvage(data, coding.source_rate)
-        else:
-            wave, rate = codec.decode_with_rate(data, coding.source_rate)
-        for text in problems:
-            _note(text)
-        write(to_int16(wave).astype("<i2").tobytes())
-        count = len(wave)
-    else:
-        count = decode_pipe(codec, source, write)
-    if seekable and not coding.raw:
-        target.seek(0)
-        _write_through(target, wav_header(rate, count))
-    return f"{count / rate:.2f} s at {rate} Hz decoded"
-
-
-def _run_pipe(
-    work: Callable[[BinaryIO, BinaryIO, _Coding, bool], str],
-    source: Path,
-    target: Path,
-    coding: _Coding,
-) -> None:
-    """Code from or to standard input or output, or both."""
-    from codec.io.files import atomic_open, is_direct
-
-    if coding.skip_existing:
-        raise UserError("--skip-existing: is for files and directories; leave it out with -")
-    if source != STANDARD:
-        _check_input(source)
-        if source.is_dir():
-            raise UserError(f"{source}: is a directory; name one file to go to standard output")
-    elif sys.stdin.isatty():
-        raise UserError("standard input is a terminal; pipe a file or another program into it")
-    if target == STANDARD and sys.stdout.isatty():
-        raise UserError("standard output is a terminal; redirect it to a file or a program")
-    name = "standard input" if source == STANDARD else str(source)
-    with contextlib.ExitStack() as stack:
-        try:
-            if source == STANDARD:
-                reader: BinaryIO = sys.stdin.buffer
-            else:
-                reader = stack.enter_context(source.open("rb"))
-            if target == STANDARD:
-                writer: BinaryIO = sys.stdout.buffer
-                seekable = False
-            else:
-                _check_output(source, target, "")
-                target.parent.mkdir(parents=True, exist_ok=True)
-                seekable = not is_direct(target)
-                writer = stack.enter_context(atomic_open(target))
-            message = work(reader, writer, coding, seekable)
-        except BrokenPipeError:
-            # Whoever read our output has enough; that is theirs to judge.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            raise typer.Exit(EXIT_SOME_FILES) from None
-        except ValueError as error:  # BitstreamError and AudioError
-            text = str(error)
-            raise UserError(text if name in text else f"{name}: {text}") from error
-    if target != STANDARD:
-        print(f"{name} -> {target}: {message}")
-
-
-# --------------------------------------------------------------------------------------------------
-# A directory
-
-
-def _start_worker() -> None:
-    """Prepare a worker process: one thread, quiet on Ctrl-C, gone when its parent is gone."""
-    _follow_parent()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the workers
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_INTERRUPTED))  # clean up a half file
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-        os.environ[name] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _map_jobs(
-    task: Callable[[tuple[Path, Path]], _Outcome], pairs: list[tuple[Path, Path]], jobs: int
-) -> Generator[_Outcome]:
-    """Yield the outcome of each pair as it is ready, from `jobs` processes."""
-    if jobs == 1 or len(pairs) < 2:
-        yield from map(task, pairs)
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor, as_completed
-    from concurrent.futures.process import BrokenProcessPool
-
-    context = multiprocessing.get_context("spawn")  # fork and torch threads do not mix
-    pool = ProcessPoolExecutor(min(jobs, len(pairs)), context, _start_worker)
-    try:
-        for future in as_completed([pool.submit(task, pair) for pair in pairs]):
-            yield future.result()
-    except BrokenProcessPool:
-        raise UserError(
-            "a worker process died (out of memory?); use fewer --jobs, and --skip-existing to go on"
-        ) from None
-    except BaseException:
-        for child in multiprocessing.active_children():
-            child.terminate()
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _name_outputs(
-    sources: list[Path], source_dir: Path, target_dir: Path, suffix: str
-) -> tuple[list[tuple[Path, Path]], list[_Outcome]]:
-    """Return (source, target) pairs with the tree kept, and the files whose target is taken."""
-    taken: dict[Path, Path] = {}
-    clashes = []
-    for source in sources:
-        target = (target_dir / source.relative_to(source_dir)).with_suffix(suffix)
-        if target in taken:
-            text = f"{source}: {taken[target].name} has the same output name; rename one of them"
-            clashes.append(_Outcome(source, error=text))
-        else:
-            taken[target] = source
-    return [(source, target) for target, source in taken.items()], clashes
-
-
-def _run_directory(
-    work: Callable[[Path, Path, _Coding], _Outcome],
-    verb: str,
-    sources: list[Path],
-    source_dir: Path,
-    target_dir: Path,
-    suffix: str,
-    coding: _Coding,
-    jobs: int,
-) -> None:
-    """Code every file of a directory tree; go on past bad files and list them at the end."""
-    from tqdm import tqdm
-
-    pairs, failures = _name_outputs(sources, source_dir, target_dir, suffix)
-    skipped = ""
-    if coding.skip_existing:
-        wanted = [(source, target) for source, target in pairs if not _is_done(target)]
-        skipped = f", {_count(len(pairs) - len(wanted), 'existing file')} skipped"
-        pairs = wanted
-    notes: dict[str, list[Path]] = {}
-    done = 0
-    task = partial(_attempt_all, work, coding)
-    with (
-        contextlib.closing(_map_jobs(task, pairs, jobs)) as outcomes,
-        tqdm(total=len(pairs), desc=verb, unit="file", disable=None) as progress,
-    ):
-        for outcome in outcomes:
-            progress.update()
-            done += not outcome.error
-            for text in outcome.notes:
-                notes.setdefault(text, []).append(outcome.path)
-            if outcome.error:
-                failures.append(outcome)
-    for text, paths in notes.items():
-        if len(paths) > 1:
-            text = f"{text} ({len(paths)} files)"
-        elif str(paths[0]) not in text:
-            text = f"{paths[0]}: {text}"
-        _note(text)
-    for outcome in sorted(failures, key=lambda outcome: outcome.path):
-        _complain(outcome.error)
-    print(f"{verb}d {done} of {len(sources)} files into {target_dir}{skipped}")
-    if failures:
-        raise typer.Exit(EXIT_SOME_FILES)
+def _name(source: Path) -> str:
+    return "standard input" if source == STANDARD else str(source)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -715,13 +619,12 @@ def _run_directory(
 WeightsOption = Annotated[
     Path | None,
     typer.Option(
-        help="Use this .safetensors file in place of the weights that ship with the codec."
+        exists=True,
+        dir_okay=False,
+        help="Use this .safetensors file in place of the weights that ship with the codec.",
     ),
 ]
-JobsOption = Annotated[
-    int,
-    typer.Option(min=1, help="Work on this many files at once, each in its own process."),
-]
+JobsOption = Annotated[int, typer.Option(min=1, help="Work on this many files at once.")]
 SkipOption = Annotated[
     bool,
     typer.Option(
@@ -730,62 +633,105 @@ SkipOption = Annotated[
         "regular file and not empty. What it was made of, and how, is not compared.",
     ),
 ]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Without OUT: replace an output that is there.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+]
+OutArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[OUT]", help="File, directory, or - (standard output); without it: "
+                   "beside IN."),
+]  # fmt: skip
 
 
 @app.command()
 def encode(
     source: Annotated[
         Path,
-        typer.Argument(metavar="IN", help="Audio file, a directory of them, or - (standard input)"),
-    ],
-    target: Annotated[
-        Path,
         typer.Argument(
-            metavar="OUT", help="Stream to write (.bin), a directory, or - (standard output)."
+            metavar="IN",
+            help="Audio file, a directory of them, or - (standard input)",
         ),
     ],
+    target: OutArgument = None,
     bitrate: Annotated[
-        float, typer.Option(help="Rate in kbit/s, any value from 8 to 32.")
+        float,
+        typer.Option(
+            parser=_parse_kbps, metavar="KBPS", help="Rate in kbit/s, any value from 8 to 32."
+        ),
     ] = DEFAULT_KBPS,
     vbr: Annotated[
         bool,
         typer.Option("--vbr", help="Spend the same average rate where it helps most in the file."),
     ] = False,
-    independent: Annotated[
+    intra_only: Annotated[
         bool,
         typer.Option(
+            "--intra-only",
             "--independent-packets",
             help="Let no packet need another, for networks that lose some; at 3 to 12 % more rate.",
         ),
     ] = False,
+    channel: Annotated[
+        str,
+        typer.Option(
+            parser=_parse_channel,
+            metavar="mix|N",
+            help="Channel to encode, counted from 1; mix: all, none of them lost.",
+        ),
+    ] = "mix",
+    raw: Annotated[
+        SampleFormat | None,
+        typer.Option(help="The input has no header: its samples are these, interleaved."),
+    ] = None,
+    sample_rate: Annotated[
+        int,
+        typer.Option(
+            min=MIN_SOURCE_RATE, max=MAX_SOURCE_RATE, metavar="HZ", help="Rate of --raw samples."
+        ),
+    ] = SAMPLE_RATE,
+    channels: Annotated[int, typer.Option(min=1, max=1024, help="Channels of --raw samples.")] = 1,
     weights: WeightsOption = None,
     jobs: JobsOption = 1,
     skip_existing: SkipOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
     """Encode audio of any sample rate and channel count.
 
     A directory is encoded file by file into OUT: the tree is kept, NAME.wav becomes NAME.bin.
-    Standard input is raw 16-bit samples (16 kHz, mono, little-endian) or an audio file; raw samples
-    and 16-bit WAV at 16 kHz are coded while they come in.
+    Standard input is an audio file, or samples (16 bits, 16 kHz, mono, little-endian, unless --raw
+    says otherwise); samples and WAV are coded while they come in.
     """
-    coding = _Coding(
-        weights, _check_kbps(bitrate), vbr, independent=independent, skip_existing=skip_existing
-    )
-    _check_file(weights, "--weights")
-    if source == STANDARD or target == STANDARD:
-        _run_pipe(_encode_through, source, target, coding)
-        return
     _check_input(source)
-    _check_output(source, target, ".bin")
-    if not source.is_dir():
-        _run_one(_encode_file, source, target, coding)
-        return
-    from codec.io.audio import list_audio
+    samples = None
+    if raw is not None:
+        from codec.io.wav import Samples
 
-    sources = [Path(path) for path in list_audio(source)]
-    if not sources:
-        raise UserError(f"{source}: no audio files in this directory; check the path")
-    _run_directory(_encode_file, "encode", sources, source, target, ".bin", coding, jobs)
+        samples = Samples(raw.value, sample_rate, channels)
+        if source.is_dir():
+            raise UserError("--raw: one file at a time, or standard input; leave it out")
+    elif sample_rate != SAMPLE_RATE or channels != 1:
+        raise UserError("--sample-rate, --channels: describe samples without a header; add --raw")
+    from codec.io.audio import AUDIO_SUFFIXES
+    from codec.pieces import EncodeOptions
+    from codec.transcode import encode_file
+
+    options = EncodeOptions(bitrate, vbr, intra_only, channel)
+
+    def work(path: Path, out: Path | BinaryIO, stop: threading.Event | None = None) -> "Outcome":
+        return encode_file(_load_codec(weights), path, out, options, stop)
+
+    run = _Run(True, work, ".bin", AUDIO_SUFFIXES, jobs, skip_existing, dry_run)
+    if samples is not None or STANDARD in (source, Path(target or "")) or _is_pipe(source):
+        run.check_pipe(source, target)
+        codec = _load_codec(weights)
+        out = Path(target) if target == "-" else run.choose(source, target, force)
+        _encode_pipe(codec, source, out, options, samples)
+        return
+    run(source, target, force)
 
 
 @app.command()
@@ -796,16 +742,27 @@ def decode(
             metavar="IN", help="Stream (.bin), a directory of them, or - (standard input)."
         ),
     ],
-    target: Annotated[
-        Path,
-        typer.Argument(
-            metavar="OUT", help="WAV file to write, a directory, or - (standard output)."
-        ),
-    ],
+    target: OutArgument = None,
     rate: Annotated[
         Rate,
         typer.Option(help="Sample rate to write: 16 kHz (codec) or that of the input (source)."),
     ] = Rate.codec,
+    sample_rate: Annotated[
+        int | None,
+        typer.Option(
+            min=MIN_SOURCE_RATE,
+            max=MAX_SOURCE_RATE,
+            metavar="HZ",
+            help="Sample rate to write, any; in place of --rate.",
+        ),
+    ] = None,
+    format: Annotated[
+        OutputFormat | None,
+        typer.Option(help="What to write; without it what OUT's suffix says, else wav."),
+    ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Write samples only: the same as --format raw.")
+    ] = False,
     salvage: Annotated[
         bool,
         typer.Option(
@@ -813,41 +770,37 @@ def decode(
             help="Decode a damaged stream as far as possible: conceal what is lost, and say what.",
         ),
     ] = False,
-    raw: Annotated[
-        bool, typer.Option("--raw", help="Write samples only, without a WAV header (with -).")
-    ] = False,
     weights: WeightsOption = None,
     jobs: JobsOption = 1,
     skip_existing: SkipOption = False,
+    force: ForceOption = False,
+    dry_run: DryRunOption = False,
 ) -> None:
-    """Decode a stream into a 16-bit mono WAV file.
+    """Decode a stream into a mono audio file.
 
-    Nothing of the encoding need be repeated: the stream carries it. A directory is decoded file by
-    file into OUT: the tree is kept, NAME.bin becomes NAME.wav. From standard input it is decoded
-    while it comes in.
+    Nothing of the encoding need be repeated: the stream carries it. OUT's suffix names the format:
+    .wav, .flac, .ogg, .opus, .mp3, .aiff and others. A directory is decoded file by file into OUT:
+    the tree is kept, NAME.bin becomes NAME.wav. Standard input is decoded while it comes in.
     """
-    coding = _Coding(
-        weights,
-        source_rate=rate is Rate.source,
-        salvage=salvage,
-        raw=raw,
-        skip_existing=skip_existing,
-    )
-    _check_file(weights, "--weights")
-    if source == STANDARD or target == STANDARD:
-        _run_pipe(_decode_through, source, target, coding)
-        return
-    if raw:
-        raise UserError("--raw: is for pipes; name - (standard input or output)")
     _check_input(source)
-    _check_output(source, target, ".wav")
-    if not source.is_dir():
-        _run_one(_decode_file, source, target, coding)
+    from codec.pieces import DecodeOptions
+    from codec.transcode import decode_file
+
+    kind = "raw" if raw else None if format is None else format.value
+    wanted = sample_rate or (None if rate is Rate.source else SAMPLE_RATE)
+    options = DecodeOptions(wanted, salvage, kind)
+
+    def work(path: Path, out: Path | BinaryIO, stop: threading.Event | None = None) -> "Outcome":
+        return decode_file(_load_codec(weights), path, out, options, stop)
+
+    run = _Run(False, work, f".{kind or 'wav'}", {".bin"}, jobs, skip_existing, dry_run)
+    if STANDARD in (source, Path(target or "")):
+        run.check_pipe(source, target)
+        codec = _load_codec(weights)
+        out = Path(target) if target == "-" else run.choose(source, target, force)
+        _decode_pipe(codec, source, out, options)
         return
-    sources = sorted(path for path in source.rglob("*.bin") if path.is_file())
-    if not sources:
-        raise UserError(f"{source}: no .bin files in this directory; check the path")
-    _run_directory(_decode_file, "decode", sources, source, target, ".wav", coding, jobs)
+    run(source, target, force)
 
 
 def _format_info(path: Path, info: dict[str, Any]) -> str:
@@ -890,8 +843,6 @@ def info(
     _check_input(source)
     if source.is_dir():
         raise UserError(f"{source}: is a directory; name one stream (.bin)")
-    _check_file(weights, "--weights")
-    from codec.bitstream import BitstreamError
     from codec.info import stream_info
 
     try:
@@ -1192,9 +1143,8 @@ def train(config: TrainConfig) -> None:
     if out.exists() and not out.is_dir():
         raise UserError(f"{out}: is a file; name a directory with --out")
     _check_file(Path(config.init_from) if config.init_from else None, "--init-from")
-    with _interrupt_held():
-        from models.training.trainer import CHECKPOINT
-        from models.training.trainer import train as run
+    from models.training.trainer import CHECKPOINT
+    from models.training.trainer import train as run
 
     try:
         exported = run(config)

@@ -1,242 +1,291 @@
-"""Standard input and output: encode and decode while the signal passes through.
+"""Standard input and output: encode while the signal passes through.
 
-Sound is 16-bit PCM, raw or as WAV. Signed 16-bit WAV at 16 kHz and raw samples pass through in
-constant memory, with 30 ms of delay; anything else is read to its end first.
+Raw samples and WAV of any rate are coded in constant memory while they come in, with 30 ms of
+delay at 16 kHz; anything else is read to its end first. (Decoding needs nothing of its own: see
+:func:`codec.pieces.decode_stream`.)
 """
 
 from __future__ import annotations
 
-import struct
+import contextlib
+import os
+import select
+import signal
 import tempfile
-import wave
+import threading
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from pathlib import Path
+from types import FrameType
 from typing import IO, TYPE_CHECKING
 
-import numpy as np
-
-from codec.bitstream import BitstreamReader, BitstreamWriter, num_codec_samples, write_header
-from codec.config import SAMPLE_RATE as CODEC_RATE
-from codec.errors import AudioError
-from codec.io.audio import read_audio
-from codec.io.wav import to_int16
-from codec.stream import StreamDecoder, StreamEncoder
+from codec.config import SAMPLE_RATE
+from codec.io.audio import AudioReader, check_samples, loud_note
+from codec.io.channels import BLOCK_SAMPLES, MIX, Downmix, FloatArray, downmix, one_channel
+from codec.io.resample import check_rate
+from codec.io.sniff import HEAD_BYTES, head_size, is_audio_file
+from codec.io.wav import UNKNOWN_SIZE, Samples, parse_wav
+from codec.pieces import CHUNK_BYTES, EncodeOptions, Outcome, encode_blocks
 
 if TYPE_CHECKING:
     from codec.api import Codec
 
-CHUNK_BYTES = 1 << 16
-# What the first bytes of audio files look like; everything else is raw samples.
-_CONTAINERS = (b"RIFF", b"RF64", b"fLaC", b"OggS", b"ID3", b"FORM", b"caff", b"riff", b".snd")
-# Samples by which the last packet of a stream may reach beyond its end.
-_LONGEST_REST = 319
+RAW_DEFAULT = Samples("s16le", SAMPLE_RATE, 1)
+# Such chunks may follow where there really are no samples.
+_CHUNKS = (b"LIST", b"fact", b"bext", b"iXML", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"PEAK", b"JUNK")
+_LISTEN_SECONDS = 1.0  # of several channels, by which their downmix is chosen
+_LAST_BYTES = 1 << 20  # that may lie in a pipe when a recording is stopped
 
 
-class _Pieces:
-    """A readable pipe to which bytes that were looked at can be given back."""
+class PipeInput:
+    """A readable pipe to which bytes that were looked at can be given back.
 
-    def __init__(self, file: IO[bytes]) -> None:
-        self._file = file
+    Parameters
+    ----------
+    file : binary file
+    stop : LiveStop or None   ends the input where a signal asks for it
+    """
+
+    def __init__(self, file: IO[bytes], stop: LiveStop | None = None) -> None:
+        self._file = getattr(file, "raw", file)  # what lies in a buffer, `select` does not see
+        self._stop = stop
         self._first = b""
 
     def peek(self, size: int) -> bytes:
         """Return the first bytes, fewer at the end of the pipe, and leave them there."""
         while len(self._first) < size:
-            piece = self._file.read(size - len(self._first))
+            piece = self._take(size - len(self._first))
             if not piece:
                 break
             self._first += piece
-        return self._first
+        return self._first[:size]
 
-    def read(self, size: int = -1) -> bytes:
-        """Return exactly ``size`` bytes, fewer at the end only; all of them for -1."""
-        first, self._first = self._first, b""
-        if size < 0:
-            return first + self._file.read()
-        if len(first) >= size:
-            self._first = first[size:]
-            return first[:size]
-        return first + self._file.read(size - len(first))
+    def skip(self, size: int) -> None:
+        """Leave out bytes that were looked at."""
+        self._first = self._first[size:]
 
     def read_some(self, size: int) -> bytes:
         """Return what is there, at least one byte but at the end."""
         if self._first:
             first, self._first = self._first[:size], self._first[size:]
             return first
-        read = getattr(self._file, "read1", self._file.read)
-        return bytes(read(size))
+        return self._take(size)
+
+    def drain(self) -> None:
+        """Read on to the end: whoever writes would be told that nobody listens."""
+        while self.read_some(CHUNK_BYTES):
+            pass
+
+    def _take(self, size: int) -> bytes:
+        if self._stop is not None and not self._stop.wait():
+            return b""
+        return bytes(self._file.read(size) or b"")
 
 
-def _wav_format(pipe: _Pieces) -> tuple[int, int] | None:
-    """Read a WAV header up to its samples; return channels and bytes that the samples take.
+class LiveStop:
+    """Let INT, TERM and HUP end the input instead of the program.
 
-    None if it is not 16-bit PCM at 16 kHz; then nothing has been read. A length that is not known
-    (0 or the largest number, as programs write into pipes) comes back as -1.
+    A recording that is stopped is coded to its end and kept. A second signal ends the program.
+
+    Parameters
+    ----------
+    file : binary file   the input
+
+    Attributes
+    ----------
+    signal : int   that came; 0: none
     """
-    head = pipe.peek(12)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
-        return None
-    position, channels = 12, 0
-    while position < CHUNK_BYTES:
-        chunk = pipe.peek(position + 8)[position:]
-        if len(chunk) < 8:
-            return None
-        name, size = chunk[:4], int.from_bytes(chunk[4:8], "little")
-        if name == b"data":
-            if not channels:
-                return None
-            pipe.read(position + 8)
-            return channels, size if 0 < size < 0x7FFFF000 else -1
-        if name == b"fmt ":
-            fields = pipe.peek(position + 24)[position + 8 : position + 24]
-            if size < 16 or len(fields) < 16:
-                return None
-            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", fields)
-            if (kind, rate, bits) != (wave.WAVE_FORMAT_PCM, CODEC_RATE, 16) or not channels:
-                return None
-        position += 8 + size + size % 2
-    return None
 
+    def __init__(self, file: IO[bytes]) -> None:
+        self.signal = 0
+        self._file = file
+        self._left = _LAST_BYTES
+        self._wake, self._woken = os.pipe()
+        os.set_blocking(self._woken, False)
 
-def _samples(pipe: _Pieces, channels: int, num_bytes: int) -> Iterator[np.ndarray]:
-    """Yield mono float samples of interleaved 16-bit PCM as they come in, ``num_bytes`` or -1."""
-    frame = 2 * channels
-    rest = b""
-    while num_bytes:
-        size = CHUNK_BYTES if num_bytes < 0 else min(CHUNK_BYTES, num_bytes)
-        data = pipe.read_some(size)
-        if not data:
-            break
-        if num_bytes > 0:
-            num_bytes -= len(data)
-        data = rest + data
-        whole = len(data) - len(data) % frame
-        rest = data[whole:]
-        pcm = np.frombuffer(data[:whole], "<i2").reshape(-1, channels)
-        samples = pcm.astype(np.float32) / np.float32(32768)
-        yield samples[:, 0] if channels == 1 else samples.mean(1, dtype=np.float64).astype("f4")
+    @contextlib.contextmanager
+    def listening(self) -> Iterator[LiveStop]:
+        """Take the signals over within the block; nothing is done outside the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield self
+            return
+        signals = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
+        former = {
+            number: signal.signal(number, self._note)
+            for number in signals
+            if signal.getsignal(number) != signal.SIG_IGN  # a background job, or nohup
+        }
+        wakeup = signal.set_wakeup_fd(self._woken)
+        try:
+            yield self
+        finally:
+            signal.set_wakeup_fd(wakeup)
+            for number, handler in former.items():
+                signal.signal(number, handler)
+            os.close(self._wake)
+            os.close(self._woken)
+
+    def wait(self) -> bool:
+        """Wait for input; return whether there is more to read.
+
+        What lies in the pipe when the signal comes is still taken.
+        """
+        try:
+            if not self.signal:
+                select.select([self._file.fileno(), self._wake], [], [])
+                if not self.signal:
+                    return True
+            self._left -= CHUNK_BYTES
+            ready, _, _ = select.select([self._file.fileno()], [], [], 0)
+            return bool(ready) and self._left > 0
+        except (OSError, ValueError):  # no descriptor, or none that can be waited for
+            return not self.signal
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self.signal = number
 
 
 def encode_pipe(
     codec: Codec,
     source: IO[bytes],
     write: Callable[[bytes], object],
-    bitrate: float,
-    vbr: bool = False,
-    independent: bool = False,
+    options: EncodeOptions,
     seek: Callable[[int], object] | None = None,
-) -> tuple[int, int, list[str]]:
+    raw: Samples | None = None,
+    stop: LiveStop | None = None,
+) -> Outcome:
     """Encode what comes in from a pipe.
 
     Parameters
     ----------
     codec : Codec
-    source : binary file         raw 16-bit samples (16 kHz, mono, little-endian), or an audio file
-    write : callable             takes the bytes of the coded file, piece by piece
-    bitrate : float              kbit/s
-    vbr, independent : bool      as for ``Codec.encode``; VBR looks at the whole signal first
-    seek : callable              moves to a place in what was written; None: it cannot, and the
-                                 stream ends with its length instead of beginning with it
+    source : binary file   an audio file, or samples without a header
+    write : callable       takes the bytes of the coded file, piece by piece
+    options : EncodeOptions
+    seek : callable        moves to a place in what was written; None: it cannot, and the stream
+                           ends with its length instead of beginning with it
+    raw : Samples or None  what samples without a header are; None: look whether it is an audio
+                           file, else 16-bit samples at 16 kHz, mono, little-endian
+    stop : LiveStop        ends the input where a signal asks for it
 
     Returns
     -------
-    num_samples, sample_rate : int
-    notes : list of str
+    Outcome
 
     Raises
     ------
     AudioError   not audio
     """
-    pipe = _Pieces(source)
-    head = pipe.peek(4)
-    contained = head.startswith(_CONTAINERS)
-    layout = _wav_format(pipe) if contained else (1, -1)
-    if layout is None or vbr:
-        return _encode_whole(codec, pipe, write, bitrate, vbr, independent, layout)
-    encoder = StreamEncoder(codec, bitrate, independent)
-    header = encoder.header if seek is None else replace(encoder.header, open_end=False)
-    writer = BitstreamWriter(header)
-    write(writer.header_bytes)
-    for samples in _samples(pipe, *layout):
-        packets = encoder.push(samples)
-        if packets:
-            write(b"".join(map(writer.packet, packets)))
-    write(b"".join(map(writer.packet, encoder.finish())) + writer.finish(encoder.num_samples))
-    if seek is not None:
-        seek(0)
-        write(write_header(replace(header, num_samples=encoder.num_samples)))
-    channels = layout[0]
-    notes = [f"downmixed {channels} channels to mono"] if channels > 1 else []
-    return encoder.num_samples, CODEC_RATE, notes
+    pipe = PipeInput(source, stop)
+    outcome = Outcome(Path("-"), Path("-"))
+    size = -1
+    samples = raw
+    if samples is None:
+        samples = RAW_DEFAULT
+        head = pipe.peek(HEAD_BYTES)
+        if is_audio_file(pipe.peek(head_size(head))):
+            header = parse_wav(pipe.peek)
+            if header is None:
+                return _encode_spooled(codec, pipe, write, options, outcome)
+            pipe.skip(header.offset)
+            samples = header.samples
+            size = header.size if header.size < UNKNOWN_SIZE else -1
+            if size == 0 and pipe.peek(4) and pipe.peek(4) not in _CHUNKS:
+                size = -1
+                outcome.notes.append("the header announces no audio: read to the end")
+        elif head:
+            outcome.notes.append(
+                "no header of an audio file: taken as 16-bit samples at 16 kHz, mono (--raw says "
+                "what they are)"
+            )
+    check_rate(samples.rate, "standard input: sample rate")
+    blocks = _mono_blocks(_frames(pipe, samples, size, outcome), samples, options.channel, outcome)
+    outcome.sample_rate = samples.rate
+    encode_blocks(codec, blocks, options, outcome, write, seek)
+    return outcome
 
 
-def _encode_whole(
-    codec: Codec,
-    pipe: _Pieces,
-    write: Callable[[bytes], object],
-    bitrate: float,
-    vbr: bool,
-    independent: bool,
-    layout: tuple[int, int] | None,
-) -> tuple[int, int, list[str]]:
-    """Encode what cannot be coded while it comes in."""
-    if layout is not None:
-        pieces = list(_samples(pipe, *layout))
-        waveform = np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
-        rate, notes = CODEC_RATE, list[str]()
-    else:
-        with tempfile.NamedTemporaryFile() as file:
-            while data := pipe.read_some(CHUNK_BYTES):
-                file.write(data)
-            file.flush()
-            try:
-                waveform, rate, notes = read_audio(file.name)
-            except AudioError as error:
-                message = str(error).replace(file.name, "standard input")
-                raise AudioError(message) from None
-        notes.append("standard input is not 16-bit PCM at 16 kHz: read to its end before coding")
-    write(codec.encode(waveform, rate, bitrate=bitrate, vbr=vbr, independent=independent))
-    return len(waveform), rate, notes
+def _frames(
+    pipe: PipeInput, samples: Samples, num_bytes: int, outcome: Outcome
+) -> Iterator[FloatArray]:
+    """Yield samples of all channels, shape [T, channels], as they come in; -1 bytes: all."""
+    rest, left = b"", num_bytes
+    while left:
+        data = pipe.read_some(CHUNK_BYTES if left < 0 else min(CHUNK_BYTES, left))
+        if not data:
+            break
+        if left > 0:
+            left -= len(data)
+        data = rest + data
+        whole = len(data) - len(data) % samples.frame_bytes
+        rest = data[whole:]
+        yield samples.to_float(data[:whole])
+    if left > 1:  # one: a pad byte left out
+        there = num_bytes - left
+        outcome.notes.append(
+            f"the file is cut off: {there} of {num_bytes} bytes of audio are there and are used"
+        )
+    elif left == 0:
+        pipe.drain()
 
 
-def decode_pipe(codec: Codec, source: IO[bytes], write: Callable[[bytes], object]) -> int:
-    """Decode what comes in from a pipe to raw 16-bit samples, 16 kHz, little-endian.
-
-    A stream with an open end tells its length last, so its last 20 ms are held back until then.
-
-    Parameters
-    ----------
-    codec : Codec
-    source : binary file   a coded file or stream
-    write : callable       takes samples, as bytes
-
-    Returns
-    -------
-    int   samples written
-
-    Raises
-    ------
-    BitstreamError   not a file of this codec, damaged, cut off, or other weights; samples that came
-                     before the fault have been written
-    """
-    pipe, reader = _Pieces(source), BitstreamReader()
-    decoder: StreamDecoder | None = None
-    kept = np.zeros(0, np.float32)
-    written = 0
-    while data := pipe.read_some(CHUNK_BYTES):
-        packets = reader.push(data)
-        if decoder is None and reader.header is not None:
-            decoder = StreamDecoder(codec, reader.header)
-        if decoder is None or not packets:
+def _mono_blocks(
+    frames: Iterator[FloatArray], samples: Samples, channel: str | int, outcome: Outcome
+) -> Iterator[FloatArray]:
+    """Yield mono samples; a downmix is chosen by the first second in which there is sound."""
+    peak = 0.0
+    name = "standard input"
+    first: list[FloatArray] = []
+    gains: Downmix | None = None
+    if samples.channels == 1:
+        gains = Downmix((1.0,))
+    if channel != MIX:
+        gains = one_channel(int(channel), samples.channels, name)
+    for block in frames:
+        peak = max(peak, check_samples(block, name))
+        if gains is not None:
+            yield gains(block)
             continue
-        kept = np.concatenate([kept, decoder.push_all(packets)])
-        ready = kept[: max(len(kept) - _LONGEST_REST, 0)]
-        if len(ready):
-            write(to_int16(ready).astype("<i2").tobytes())
-        kept = kept[len(ready) :]
-        written += len(ready)
-    reader.finish()
-    assert reader.header is not None
-    kept = kept[: num_codec_samples(reader.header) - written]
-    write(to_int16(kept).astype("<i2").tobytes())
-    return written + len(kept)
+        if block.any() or first:
+            first.append(block)
+        else:
+            yield block[:, 0]
+        if sum(map(len, first)) >= _LISTEN_SECONDS * samples.rate:
+            gains = _choose(first, samples.channels)
+            yield from (gains(kept) for kept in first)
+    if gains is None:
+        gains = _choose(first, samples.channels)
+        yield from (gains(kept) for kept in first)
+    outcome.notes += [gains.note] if gains.note else []
+    outcome.notes += loud_note(peak)
+
+
+def _choose(blocks: list[FloatArray], channels: int) -> Downmix:
+    size = max(1, BLOCK_SAMPLES // channels)
+    cut = (block[i : i + size] for block in blocks for i in range(0, len(block), size))
+    return downmix(cut, channels)
+
+
+def _encode_spooled(
+    codec: Codec,
+    pipe: PipeInput,
+    write: Callable[[bytes], object],
+    options: EncodeOptions,
+    outcome: Outcome,
+) -> Outcome:
+    """Encode an audio file that cannot be read while it comes in."""
+    with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as coded:
+        while data := pipe.read_some(CHUNK_BYTES):
+            file.write(data)
+        file.flush()
+        with AudioReader(file.name, options.channel, "standard input") as reader:
+            outcome.sample_rate = reader.sample_rate
+            encode_blocks(codec, reader.blocks(), options, outcome, coded.write, coded.seek)
+            outcome.notes += reader.notes
+        coded.seek(0)
+        while data := coded.read(CHUNK_BYTES):
+            write(data)
+    outcome.notes.append("this kind of file is read to its end before it is coded")
+    return outcome

@@ -1,0 +1,196 @@
+"""Write decoded audio piece by piece, in the format that a file's name or the user asks for."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from typing import BinaryIO, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.errors import AudioError
+from codec.io.files import PathLike
+from codec.io.wav import to_int16, wav_header
+
+FloatArray = NDArray[np.float32]
+
+
+class Format(NamedTuple):
+    """A container and coding of libsndfile; WAV and raw samples are written without it."""
+
+    container: str
+    subtype: str = "PCM_16"
+    rates: tuple[int, ...] = ()  # the only ones that it takes; none: any
+
+
+WAV, RAW = Format("WAV"), Format("RAW")
+_OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
+_MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+
+# By the name that `--format` takes, and by suffix.
+FORMATS = {
+    "wav": WAV,
+    "raw": RAW,
+    "flac": Format("FLAC"),
+    "ogg": Format("OGG", "VORBIS"),
+    "opus": Format("OGG", "OPUS", _OPUS_RATES),
+    "mp3": Format("MP3", "MPEG_LAYER_III", _MP3_RATES),
+    "aiff": Format("AIFF"),
+    "au": Format("AU"),
+    "caf": Format("CAF"),
+    "w64": Format("W64"),
+    "rf64": Format("RF64"),
+    "sph": Format("NIST"),
+}
+_SUFFIXES = {"aif": "aiff", "aifc": "aiff", "snd": "au", "oga": "ogg", "wave": "wav", "pcm": "raw"}
+
+
+def output_format(path: PathLike, rate: int | None = None, name: str | None = None) -> Format:
+    """Return the format that an output is to have: of its suffix, WAV without one.
+
+    Parameters
+    ----------
+    path : output file
+    rate : int or None   sample rate in Hz, if it is known
+    name : str or None   of a format, in place of the suffix: a key of `FORMATS`
+
+    Raises
+    ------
+    AudioError   a format that cannot be written, or not at this rate
+    """
+    suffix = os.path.splitext(os.fspath(path))[1].lower().lstrip(".")
+    key = name or _SUFFIXES.get(suffix, suffix) or "wav"
+    if key not in FORMATS:
+        raise AudioError(
+            f"{path}: audio cannot be written as .{suffix}; name a file .wav, .flac, .ogg, .opus, "
+            ".mp3, .aiff, .au, .caf, .w64 or .rf64"
+        )
+    found = FORMATS[key]
+    if rate is not None and found.rates and rate not in found.rates:
+        rates = ", ".join(map(str, found.rates))
+        raise AudioError(f"{path}: {key} has no {rate} Hz; use one of {rates}, or another format")
+    return found
+
+
+class Sink(Protocol):
+    """Where decoded samples go."""
+
+    def write(self, samples: FloatArray) -> None:
+        """Write float samples, shape [T], full scale ±1, clipped."""
+
+    def finish(self) -> None:
+        """Write what is still to be written; the file is complete then, and stays open."""
+
+
+def open_sink(
+    file: BinaryIO, format: Format, rate: int, num_samples: int | None, seekable: bool
+) -> Sink:
+    """Return what writes mono audio to an open file.
+
+    Parameters
+    ----------
+    file : binary file        at its start
+    format : Format
+    rate : int                Hz
+    num_samples : int or None   how many will come, if that is known
+    seekable : bool           the header may be put right at the end
+    """
+    if format == RAW:
+        return _RawSink(file)
+    if format == WAV:
+        return _WavSink(file, rate, num_samples, seekable)
+    return _LibsndfileSink(file, format, rate, seekable)
+
+
+class _RawSink:
+    """Signed 16-bit samples, little-endian, without a header."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def write(self, samples: FloatArray) -> None:
+        if len(samples):
+            self._file.write(to_int16(samples).data)
+            self._file.flush()  # so that the next program has them at once
+
+    def finish(self) -> None:
+        self._file.flush()
+
+
+class _WavSink(_RawSink):
+    """The same behind a WAV header, which comes with the first of them."""
+
+    def __init__(self, file: BinaryIO, rate: int, num_samples: int | None, seekable: bool) -> None:
+        super().__init__(file)
+        self._rate, self._announced, self._seekable = rate, num_samples, seekable
+        self._num_samples = 0
+        self._begun = False
+
+    def write(self, samples: FloatArray) -> None:
+        if not len(samples):
+            return
+        self._begin()
+        self._num_samples += len(samples)
+        super().write(samples)
+
+    def finish(self) -> None:
+        if not self._begun and self._announced is None:
+            self._announced = 0
+        self._begin()
+        right = wav_header(self._rate, self._num_samples)
+        if self._seekable and self._num_samples != self._announced:
+            if len(right) != len(wav_header(self._rate, self._announced)):
+                raise AudioError("the audio is too long for a WAV file; name the output .rf64")
+            end = self._file.tell()
+            self._file.seek(0)
+            self._file.write(right)
+            self._file.seek(end)
+        super().finish()
+
+    def _begin(self) -> None:
+        if not self._begun:
+            self._file.write(wav_header(self._rate, self._announced))
+            self._begun = True
+
+
+class _LibsndfileSink:
+    """Anything else; it seeks, so that a pipe gets it when it is complete."""
+
+    def __init__(self, file: BinaryIO, format: Format, rate: int, seekable: bool) -> None:
+        import soundfile  # decoding to WAV does without
+
+        self._target = file
+        self._file = file if seekable else tempfile.TemporaryFile()
+        self._exact = format.subtype == "PCM_16"
+        # By its descriptor: through a Python file, errors in the callbacks would be lost.
+        self._sound = soundfile.SoundFile(
+            self._file.fileno(), "w", rate, 1, format.subtype, format=format.container,
+            closefd=False,
+        )  # fmt: skip
+
+    def write(self, samples: FloatArray) -> None:
+        data = to_int16(samples) if self._exact else np.clip(samples, -1, 1)
+        with _naming_errors():
+            self._sound.write(data)
+
+    def finish(self) -> None:
+        with _naming_errors():
+            self._sound.close()
+        if self._file is not self._target:
+            self._file.seek(0)
+            shutil.copyfileobj(self._file, self._target)
+            self._file.close()
+            self._target.flush()
+
+
+class _naming_errors:
+    """Turn what libsndfile says of a failed write into an `AudioError`."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (RuntimeError, AssertionError)):  # LibsndfileError is one
+            raise AudioError(f"the audio cannot be written ({error}); is the disk full?") from error

@@ -1,0 +1,359 @@
+"""Encode and decode piece by piece, in memory that does not grow with the signal.
+
+::
+
+    blocks ─► ResampleStream ─► StreamEncoder ─► BitstreamWriter ─► bytes
+    sink ◄─── ResampleStream ◄─ StreamDecoder ◄─ BitstreamReader ◄─ bytes
+
+The bytes are those of :meth:`codec.Codec.encode` of the whole signal, the samples those of
+:meth:`codec.Codec.decode`. Files and pipes go this way.
+"""
+
+from __future__ import annotations
+
+import io
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codec.bitstream import (
+    BitstreamReader,
+    BitstreamWriter,
+    Header,
+    num_codec_samples,
+    read_header,
+    write_header,
+)
+from codec.config import DEFAULT_KBPS, FRAME_LENGTH, HOP_LENGTH, SAMPLE_RATE
+from codec.errors import BitstreamError
+from codec.io.channels import MIX
+from codec.io.output import open_sink, output_format
+from codec.io.resample import ResampleStream
+from codec.stream import StreamDecoder, StreamEncoder
+
+if TYPE_CHECKING:
+    from codec.api import Codec
+
+FloatArray = NDArray[np.float32]
+
+CHUNK_BYTES = 1 << 16
+# Samples by which the last packet of a stream may reach beyond its end.
+_LONGEST_REST = 319
+_PACKETS_AT_ONCE = 500
+
+
+class Stopped(Exception):
+    """The work was given up, because the user wants it to end."""
+
+
+@dataclass(frozen=True)
+class EncodeOptions:
+    """How to encode.
+
+    Attributes
+    ----------
+    bitrate : float      kbit/s, 8 to 32
+    vbr : bool           variable bitrate; the whole signal is looked at first
+    intra_only : bool    no packet needs another
+    channel : 'mix' | int   of the source: mix all, or take one, counted from 1
+    """
+
+    bitrate: float = DEFAULT_KBPS
+    vbr: bool = False
+    intra_only: bool = False
+    channel: str | int = MIX
+
+
+@dataclass(frozen=True)
+class DecodeOptions:
+    """How to decode.
+
+    Attributes
+    ----------
+    sample_rate : int or None   Hz of the output; None: that of the source
+    salvage : bool              decode what is intact of a damaged stream
+    format : str or None        of the output, a key of `codec.io.output.FORMATS`; None: by suffix
+    """
+
+    sample_rate: int | None = SAMPLE_RATE
+    salvage: bool = False
+    format: str | None = None
+
+
+@dataclass
+class Outcome:
+    """What became of one file.
+
+    Attributes
+    ----------
+    source, target : Path
+    num_samples, sample_rate : int   of the audio that was encoded, or written
+    num_bytes : int                  of the stream
+    notes : list of str              what the user should know
+    problems : list of str           what was salvaged
+    error : str                      one line, empty if all went well
+    """
+
+    source: Path
+    target: Path
+    num_samples: int = 0
+    sample_rate: int = SAMPLE_RATE
+    num_bytes: int = 0
+    notes: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    error: str = ""
+
+    @property
+    def seconds(self) -> float:
+        """Return the length of the audio in seconds."""
+        return self.num_samples / self.sample_rate
+
+
+# --- encode ---------------------------------------------------------------------------------------
+
+
+def encode_blocks(
+    codec: Codec,
+    blocks: Iterable[FloatArray],
+    options: EncodeOptions,
+    outcome: Outcome,
+    write: Callable[[bytes], object],
+    seek: Callable[[int], object] | None = None,
+) -> None:
+    """Encode a mono signal that comes in blocks, and enter in `outcome` what came of it.
+
+    Parameters
+    ----------
+    codec : Codec
+    blocks : iterable of float32 arrays, shape [T]
+    options : EncodeOptions
+    outcome : Outcome      its `sample_rate` is that of the blocks
+    write : callable       takes the bytes of the coded file, piece by piece
+    seek : callable        moves to a place in what was written; None: it cannot, and a stream of
+                           constant bitrate ends with its length instead of beginning with it
+    """
+    rate = outcome.sample_rate
+    resampler = ResampleStream(rate, SAMPLE_RATE)
+
+    def put(data: bytes) -> None:
+        outcome.num_bytes += len(data)
+        write(data)
+
+    if options.vbr:
+        pieces = [resampler.push(block) for block in blocks]
+        waveform = np.concatenate([*pieces, resampler.finish()])
+        del pieces
+        data = codec.encode(waveform, SAMPLE_RATE, options.bitrate, True, options.intra_only)
+        header, length = read_header(data)
+        header = replace(header, num_samples=resampler.num_in, source_sample_rate=rate)
+        put(write_header(header) + data[length:])
+    else:
+        encoder = StreamEncoder(codec, options.bitrate, options.intra_only)
+        header = replace(encoder.header, source_sample_rate=rate, open_end=seek is None)
+        writer = BitstreamWriter(header)
+        put(writer.header_bytes)
+        for block in blocks:
+            if packets := encoder.push(resampler.push(block)):
+                put(b"".join(map(writer.packet, packets)))
+        packets = encoder.push(resampler.finish()) + encoder.finish()
+        put(b"".join(map(writer.packet, packets)) + writer.finish(resampler.num_in))
+        if seek is not None:
+            seek(0)
+            write(write_header(replace(header, num_samples=resampler.num_in)))
+    outcome.num_samples = resampler.num_in
+    if rate != SAMPLE_RATE:
+        outcome.notes.append(f"resampled from {rate} to {SAMPLE_RATE} Hz")
+
+
+# --- decode ---------------------------------------------------------------------------------------
+
+
+class PieceDecoder:
+    """Decode a stream piece by piece: bytes in, samples out.
+
+    Parameters
+    ----------
+    codec : Codec
+    sample_rate : int or None   Hz of the samples; None: that of the source
+    tolerant : bool             decode what is intact of a damaged stream, and conceal the rest
+
+    Attributes
+    ----------
+    header : Header or None     None until it has come
+    sample_rate : int           of the samples, once there is a header
+    num_samples : int           samples given out so far
+    problems : list of str      what is wrong with the stream, if that is tolerated
+    """
+
+    def __init__(
+        self, codec: Codec, sample_rate: int | None = SAMPLE_RATE, tolerant: bool = False
+    ) -> None:
+        self.sample_rate = sample_rate or 0
+        self.num_samples = 0
+        self._codec = codec
+        self._reader = BitstreamReader(tolerant)
+        self._decoder: StreamDecoder | None = None
+        self._written = 0  # samples at 16 kHz
+        self._kept = np.zeros(0, np.float32)
+
+    @property
+    def header(self) -> Header | None:
+        """Return the header, once it has come."""
+        return self._reader.header
+
+    @property
+    def problems(self) -> list[str]:
+        """Return what is wrong with the stream."""
+        return self._reader.problems
+
+    def push(self, data: bytes) -> FloatArray:
+        """Take in bytes and return the samples that they complete.
+
+        Raises
+        ------
+        BitstreamError   not a stream of this codec, damaged, or coded with other weights
+        """
+        return self._decode(self._reader.push(data))
+
+    def finish(self) -> FloatArray:
+        """Return the last samples.
+
+        Raises
+        ------
+        BitstreamError   the stream is cut off or damaged
+        """
+        last = self._decode(self._reader.finish())
+        assert self.header is not None
+        there = min(num_codec_samples(self.header), self._written + len(self._kept))
+        last = np.concatenate([last, self._give(self._kept[: max(there - self._written, 0)])])
+        rest = self._resampler.finish(output_length(self.header, self.sample_rate, there))
+        self.num_samples += len(rest)
+        return np.concatenate([last, rest])
+
+    def _decode(self, packets: Sequence[bytes | None]) -> FloatArray:
+        if self._decoder is None:
+            if self.header is None:
+                return np.zeros(0, np.float32)
+            self._decoder = StreamDecoder(self._codec, self.header)
+            self.sample_rate = self.sample_rate or self.header.source_sample_rate
+            self._resampler = ResampleStream(SAMPLE_RATE, self.sample_rate)
+        samples = [self._kept]
+        for first in range(0, len(packets), _PACKETS_AT_ONCE):
+            samples.append(self._decoder.push_all(packets[first : first + _PACKETS_AT_ONCE]))
+        # An open end tells last where within its last 20 ms the signal ends.
+        whole = np.concatenate(samples)
+        ready, self._kept = np.split(whole, [max(len(whole) - _LONGEST_REST, 0)])
+        return self._give(ready)
+
+    def _give(self, samples: FloatArray) -> FloatArray:
+        self._written += len(samples)
+        out = self._resampler.push(samples)
+        self.num_samples += len(out)
+        return out
+
+
+def output_length(header: Header, sample_rate: int, at_codec_rate: int) -> int:
+    """Return the samples at `sample_rate` of a stream of which so many are there at 16 kHz."""
+    there = -(-at_codec_rate * sample_rate // SAMPLE_RATE)
+    return min(header.num_samples, there) if sample_rate == header.source_sample_rate else there
+
+
+def decode_stream(
+    codec: Codec,
+    source: IO[bytes],
+    out: BinaryIO,
+    options: DecodeOptions,
+    outcome: Outcome,
+    seekable: bool,
+    stop: threading.Event | None = None,
+) -> None:
+    """Decode from one open file to another, and enter in `outcome` what came of it.
+
+    Parameters
+    ----------
+    codec : Codec
+    source : binary file
+    out : binary file       gets the first bytes when there are samples, or the stream is read
+    options : DecodeOptions
+    outcome : Outcome       its `target` names the format, if the options do not
+    seekable : bool         whether `out` can seek; if not, how long the audio is, is looked up
+                            before where that can be
+    stop : Event            set by another thread to give the work up
+
+    Raises
+    ------
+    BitstreamError   not a stream of this codec, damaged, cut off, or other weights
+    AudioError       the audio cannot be written, or not in this format; nothing was decoded then
+    Stopped          `stop` was set
+    """
+    format = output_format(outcome.target, options.sample_rate, options.format)
+    known = None
+    if not seekable:
+        if options.salvage and not source.seekable():
+            source = io.BytesIO(source.read())
+        known = _look_ahead(source, options.salvage)
+    decoder = PieceDecoder(codec, options.sample_rate, options.salvage)
+    sink = None
+    for samples in until(stop, _decoded_pieces(decoder, source)):
+        if sink is None:
+            assert decoder.header is not None
+            output_format(outcome.target, decoder.sample_rate, options.format)
+            header, there = known or (decoder.header, num_codec_samples(decoder.header))
+            length = (
+                None
+                if header.open_end and known is None
+                else output_length(header, decoder.sample_rate, there)
+            )
+            sink = open_sink(out, format, decoder.sample_rate, length, seekable)
+        sink.write(samples)
+    assert sink is not None
+    sink.finish()
+    outcome.problems += decoder.problems
+    outcome.num_samples, outcome.sample_rate = decoder.num_samples, decoder.sample_rate
+
+
+def _decoded_pieces(decoder: PieceDecoder, source: IO[bytes]) -> Iterator[FloatArray]:
+    """Yield the samples of a stream; the first piece, which may be empty, comes with the header."""
+    read = getattr(source, "read1", source.read)
+    while data := read(CHUNK_BYTES):
+        samples = decoder.push(data)
+        if decoder.header is not None:
+            yield samples
+    yield decoder.finish()
+
+
+def _look_ahead(source: IO[bytes], tolerant: bool) -> tuple[Header, int] | None:
+    """Return the header at the end of a regular file, and the samples that are there at 16 kHz.
+
+    None if it is not regular; or if the header at its beginning tells all, or is wrong.
+    """
+    if not source.seekable():
+        return None
+    start = source.tell()
+    reader, count = BitstreamReader(tolerant), 0
+    try:
+        while data := source.read(CHUNK_BYTES):
+            count += len(reader.push(data))
+            if reader.header is not None and not (reader.header.open_end or tolerant):
+                return None
+        count += len(reader.finish())
+    except BitstreamError:
+        return None
+    finally:
+        source.seek(start)
+    assert reader.header is not None
+    there = max(count * FRAME_LENGTH - HOP_LENGTH, 0)
+    return reader.header, min(there, num_codec_samples(reader.header))
+
+
+def until(stop: threading.Event | None, pieces: Iterable[FloatArray]) -> Iterator[FloatArray]:
+    """Yield the pieces until the event is set."""
+    for piece in pieces:
+        if stop is not None and stop.is_set():
+            raise Stopped
+        yield piece
