@@ -10,8 +10,8 @@ from conftest import synthetic_speech
 
 from codec import Codec, StreamDecoder
 from codec.bitstream import read_stream
-from codec.config import FRAMES_PER_GROUP
 from codec.concealment import Concealment, repeat_period
+from codec.config import FRAMES_PER_GROUP
 from codec.decoder import Synthesis
 from codec.mdct import inverse_mdct
 from models.codec_net import conceal

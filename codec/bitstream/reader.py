@@ -215,7 +215,7 @@ class BitstreamReader:
         layout = FrameLayout.of(header)
         assert layout.num_packets is not None and layout.num_groups is not None
         if self._tolerant:
-            highest = highest_group(self._layout, self._base + len(self._data))
+            highest = int(highest_group(self._layout, self._base + len(self._data)))
             fits = self._group.first <= layout.num_packets and layout.num_groups <= highest + 1
         else:
             fits = layout.num_packets == self._group.first + len(self._group.packets)

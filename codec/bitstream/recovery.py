@@ -37,14 +37,14 @@ SPARE_GROUPS = 60
 MAX_BLOCK = 1 << 16  # places that are looked at together
 
 
-def highest_group(layout: FrameLayout, position: int) -> int:
+def highest_group(layout: FrameLayout, position: np.ndarray | int) -> np.ndarray:
     """Return the highest index that a group so many bytes behind the header may have.
 
     So time and memory grow with the bytes that are there, whatever hostile ones claim.
     """
     smallest = 2 * FRAMES_PER_GROUP if layout.vbr else layout.bitrate_bps // 8
-    limit = SPARE_GROUPS + 2 * position // (smallest + CRC_BYTES)
-    return limit if layout.num_groups is None else min(limit, layout.num_groups - 1)
+    limit = SPARE_GROUPS + 2 * np.asarray(position) // (smallest + CRC_BYTES)
+    return limit if layout.num_groups is None else np.minimum(limit, layout.num_groups - 1)
 
 
 class Search:
@@ -116,12 +116,11 @@ class Search:
         """Return place, index and end of all that may be groups and begin at the first places."""
         found = []
         sums = _sums(window)
-        limit = highest_group(layout, base + count)
         for key, starts, ends in _spans(layout, window, count, self.damaged.index):
             index = _start_values(sums, window, starts, ends) ^ CRC_START
             # The next group, from the damaged one on, whose index has these low 16 bits.
             index = self.damaged.index + ((index - self.damaged.index) & 0xFFFF)
-            for i in np.flatnonzero(index <= limit):
+            for i in np.flatnonzero(index <= highest_group(layout, base + starts)):
                 if _key(layout, int(index[i])) == key:
                     found.append((int(starts[i]), int(index[i]), int(ends[i]) + CRC_BYTES))
         return sorted(found)

@@ -54,8 +54,8 @@ SEED_DIR = Path(__file__).resolve().parent / "seeds"
 CORPUS_DIR = Path(__file__).resolve().parent
 
 SECONDS = 1.0
-# 1.5 kB of integers for a packet, of which there may be one for each byte; some more for the packets
-# themselves, and for the search for sound groups.
+# 1.5 kB of integers for a packet, of which there may be one for each byte and those of a minute;
+# some more for the packets themselves, and for the search for sound groups.
 ALLOCATION_BASE, ALLOCATION_PER_BYTE = 1 << 23, 2048
 MAX_MESSAGE = 300
 
@@ -78,9 +78,9 @@ def header_crc(raw: bytes) -> bytes:
 
 
 def raise_version(data: bytes) -> bytes:
-    """Return a file of an earlier format version as one of the present, where the layout is the same.
+    """Return a file of an earlier format version as one of the present.
 
-    What is coded in its packets means nothing any more, but they are packets.
+    The container is the same; what is coded in the packets means nothing any more.
     """
     return repair_header(set_field(data, VERSION_AT, bytes([FORMAT_VERSION])))
 
