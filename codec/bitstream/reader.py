@@ -195,8 +195,8 @@ class BitstreamReader:
             surplus -= self._layout.group_start(found.index)
             surplus += self._layout.group_start(damaged.index)
             if surplus:
-                what = "bytes too many" if surplus > 0 else "bytes are missing"
-                why = f"{abs(surplus)} {what}"
+                noun, verb = ("byte", "is") if abs(surplus) == 1 else ("bytes", "are")
+                why = f"{abs(surplus)} {noun} " + ("too many" if surplus > 0 else f"{verb} missing")
         self.problems.append(self._damage_message(damaged.first, found.first, why))
         packets += [None] * (found.first - damaged.first)
         self._search = None
