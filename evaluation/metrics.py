@@ -1,23 +1,27 @@
-"""Score decoded speech against its reference: PESQ, pSNR, ESTOI, and two optional guards.
+"""Score decoded speech against its reference: PESQ, pSNR, ESTOI, and optional further metrics.
 
 All functions take mono waveforms at 16 kHz, float, full scale ±1, shape [T]. A metric that cannot
 be computed for a clip raises :class:`MetricError` with one line that says why; none returns a
-made-up number. `align` and `fir_map` are for peer codecs only, whose delay and fixed filtering are
-forgiven; the project's own codec gets no such help.
+made-up number. `METRICS` is the one list of them: tables, plots, page and command line take names,
+units and decimals from it.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import io
 import warnings
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import fft as sp_fft
-from scipy import linalg, signal
+from scipy import fft, signal
 
-SAMPLE_RATE = 16000
+from codec.config import SAMPLE_RATE
 
 FloatArray = NDArray[np.float64]
 
@@ -35,7 +39,7 @@ class MetricError(ValueError):
     """A metric is undefined for this clip, or the package that computes it is missing."""
 
 
-def _as_pair(reference: ArrayLike, decoded: ArrayLike) -> tuple[FloatArray, FloatArray]:
+def as_pair(reference: ArrayLike, decoded: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Return both waveforms as finite float64 vectors of one length, or raise MetricError."""
     ref = np.asarray(reference, dtype=np.float64)
     dec = np.asarray(decoded, dtype=np.float64)
@@ -106,7 +110,7 @@ def _psnr_tables() -> tuple[FloatArray, FloatArray, FloatArray]:
 
 def _power(frames: FloatArray) -> FloatArray:
     """Return the power spectrum of each frame, shape [F, 513]."""
-    spectrum = sp_fft.rfft(frames, _FFT_LENGTH, axis=-1)
+    spectrum = fft.rfft(frames, _FFT_LENGTH, axis=-1)
     return spectrum.real**2 + spectrum.imag**2
 
 
@@ -131,7 +135,7 @@ def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
     ------
     MetricError   lengths differ, clip empty, not finite, or the reference is digital silence
     """
-    x, y = _as_pair(reference, decoded)
+    x, y = as_pair(reference, decoded)
     if not x.any():
         raise MetricError("reference is digital silence, pSNR is undefined")
     hann, lag_window, de_emphasis = _psnr_tables()
@@ -139,7 +143,7 @@ def psnr(reference: ArrayLike, decoded: ArrayLike) -> float:
     emphasised = x.copy()
     emphasised[1:] -= _PRE_EMPHASIS * x[:-1]
     # Lags up to 1024 - 640 are free of aliasing in this circular autocorrelation.
-    autocorrelation = sp_fft.irfft(_power(_frames(emphasised) * hann), _FFT_LENGTH, axis=-1)
+    autocorrelation = fft.irfft(_power(_frames(emphasised) * hann), _FFT_LENGTH, axis=-1)
     autocorrelation = autocorrelation[:, : _LPC_ORDER + 1]  # [F, 17]
     autocorrelation[:, 0] = autocorrelation[:, 0] * 1.0001 + 1e-9
     a = _levinson(autocorrelation * lag_window)
@@ -167,7 +171,7 @@ def pesq_wb(reference: ArrayLike, decoded: ArrayLike) -> float:
     ------
     MetricError   clip under 0.25 s, no speech found in it, or any other failure of PESQ
     """
-    x, y = _as_pair(reference, decoded)
+    x, y = as_pair(reference, decoded)
     if x.size < SAMPLE_RATE // 4:
         raise MetricError(f"PESQ needs at least 0.25 s, clip has {x.size / SAMPLE_RATE:.3f} s")
     if not x.any():
@@ -198,7 +202,7 @@ def estoi(reference: ArrayLike, decoded: ArrayLike) -> float:
     ------
     MetricError   less than 30 active frames (about 0.4 s of speech), or no finite score
     """
-    x, y = _as_pair(reference, decoded)
+    x, y = as_pair(reference, decoded)
     if not x.any():
         raise MetricError("reference is digital silence, ESTOI is undefined")
     from pystoi import stoi
@@ -217,102 +221,30 @@ def estoi(reference: ArrayLike, decoded: ArrayLike) -> float:
     return score
 
 
-# ---------------------------------------------------------------------------- peers
+# ---------------------------------------------------------------------------- optional metrics
 
 
-def _cross_correlation(x: FloatArray, y: FloatArray, max_lag: int) -> FloatArray:
-    """Return sum_n x[n] y[n + lag] for lag = -max_lag..max_lag, signals zero outside."""
-    length = sp_fft.next_fast_len(max(x.size, y.size) + max_lag + 1, real=True)
-    product = np.conj(sp_fft.rfft(x, length)) * sp_fft.rfft(y, length)
-    circular = sp_fft.irfft(product, length)
-    return circular[np.arange(-max_lag, max_lag + 1)]
+def _extra(module: str, label: str) -> Any:
+    """Import a package of the extra `eval`."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as exc:
+        raise MetricError(f"{label} is not installed: pip install '.[eval]'") from exc
 
 
-def align(
-    reference: ArrayLike, decoded: ArrayLike, max_delay: int = 4000
-) -> tuple[FloatArray, int]:
-    """Undo the delay of `decoded` in whole samples, found at the peak of the cross-correlation.
-
-    Parameters
-    ----------
-    reference : float array, shape [T]
-    decoded : float array, shape [any]   the peer's output, possibly of another length
-    max_delay : int                      largest delay, either way, that is searched
-
-    Returns
-    -------
-    aligned : float64 array, shape [T], zeros where the peer gave nothing
-    delay : int, positive where decoded comes later than reference
-    """
-    x = np.asarray(reference, dtype=np.float64)
-    y = np.asarray(decoded, dtype=np.float64)
-    if x.ndim != 1 or y.ndim != 1 or x.size == 0 or y.size == 0:
-        raise MetricError("align needs two waveforms of shape [T] that are not empty")
-    delay = int(np.argmax(_cross_correlation(x, y, max_delay))) - max_delay
-    aligned = np.zeros_like(x)
-    start, stop = max(0, delay), min(y.size, x.size + delay)
-    if stop > start:
-        aligned[start - delay : stop - delay] = y[start:stop]
-    return aligned, delay
-
-
-def fir_map(reference: ArrayLike, decoded: ArrayLike, taps: int = 513) -> FloatArray:
-    """Filter `decoded` with the FIR that brings it closest to `reference` in least squares.
-
-    The filter is centred (as many taps ahead as behind), so it also absorbs a rest of delay.
-
-    Parameters
-    ----------
-    reference, decoded : float arrays, shape [T], already aligned
-    taps : int, odd
-
-    Returns
-    -------
-    float64 array, shape [T]
-
-    Raises
-    ------
-    MetricError   lengths differ, clip empty or not finite
-    ValueError    taps is not a positive odd number
-    """
-    if taps < 1 or taps % 2 == 0:
-        raise ValueError(f"taps must be a positive odd number, got {taps}")
-    x, y = _as_pair(reference, decoded)
-    if not y.any():
-        return np.zeros_like(x)
-    half = taps // 2
-    column = _cross_correlation(y, y, taps - 1)[taps - 1 :].copy()
-    column[0] *= 1.0 + 1e-9  # keeps the system solvable for band-limited peers
-    target = _cross_correlation(y, x, half)  # sum_n y[n] x[n + lag]
-    impulse = linalg.solve_toeplitz(column, target)
-    return signal.fftconvolve(y, impulse)[half : half + x.size]
-
-
-# ---------------------------------------------------------------------------- optional guards
-
-
-def require(name: str) -> None:
-    """Check that the package behind "visqol" or "dnsmos" is installed.
-
-    Raises
-    ------
-    MetricError   it is not; the message says what to install
-    """
-    if name == "visqol":
-        _visqol_api()
-    elif name == "dnsmos":
-        _dnsmos_package()
+def _finite(score: float, label: str) -> float:
+    if not np.isfinite(score):
+        raise MetricError(f"{label} gave no finite score")
+    return score
 
 
 @lru_cache(maxsize=1)
 def _visqol_api() -> Any:
     """Load ViSQOL once per process, speech mode with the lattice mapping."""
+    api = _extra("visqol", "ViSQOL").VisqolApi()
     try:
-        from visqol import VisqolApi
-
-        api = VisqolApi()
         api.create(mode="speech", use_lattice_model=True)
-    except (ImportError, RuntimeError) as exc:
+    except (ImportError, RuntimeError) as exc:  # without the extra "lattice" of the package
         raise MetricError("ViSQOL is not installed: pip install '.[eval]'") from exc
     return api
 
@@ -328,49 +260,141 @@ def visqol(reference: ArrayLike, decoded: ArrayLike) -> float:
     ------
     MetricError   the `eval` extra is not installed, or ViSQOL fails on this clip
     """
-    x, y = _as_pair(reference, decoded)
+    x, y = as_pair(reference, decoded)
     api = _visqol_api()
     try:
         score = float(api.measure_from_arrays(x, y, SAMPLE_RATE).moslqo)
     except Exception as exc:  # whatever the package raises, the clip is listed with it
         raise MetricError(f"ViSQOL failed: {exc}") from exc
-    if not np.isfinite(score):
-        raise MetricError("ViSQOL gave no finite score")
-    return score
+    return _finite(score, "ViSQOL")
 
 
 def _dnsmos_package() -> Any:
-    try:
-        from speechmos import dnsmos as package
-    except ImportError as exc:
-        raise MetricError("DNSMOS is not installed: pip install '.[eval]'") from exc
-    return package
+    return _extra("speechmos.dnsmos", "DNSMOS")
 
 
-def dnsmos_scores(decoded: ArrayLike) -> dict[str, float]:
-    """Return DNSMOS P.835 of one waveform; it needs no reference.
+def dnsmos(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return DNSMOS P.835 overall of `decoded`, 1 to 5; `reference` is not looked at.
 
     Parameters
     ----------
     decoded : float array, shape [T], 16 kHz, clipped to ±1
 
-    Returns
-    -------
-    dict: "ovrl", "sig", "bak" (P.835) and "p808", each 1 to 5
-
     Raises
     ------
     MetricError   the `eval` extra is not installed, or DNSMOS fails on this clip
     """
-    _, y = _as_pair(decoded, decoded)
+    _, y = as_pair(decoded, decoded)
     package = _dnsmos_package()
     try:
         scores = package.run(np.clip(y, -1.0, 1.0).astype(np.float32), SAMPLE_RATE)
     except Exception as exc:  # as above
         raise MetricError(f"DNSMOS failed: {exc}") from exc
-    return {name: float(scores[f"{name}_mos"]) for name in ("ovrl", "sig", "bak", "p808")}
+    return _finite(float(scores["ovrl_mos"]), "DNSMOS")
 
 
-def dnsmos(reference: ArrayLike, decoded: ArrayLike) -> float:
-    """Return DNSMOS P.835 overall of `decoded` (`reference` is not used; see `dnsmos_scores`)."""
-    return dnsmos_scores(decoded)["ovrl"]
+@lru_cache(maxsize=1)
+def _distillmos_model() -> Callable[[FloatArray], float]:
+    """Load DistillMOS once per process; its torch is needed nowhere else in this package."""
+    package = _extra("distillmos", "DistillMOS")
+    torch = _extra("torch", "DistillMOS")
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints where its weights are
+        model = package.ConvTransformerSQAModel().eval()
+
+    def score(wave: FloatArray) -> float:
+        with torch.inference_mode():
+            return float(model(torch.from_numpy(wave.astype(np.float32))[None]))
+
+    return score
+
+
+def distillmos(reference: ArrayLike, decoded: ArrayLike) -> float:
+    """Return Distill-MOS of `decoded`, 1 to 5; `reference` is not looked at.
+
+    Parameters
+    ----------
+    decoded : float array, shape [T], 16 kHz
+
+    Raises
+    ------
+    MetricError   the `eval` extra is not installed, or DistillMOS fails on this clip
+
+    References
+    ----------
+    Stahl & Gamper, Distillation and Pruning for Scalable Self-Supervised Representation-Based
+    Speech Quality Assessment, ICASSP 2025.
+    """
+    _, y = as_pair(decoded, decoded)
+    model = _distillmos_model()
+    try:
+        score = model(y)
+    except Exception as exc:  # as above
+        raise MetricError(f"DistillMOS failed: {exc}") from exc
+    return _finite(score, "DistillMOS")
+
+
+# ---------------------------------------------------------------------------- the registry
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric: how it is computed and how it is shown.
+
+    name : key in results and files
+    label, unit, decimals : in tables, plots and page
+    function : ``function(reference, decoded)``, see the module
+    package : distribution that computes it, whose version belongs to the scores; "" for our own
+    scale : what its values are, where there is room to say so
+    load : loads what an optional metric needs, or raises MetricError; None: always computed
+    aliases : further columns of published scores that hold it
+    """
+
+    name: str
+    label: str
+    unit: str
+    decimals: int
+    function: Callable[[ArrayLike, ArrayLike], float]
+    package: str = ""
+    scale: str = ""
+    load: Callable[[], Any] | None = None
+    aliases: tuple[str, ...] = ()
+
+    @property
+    def heading(self) -> str:
+        """Label and unit, "pSNR dB"."""
+        return f"{self.label} {self.unit}".rstrip()
+
+
+METRICS: dict[str, Metric] = {
+    metric.name: metric
+    for metric in (
+        Metric("pesq_wb", "PESQ", "", 2, pesq_wb, "pesq", "P.862.2, MOS-LQO"),
+        Metric("psnr_db", "pSNR", "dB", 2, psnr),
+        Metric("estoi", "ESTOI", "", 3, estoi, "pystoi"),
+        Metric("visqol", "ViSQOL", "", 2, visqol, "visqol-python", "MOS-LQO", _visqol_api,
+               ("visqol_speech",)),
+        Metric("dnsmos", "DNSMOS", "", 2, dnsmos, "speechmos", "P.835 overall", _dnsmos_package,
+               ("dnsmos_ovrl",)),
+        Metric("distillmos", "DistillMOS", "", 2, distillmos, "distillmos", "MOS",
+               _distillmos_model),
+    )
+}  # fmt: skip
+DEFAULT_METRICS = tuple(name for name, metric in METRICS.items() if metric.load is None)
+OPTIONAL_METRICS = tuple(name for name, metric in METRICS.items() if metric.load is not None)
+
+
+def optional_metrics(names: Iterable[str]) -> tuple[str, ...]:
+    """Return the optional metrics of that name in order, each once, ready to be computed.
+
+    Raises
+    ------
+    ValueError    there is no optional metric of a name
+    MetricError   its package is not installed
+    """
+    chosen = tuple(dict.fromkeys(names))
+    for name in chosen:
+        if name not in OPTIONAL_METRICS:
+            raise ValueError(f"unknown metric {name!r}; choose from {', '.join(OPTIONAL_METRICS)}")
+        if (load := METRICS[name].load) is not None:
+            load()
+    return chosen

@@ -8,12 +8,15 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from evaluation.metrics import METRICS
+from evaluation.results import ClipScore
+
 PathLike = str | os.PathLike[str]
 
-METRIC_NAMES = ("pesq_wb", "psnr_db", "estoi", "visqol", "dnsmos")
-_OTHER_NAMES = {"visqol_speech": "visqol", "dnsmos_ovrl": "dnsmos"}
+ORIGINAL = "ref"  # codec of rows of the original against itself
+
+_OTHER_NAMES = {alias: metric.name for metric in METRICS.values() for alias in metric.aliases}
 _REQUIRED = ("file", "codec", "nominal_bps")
-_REFERENCE = "ref"  # rows of the original against itself
 
 
 @dataclass
@@ -33,10 +36,10 @@ def read_scores(paths: Sequence[PathLike]) -> list[PublishedScore]:
     Parameters
     ----------
     paths : CSV files with a header. Columns ``file`` (path below the test directory, forward
-        slashes), ``codec`` and ``nominal_bps`` are required, and at least one metric: ``pesq_wb``,
-        ``psnr_db``, ``estoi``, ``visqol`` (or ``visqol_speech``), ``dnsmos`` (or ``dnsmos_ovrl``).
-        ``actual_bps`` is optional, other columns are ignored. Cells without a score are empty.
-        Rows of the codec "ref" are left out. ``scores.csv`` of an earlier run has this form.
+        slashes), ``codec`` and ``nominal_bps`` are required, and at least one of a metric, under
+        its name in `metrics.METRICS` or an alias of it. ``actual_bps`` is optional, other columns
+        are ignored. Cells without a score are empty. Rows of the codec "ref" are left out.
+        ``scores.csv`` of an earlier run has this form.
 
     Returns
     -------
@@ -101,10 +104,10 @@ def _columns(path: PathLike, names: Sequence[str]) -> dict[str, str]:
     columns: dict[str, str] = {}
     for name in names:
         metric = _OTHER_NAMES.get(name, name)
-        if metric in METRIC_NAMES and columns.setdefault(metric, name) != name:
+        if metric in METRICS and columns.setdefault(metric, name) != name:
             raise ValueError(f"{path}: line 1: {columns[metric]} and {name} are the same metric")
     if not columns:
-        raise ValueError(f"{path}: line 1: no column of a metric ({', '.join(METRIC_NAMES)})")
+        raise ValueError(f"{path}: line 1: no column of a metric ({', '.join(METRICS)})")
     if len(set(names)) < len(names):
         raise ValueError(f"{path}: line 1: a column is there twice")
     return columns
@@ -115,7 +118,7 @@ def _row(where: str, cells: Mapping[str, str], columns: Mapping[str, str]) -> Pu
     file, codec = cells["file"].strip(), cells["codec"].strip()
     if not file or not codec:
         raise ValueError(f"{where}: no {'codec' if file else 'file'}")
-    if codec == _REFERENCE:
+    if codec == ORIGINAL:
         return None
 
     def number(name: str) -> float | None:
@@ -141,3 +144,84 @@ def _row(where: str, cells: Mapping[str, str], columns: Mapping[str, str]) -> Pu
         raise ValueError(f"{where}: no nominal_bps")
     scores = {metric: number(name) for metric, name in columns.items()}
     return PublishedScore(file, codec, nominal, rate("actual_bps"), scores)
+
+
+# ---------------------------------------------------------------------------- in a run
+
+
+def select_published(
+    published: Sequence[PublishedScore],
+    files: Sequence[str],
+    ours: str,
+    running: Sequence[str],
+    metrics: Sequence[str],
+) -> tuple[list[PublishedScore], list[str]]:
+    """Return the published scores that take part in a run, and notes on those that do not.
+
+    Parameters
+    ----------
+    published : all there are
+    files : clips of the run
+    ours : name of our codec
+    running : other codecs that run in it: their published scores are left out
+    metrics : of the run
+
+    Raises
+    ------
+    ValueError   a published codec is called as ours is
+    """
+    codecs = list(dict.fromkeys(score.codec for score in published))
+    if ours in codecs:
+        raise ValueError(
+            f"the published scores have a codec {ours!r} too; call ours otherwise with --name"
+        )
+    notes: list[str] = []
+    if twice := [codec for codec in codecs if codec in running]:
+        what = "it runs" if len(twice) == 1 else "they run"
+        notes.append(f"published scores of {', '.join(twice)} are left out: {what} here")
+    rest = [score for score in published if score.codec not in running]
+    chosen = [score for score in rest if score.file in set(files)]
+    notes += _notes_on_clips(rest, chosen, len(set(files)))
+    scored = [score for score in chosen if not score.scores.keys().isdisjoint(metrics)]
+    others = (score.codec for score in chosen if score.scores.keys().isdisjoint(metrics))
+    if dropped := list(dict.fromkeys(others)):
+        notes.append(
+            f"published scores of {', '.join(dropped)} are left out where they are of other "
+            "metrics only; see --metrics"
+        )
+    return scored, notes
+
+
+def _notes_on_clips(
+    rest: Sequence[PublishedScore], chosen: Sequence[PublishedScore], num_files: int
+) -> list[str]:
+    """Say of which codecs scores are missing for clips of the run, and how many are of others."""
+    covered: dict[str, set[str]] = {score.codec: set() for score in rest}
+    for score in chosen:
+        covered[score.codec].add(score.file)
+    notes = []
+    if absent := [codec for codec, files in covered.items() if not files]:
+        what = f"published scores of {', '.join(absent)}"
+        notes.append(f"{what} are left out: none is of a clip of this run")
+    notes += [
+        f"published scores of {codec} are of {len(files)} of {num_files} clips only"
+        for codec, files in covered.items()
+        if 0 < len(files) < num_files
+    ]
+    if unused := sum(score.codec not in absent for score in rest) - len(chosen):
+        notes.append(f"published rows of clips that are not in this run: {unused}")
+    return notes
+
+
+def published_clip(score: PublishedScore, duration_s: float, metrics: Sequence[str]) -> ClipScore:
+    """Return a published score as a clip of a run."""
+    actual = score.nominal_bps if score.actual_bps is None else score.actual_bps
+    return ClipScore(
+        score.file,
+        score.nominal_bps / 1000,
+        score.codec,
+        duration_s=duration_s,
+        measured_kbps=actual / 1000,
+        scores={name: score.scores.get(name) for name in metrics},
+        published=True,
+    )

@@ -2,155 +2,141 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from typing import Any
 
-from evaluation.run import EvalResult
+from evaluation.metrics import METRICS
+from evaluation.results import KEY, EvalResult
+from evaluation.text import layout
 
-_METRICS = {  # name in the results -> heading, decimals
-    "pesq_wb": ("PESQ", 2),
-    "psnr_db": ("pSNR dB", 2),
-    "estoi": ("ESTOI", 3),
-    "visqol": ("ViSQOL", 2),
-    "dnsmos": ("DNSMOS", 2),
-}
 _WITH_QUANTILES = ("pesq_wb", "psnr_db")
 
 
-def _number(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
+def _number(value: float, digits: int) -> str:
+    return "-" if math.isnan(value) else f"{value:.{digits}f}"
 
 
-def _mean(row: dict[str, Any], metric: str) -> str:
+def _headings(result: EvalResult) -> list[str]:
+    return [METRICS[metric].heading for metric in result.info.metrics]
+
+
+def _rows(result: EvalResult, ours: bool) -> list[tuple[Any, dict[str, Any]]]:
+    """Return the rows of ours or of all others, each with its means by metric."""
+    means = result.means.set_index([*KEY, "metric"])
+    is_ours = result.rates.codec == result.info.name
+    return [
+        (row, {m: means.loc[row.codec, row.rate, row.loss, m] for m in result.info.metrics})
+        for row in result.rates[is_ours if ours else ~is_ours].itertuples()
+    ]
+
+
+def _mean(metric: str, row: Any) -> str:
     """Return a mean with half the width of its confidence interval, "3.93±0.09"."""
-    _, digits = _METRICS[metric]
-    text = _number(row[metric], digits)
-    low, high = row[f"{metric}_low"], row[f"{metric}_high"]
-    return text if low is None else f"{text}±{(high - low) / 2:.{digits}f}"
-
-
-def _layout(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int = 0) -> str:
-    """Return the cells in columns, the first `left` of them to the left, the others right."""
-    table = [list(headings), *rows]
-    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    table.insert(1, ["-" * width for width in widths])
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if index < left else cell.rjust(width)
-            for index, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in table
-    )
+    digits = METRICS[metric].decimals
+    text = _number(row["mean"], digits)
+    half = (row.high - row.low) / 2
+    return text if math.isnan(half) else f"{text}±{half:.{digits}f}"
 
 
 def summary_table(result: EvalResult) -> str:
     """Return our rows of the summary as text, one line per rate (and loss).
 
     Means have half the width of their 95 % confidence interval behind them; the columns "5 %" and
-    "95 %" are quantiles over the clips. `enc x` and `dec x` are times real time, on one
-    core.
+    "95 %" are quantiles over the clips. `enc x` and `dec x` are times real time, on one core.
     """
-    rows = [row for row in result.summary if row["codec"] == result.name]
-    headings = ["kbit/s", *(["loss %"] if result.losses else []), "measured", "payload"]
-    for metric in result.metrics:
-        headings.append(_METRICS[metric][0])
+    with_loss = bool(result.info.losses)
+    headings = ["kbit/s", *(["loss %"] if with_loss else []), "measured", "payload"]
+    for metric in result.info.metrics:
+        headings.append(METRICS[metric].heading)
         headings += ["5 %", "95 %"] if metric in _WITH_QUANTILES else []
     headings += ["enc x", "dec x", "clips", "failed"]
     table = []
-    for row in rows:
-        cells = [_number(row["bitrate_kbps"], 1)]
-        cells += [_number(row["loss_percent"], 1)] if result.losses else []
-        cells += [_number(row[key], 2) for key in ("measured_kbps", "payload_kbps")]
-        for metric in result.metrics:
-            cells.append(_mean(row, metric))
+    for row, means in _rows(result, ours=True):
+        cells = [_number(row.rate, 1), *([_number(row.loss, 1)] if with_loss else [])]
+        cells += [_number(row.measured_kbps, 2), _number(row.payload_kbps, 2)]
+        for metric, own in means.items():
+            cells.append(_mean(metric, own))
             if metric in _WITH_QUANTILES:
-                digits = _METRICS[metric][1]
-                cells += [_number(row[f"{metric}_{q}"], digits) for q in ("q05", "q95")]
-        cells += [_number(row[f"{way}_x_realtime"], 1) for way in ("encode", "decode")]
-        table.append([*cells, str(row["clips"]), str(row["failures"])])
-    return _layout(headings, table)
+                cells += [_number(own[end], METRICS[metric].decimals) for end in ("q05", "q95")]
+        cells += [_number(row.encode_x_realtime, 1), _number(row.decode_x_realtime, 1)]
+        table.append([*cells, str(row.clips), str(row.failures)])
+    return layout(headings, table)
 
 
 def others_table(result: EvalResult) -> str:
     """Return the rows of all other codecs, one line per codec and rate."""
-    rows = [row for row in result.summary if row["codec"] != result.name]
-    headings = ["codec", "kbit/s", "measured", *(_METRICS[m][0] for m in result.metrics)]
-    headings += ["clips", "failed", "scores"]
+    headings = ["codec", "kbit/s", "measured", *_headings(result), "clips", "failed", "scores"]
     table = [
         [
-            row["codec"],
-            _number(row["bitrate_kbps"], 2),
-            _number(row["measured_kbps"], 2),
-            *(_mean(row, metric) for metric in result.metrics),
-            str(row["clips"]),
-            str(row["failures"]),
-            "published" if row["published"] else "made here",
+            row.codec,
+            _number(row.rate, 2),
+            _number(row.measured_kbps, 2),
+            *(_mean(metric, own) for metric, own in means.items()),
+            str(row.clips),
+            str(row.failures),
+            "published" if row.published else "made here",
         ]
-        for row in rows
+        for row, means in _rows(result, ours=False)
     ]
-    return _layout(headings, table, left=1)
+    return layout(headings, table, left=[0])
 
 
 def comparison_table(result: EvalResult) -> str:
     """Return ours minus the baseline, one line for each rate that both have."""
-    headings = ["kbit/s", "measured", str(result.baseline)]
-    headings += [_METRICS[metric][0] for metric in result.metrics]
+    headings = ["kbit/s", "measured", str(result.info.baseline), *_headings(result)]
     table = []
-    for row in result.comparison:
-        cells = [_number(row["bitrate_kbps"], 1)]
-        cells += [_number(row[key], 2) for key in ("measured_kbps", "baseline_kbps")]
-        cells += [_difference(row, metric) for metric in result.metrics]
-        table.append(cells)
-    return _layout(headings, table)
+    for rate, group in result.comparison.groupby("rate"):
+        first = group.iloc[0]
+        cells = [_number(rate, 1), _number(first.measured_kbps, 2)]
+        cells.append(_number(first.baseline_kbps, 2))
+        table.append([*cells, *(_difference(row) for row in group.itertuples())])
+    return layout(headings, table)
 
 
-def _difference(row: dict[str, Any], metric: str) -> str:
+def _difference(row: Any) -> str:
     """Return for example "+0.31 [+0.24, +0.39]"."""
-    value, low, high = (row[f"{metric}_{key}"] for key in ("difference", "low", "high"))
-    if value is None:
+    if math.isnan(row.difference):
         return "-"
-    digits = _METRICS[metric][1]
-    text = f"{value:+.{digits}f}"
-    return text if low is None else f"{text} [{low:+.{digits}f}, {high:+.{digits}f}]"
+    digits = METRICS[row.metric].decimals
+    text = f"{row.difference:+.{digits}f}"
+    if math.isnan(row.low):
+        return text
+    return f"{text} [{row.low:+.{digits}f}, {row.high:+.{digits}f}]"
 
 
 def rate_saved_table(result: EvalResult) -> str:
     """Return how much less rate ours needs at equal quality, one line per codec."""
-    cells = {(row["codec"], row["metric"]): row for row in result.rate_saved}
-    codecs = list(dict.fromkeys(row["codec"] for row in result.rate_saved))
-    headings = ["codec", *(_METRICS[metric][0] for metric in result.metrics)]
     table = [
-        [codec, *(_saved(cells[codec, metric]) for metric in result.metrics)] for codec in codecs
+        [codec, *(_saved(row) for row in group.itertuples())]
+        for codec, group in result.rate_saved.groupby("codec", sort=False)
     ]
-    return _layout(headings, table, left=1)
+    return layout(["codec", *_headings(result)], table, left=[0])
 
 
-def _saved(row: dict[str, Any]) -> str:
+def _saved(row: Any) -> str:
     """Return for example "31 % [28, 34] at 3.93–4.46"."""
-    if row["percent"] is None:
-        return row["reason"]
-    _, digits = _METRICS[row["metric"]]
-    text = f"{row['percent']:.0f} %"
-    if row["low"] is not None:
-        text += f" [{row['low']:.0f}, {row['high']:.0f}]"
-    elif row["clips"] > 1:  # the two share too little: other clips might give no number
+    if math.isnan(row.percent):
+        return row.reason
+    digits = METRICS[row.metric].decimals
+    text = f"{row.percent:.0f} %"
+    if not math.isnan(row.low):
+        text += f" [{row.low:.0f}, {row.high:.0f}]"
+    elif row.clips > 1:  # the two share too little: other clips might give no number
         text += " [uncertain]"
-    return f"{text} at {row['from_quality']:.{digits}f}–{row['to_quality']:.{digits}f}"
+    return f"{text} at {row.from_quality:.{digits}f}–{row.to_quality:.{digits}f}"
 
 
 def all_tables(result: EvalResult) -> str:
     """Return all tables that the result has something for, each under a line that explains it."""
-    if len({row["codec"] for row in result.summary}) == 1:
+    name = result.info.name
+    if result.rates.codec.nunique() == 1:
         return summary_table(result)
-    parts = [f"{result.name} (± is half the 95 % confidence interval of the mean)"]
+    parts = [f"{name} (± is half the 95 % confidence interval of the mean)"]
     parts += [summary_table(result), ""]
     parts += ["Other codecs, delay removed, pSNR after the FIR mapping", others_table(result)]
-    if result.comparison:
-        parts += ["", f"{result.name} − {result.baseline}, the same clips [95 % interval]"]
+    if len(result.comparison):
+        parts += ["", f"{name} − {result.info.baseline}, the same clips [95 % interval]"]
         parts.append(comparison_table(result))
-    parts += [
-        "",
-        f"Rate that {result.name} saves at equal quality [95 % interval], where both reach it",
-        rate_saved_table(result),
-    ]
+    parts += ["", f"Rate that {name} saves at equal quality [95 % interval], where both reach it"]
+    parts.append(rate_saved_table(result))
     return "\n".join(parts)

@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from codec.config import REPORT_RATES_KBPS
 from codec.io.audio import list_audio, read_audio
 from codec.io.resample import to_codec_rate
-from evaluation.baselines.codecs import PeerError, make_peer
-from evaluation.metrics import align, fir_map, pesq_wb, psnr
+from evaluation.alignment import align, fir_map
+from evaluation.baselines.codecs import make_baseline
+from evaluation.metrics import pesq_wb, psnr
 
 HIGH_PASS_HZ = 60
 
@@ -39,9 +40,9 @@ def score(path: Path, names: list[str]) -> dict[str, list[float]]:
     filtered = signal.sosfilt(high_pass, wave)
     result = {"filter": [psnr(wave, fir_map(wave, filtered)), pesq_wb(wave, filtered)]}
     for name in names:
-        peer = make_peer(name)
-        for kbps in peer.rates(REPORT_RATES_KBPS):
-            aligned, _ = align(wave, peer.code(wave, kbps).wave)
+        baseline = make_baseline(name)
+        for kbps in baseline.rates(REPORT_RATES_KBPS):
+            aligned, _ = align(wave, baseline.code(wave, kbps).wave)
             result[f"{name} {kbps:g}"] = [psnr(wave, aligned), psnr(wave, fir_map(wave, aligned))]
     return result
 
@@ -61,8 +62,8 @@ def main() -> None:
         parser.error(f"{options.test_dir}: no audio files; check the path")
     try:
         for name in names:
-            make_peer(name).check()
-    except (ValueError, PeerError) as error:
+            make_baseline(name).check()
+    except ValueError as error:
         parser.error(str(error))
     with ProcessPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         scores = list(pool.map(partial(score, names=names), files))

@@ -197,8 +197,8 @@ def build_net(estimator: str, train: np.ndarray, seed: int) -> Any:
 
     from codec.weights import load_weights
     from models.codec_net import CodecNet
-    from models.training.export import import_net
     from models.msvq import PredictiveMSVQ
+    from models.training.export import import_net
 
     shipped = import_net(load_weights())
     config = replace(shipped.config, num_stages=1, codebook_bits=CODEBOOK_BITS)
@@ -227,11 +227,11 @@ def train_codec(
     import torch
 
     from models.context import ContextModel
+    from models.quantizers import reset_moments
+    from models.training.config import TrainConfig
     from models.training.data import CropSampler, load_directory
     from models.training.export import build_tables, export_weights
     from models.training.losses import CodecLoss
-    from models.quantizers import reset_moments
-    from models.training.config import TrainConfig
     from models.training.sampling import draw_rates
     from models.training.state import TrainState, update_average
     from models.training.step import learning_rate_at
@@ -318,18 +318,22 @@ def train_codec(
 def score_codec(weights: Path, files: Sequence[Path], rates: Sequence[float]) -> dict[str, Any]:
     """Return PESQ and pSNR of every clip, by rate, as ``codec eval`` has them."""
     from codec import Codec
-    from evaluation import run as evaluate
+    from evaluation.run import EvalConfig, run
 
-    result = evaluate.evaluate(partial(Codec.load, weights), files, rates, jobs=1)
+    result = run(EvalConfig(partial(Codec.load, weights), files, rates))
+    table = result.scores
     return {
         "scores": {
             f"{rate:g}": {
-                metric: [c.scores.get(metric) for c in result.clips if c.bitrate_kbps == rate]
+                metric: [
+                    None if np.isnan(value) else value
+                    for value in table[(table.rate == rate) & (table.metric == metric)].value
+                ]
                 for metric in ("pesq_wb", "psnr_db")
             }
             for rate in rates
         },
-        "failures": result.failures,
+        "failures": result.failures.to_dict("records"),
     }
 
 
@@ -386,7 +390,7 @@ def summarise_codec(runs: list[dict[str, Any]], rates: tuple[float, ...]) -> lis
 
 def differences(runs: list[dict[str, Any]], rates: tuple[float, ...]) -> list[dict[str, Any]]:
     """Return NSVQ minus each other estimator: mean over seeds and clips, 95 % interval."""
-    from evaluation.bd_rate import bootstrap_mean
+    from evaluation.bootstrap import bootstrap_mean
 
     def clip_means(estimator: str, rate: float, metric: str) -> np.ndarray:
         own = [run["scores"][f"{rate:g}"][metric] for run in runs if run["estimator"] == estimator]

@@ -24,28 +24,23 @@ from typing import Any
 import numpy as np
 import soundfile
 from numpy.typing import NDArray
+from scipy import signal
 
-from codec.config import OURS
+from codec.config import OURS, SAMPLE_RATE
 from codec.errors import AudioError
 from codec.io.files import atomic_write
 from codec.io.wav import to_int16
+from evaluation.listening.ratings import ANCHOR, REFERENCE
+from evaluation.metrics import METRICS
+from evaluation.text import display_name
 
 FloatArray = NDArray[np.float32]
 PathLike = str | os.PathLike[str]
 
-SAMPLE_RATE = 16000
 # BS.1534-3, section 5.1: the low-range anchor passes 3.5 kHz and loses 25 dB at 4 kHz.
 ANCHOR_PASS_HZ, ANCHOR_STOP_HZ = 3500.0, 4000.0
 
 _SCRIPTS = ("tools", "player", "spectrogram", "compare", "blind", "main")
-# Name, unit and digits of each metric, in the order of the page's columns.
-_METRICS: dict[str, tuple[str, str, int]] = {
-    "pesq_wb": ("PESQ", "", 2),
-    "psnr_db": ("pSNR", "dB", 1),
-    "estoi": ("ESTOI", "", 3),
-    "visqol": ("ViSQOL", "", 2),
-    "dnsmos": ("DNSMOS", "", 2),
-}
 
 
 @dataclass
@@ -86,8 +81,6 @@ class ListeningClip:
 @lru_cache(maxsize=1)
 def _anchor_filter() -> NDArray[np.float64]:
     """Return a linear-phase FIR filter, shape [taps], taps odd; ripple under 0.01 dB."""
-    from scipy import signal
-
     width = ANCHOR_STOP_HZ - ANCHOR_PASS_HZ
     taps, beta = signal.kaiserord(65.0, width / (SAMPLE_RATE / 2))
     middle = (ANCHOR_PASS_HZ + ANCHOR_STOP_HZ) / 2
@@ -110,8 +103,6 @@ def low_pass_anchor(wave: FloatArray) -> FloatArray:
     ITU-R BS.1534-3 (2015), section 5.1: ripple within ±0.1 dB up to 3.5 kHz, attenuation of at
     least 25 dB at 4 kHz and 50 dB at 4.5 kHz.
     """
-    from scipy import signal
-
     taps = _anchor_filter()
     full = signal.fftconvolve(np.asarray(wave, dtype=np.float64), taps)
     return full[taps.size // 2 :][: len(wave)].astype(np.float32)
@@ -146,7 +137,7 @@ def _check_clips(clips: Sequence[ListeningClip]) -> None:
         seen: set[tuple[str, float]] = set()
         for sound in clip.sounds:
             what = f"{clip.name}: {sound.codec} at {sound.bitrate_kbps:g} kbit/s"
-            if sound.codec in ("reference", "anchor"):  # the names they have among the ratings
+            if sound.codec in (REFERENCE, ANCHOR):  # the names they have among the ratings
                 raise ValueError(f"{what}: a codec cannot be called so")
             _check_rates(sound, what)
             if (sound.codec, sound.bitrate_kbps) in seen:
@@ -205,73 +196,74 @@ def _number(value: float | None) -> float | None:
 
 
 def _metrics(clips: Sequence[ListeningClip]) -> list[str]:
-    """Return the metrics that have a score somewhere, known ones first."""
-    there = [
-        name
-        for clip in clips
-        for sound in clip.sounds
-        for name, value in sound.scores.items()
-        if _number(value) is not None
+    """Return the metrics that have a score somewhere."""
+    return [
+        metric
+        for metric in METRICS
+        if any(
+            _number(sound.scores.get(metric)) is not None for clip in clips for sound in clip.sounds
+        )
     ]
-    return [m for m in _METRICS if m in there] + list(
-        dict.fromkeys(m for m in there if m not in _METRICS)
-    )
 
 
-def _page_data(clips: Sequence[ListeningClip], title: str) -> tuple[dict[str, Any], list[str]]:
-    """Return what the page knows, for JSON, and its audio as FLAC in base64."""
-    from evaluation.plots import display_name
+class _Audio(list[str]):
+    """The sounds of a page, FLAC in base64; the page knows them by their index."""
 
-    audio: list[str] = []
+    def add(self, samples: NDArray[np.int16]) -> int:
+        self.append(_flac(samples))
+        return len(self) - 1
 
-    def add(samples: NDArray[np.int16]) -> int:
-        audio.append(_flac(samples))
-        return len(audio) - 1
 
+def _clip_data(
+    clip: ListeningClip, rates: Sequence[float], metrics: Sequence[str], main: str, audio: _Audio
+) -> dict[str, Any]:
+    """Return what the page knows of a clip, and add its sounds to the audio."""
+    reference = _checked_wave(clip.reference, f"{clip.name}: reference")
+    if not reference.size:
+        raise ValueError(f"{clip.name}: the reference has no samples")
+    shown = [_shown(clip, rate, main) for rate in rates]
+    used = {i for indices in shown for i in indices}
+    anchor = low_pass_anchor((reference / 32768.0).astype(np.float32))
+    row: dict[str, Any] = {
+        "name": clip.name,
+        "seconds": reference.size / SAMPLE_RATE,
+        "reference": audio.add(reference),
+        "anchor": audio.add(to_int16(anchor)),
+        "sounds": [],
+        "shown": shown,
+    }
+    for i, sound in enumerate(clip.sounds):
+        what = f"{clip.name}: {sound.codec} at {sound.bitrate_kbps:g} kbit/s"
+        wave = _checked_wave(sound.wave, what)
+        row["sounds"].append(
+            {
+                "codec": sound.codec,
+                "bitrate": sound.bitrate_kbps,
+                "measured": _number(sound.measured_kbps),
+                "scores": [_number(sound.scores.get(metric)) for metric in metrics],
+                # A baseline's rate that is never the nearest one is not worth its bytes.
+                "audio": audio.add(_fit(wave, reference.size)) if i in used else None,
+            }
+        )
+    return row
+
+
+def _page_data(clips: Sequence[ListeningClip], title: str) -> tuple[dict[str, Any], _Audio]:
+    """Return what the page knows, for JSON, and its audio."""
+    audio = _Audio()
     rates, metrics = _page_rates(clips), _metrics(clips)
     codecs = list(dict.fromkeys(s.codec for clip in clips for s in clip.sounds))
     main = OURS if OURS in codecs else next(iter(codecs), OURS)
-    rows = []
-    for clip in clips:
-        reference = _checked_wave(clip.reference, f"{clip.name}: reference")
-        if not reference.size:
-            raise ValueError(f"{clip.name}: the reference has no samples")
-        sounds: list[dict[str, Any]] = []
-        shown = [_shown(clip, rate, main) for rate in rates]
-        row = {
-            "name": clip.name,
-            "seconds": reference.size / SAMPLE_RATE,
-            "reference": add(reference),
-            "anchor": add(to_int16(low_pass_anchor((reference / 32768.0).astype(np.float32)))),
-            "sounds": sounds,
-            "shown": shown,
-        }
-        used = {i for indices in shown for i in indices}
-        for i, sound in enumerate(clip.sounds):
-            what = f"{clip.name}: {sound.codec} at {sound.bitrate_kbps:g} kbit/s"
-            wave = _checked_wave(sound.wave, what)
-            sounds.append(
-                {
-                    "codec": sound.codec,
-                    "bitrate": sound.bitrate_kbps,
-                    "measured": _number(sound.measured_kbps),
-                    "scores": [_number(sound.scores.get(m)) for m in metrics],
-                    # A peer's rate that is never the nearest one is not worth its bytes.
-                    "audio": add(_fit(wave, reference.size)) if i in used else None,
-                }
-            )
-        rows.append(row)
+    codecs.sort(key=lambda codec: codec != main)
     data = {
         "title": title,
         "rates": rates,
         "metrics": [
-            dict(zip(("name", "unit", "digits"), _METRICS.get(m, (m, "", 2)), strict=True))
-            for m in metrics
+            {"name": m.label, "unit": m.unit, "digits": m.decimals}
+            for m in (METRICS[name] for name in metrics)
         ],
-        "codecs": [
-            {"key": c, "name": display_name(c)} for c in sorted(codecs, key=lambda c: c != main)
-        ],
-        "clips": rows,
+        "codecs": [{"key": codec, "name": display_name(codec)} for codec in codecs],
+        "clips": [_clip_data(clip, rates, metrics, main, audio) for clip in clips],
     }
     digest = hashlib.sha256(json.dumps(data, sort_keys=True).encode())
     for text in audio:

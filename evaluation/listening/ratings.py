@@ -30,7 +30,8 @@ from pathlib import Path
 from typing import Any
 
 from codec.io.files import atomic_write
-from evaluation.bd_rate import bootstrap_mean
+from evaluation.bootstrap import bootstrap_mean
+from evaluation.text import display_name, layout
 
 PathLike = str | os.PathLike[str]
 
@@ -352,11 +353,9 @@ def quality_word(rating: float) -> str:
 
 def ratings_table(summary: RatingSummary) -> str:
     """Return the summary as a text table, and below it who was excluded."""
-    from evaluation.plots import display_name
-
     names = {REFERENCE: "hidden reference", ANCHOR: "anchor, 3.5 kHz"}
-    header = ("rate", "codec", "kbit/s", "mean", "95 % interval", "", "ratings", "listeners")
-    cells = [header]
+    headings = ("rate", "codec", "kbit/s", "mean", "95 % interval", "", "ratings", "listeners")
+    cells = []
     previous = None
     for row in summary.rows:
         interval = "-" if math.isnan(row.low) else f"{row.low:.1f} to {row.high:.1f}"
@@ -373,15 +372,8 @@ def ratings_table(summary: RatingSummary) -> str:
             )
         )
         previous = row.bitrate_kbps
-    widths = [max(len(line[i]) for line in cells) for i in range(len(header))]
-    left = (1, 5)
-    lines = [
-        "  ".join(
-            cell.ljust(width) if i in left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in cells
-    ]
+    table = layout(headings, cells, left=(1, 5), rule=False)
+    lines = [line.rstrip() for line in table.splitlines()]
     for e in summary.excluded:
         lines.append(
             f"excluded: {_quoted(e.listener)}, who rated the hidden reference below "

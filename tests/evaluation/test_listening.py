@@ -144,7 +144,7 @@ def test_the_same_clips_give_the_same_page(page_file: Path, tmp_path: Path) -> N
 
 def test_scores_that_are_not_numbers_and_odd_names_do_not_break_the_page(tmp_path: Path) -> None:
     wave = tone(500, 0.1)
-    scores = {"pesq_wb": float("nan"), "estoi": float("inf"), "own": 1.5}
+    scores = {"pesq_wb": float("nan"), "estoi": float("inf"), "psnr_db": 1.5}
     clip = ListeningClip("{{SCRIPT}} \udcff", wave, [Sound("x{{DATA}}", 5, None, wave, scores)])
     write_page(tmp_path / "p.html", [clip], "{{AUDIO}} \udcff")
     data, _ = embedded(tmp_path / "p.html")
@@ -322,6 +322,7 @@ def test_page_loads_from_a_file_in_silence(visit: Visit, page_file: Path) -> Non
     assert [url.split("?")[0] for url in visit.requests] == [page_file.as_uri()]
 
 
+@pytest.mark.slow
 def test_it_plays_and_switches_without_losing_the_position(browser: Any, page_file: Path) -> None:
     visit = Visit(browser, page_file, tap=True)
     page = visit.page
@@ -355,6 +356,7 @@ def test_it_plays_and_switches_without_losing_the_position(browser: Any, page_fi
     visit.close()
 
 
+@pytest.mark.slow
 def test_switching_between_equal_sounds_cannot_be_heard(browser: Any, page_file: Path) -> None:
     visit = Visit(browser, page_file, tap=True)
     visit.ready()
@@ -426,7 +428,7 @@ def test_keys_buttons_and_loop(visit: Visit) -> None:
     assert not page.locator("#help").is_visible() and visit.complaints == []
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("scheme", ["light", pytest.param("dark", marks=pytest.mark.slow)])
 def test_phone_has_no_horizontal_scrolling(browser: Any, page_file: Path, scheme: str) -> None:
     size = {"width": 360, "height": 740}
     visit = Visit(browser, page_file, viewport=size, has_touch=True, is_mobile=True,
@@ -531,6 +533,7 @@ def test_blind_test_from_start_to_file(visit: Visit, tmp_path: Path) -> None:
     assert visit.complaints == []
 
 
+@pytest.mark.slow
 def test_letters_play_what_the_file_says(browser: Any, page_file: Path) -> None:
     """The tone behind each letter, against what the browser stored for it."""
     visit = Visit(browser, page_file, tap=True)

@@ -1,33 +1,20 @@
-"""Metrics: pSNR against a second implementation, its invariances, guards, alignment of peers."""
+"""Metrics: pSNR against a second implementation, its invariances, guards, the registry."""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
+import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import signal
+from toys import RATE, speech_like
 
 from evaluation import metrics
-from evaluation.metrics import MetricError, align, estoi, fir_map, pesq_wb, psnr
-
-RATE = 16000
-
-
-def speech_like(seconds: float, seed: int = 0) -> np.ndarray:
-    """Pulses and noise through resonances, switched on and off like syllables."""
-    rng = np.random.default_rng(seed)
-    t = np.arange(int(seconds * RATE)) / RATE
-    pitch = 120 + 30 * np.sin(2 * np.pi * 0.7 * t)
-    source = np.diff(np.floor(np.cumsum(pitch) / RATE), prepend=0.0) * 10
-    source += rng.standard_normal(t.size)
-    for frequency, bandwidth in ((600, 90), (1400, 120), (2600, 160)):
-        radius = np.exp(-np.pi * bandwidth / RATE)
-        angle = 2 * np.pi * frequency / RATE
-        source = signal.lfilter([1.0], [1.0, -2 * radius * np.cos(angle), radius**2], source)
-    wave = source * np.clip(np.sin(2 * np.pi * 2.0 * t), 0, None)
-    return 0.3 * wave / np.abs(wave).max() + 1e-4 * rng.standard_normal(t.size)
+from evaluation.metrics import METRICS, OPTIONAL_METRICS, MetricError, estoi, pesq_wb, psnr
 
 
 def slow_psnr(x: np.ndarray, y: np.ndarray) -> float:
@@ -156,68 +143,73 @@ def test_pesq_of_silent_output() -> None:
         pesq_wb(x, np.zeros_like(x))
 
 
-# ---------------------------------------------------------------------------- peers
-
-
-@pytest.mark.parametrize("delay", [-700, -1, 0, 1, 137, 3999])
-def test_align_finds_the_delay(delay: int) -> None:
-    x = speech_like(1.0)
-    y = np.zeros_like(x)
-    if delay >= 0:
-        y[delay:] = x[: x.size - delay]
-    else:
-        y[:delay] = x[-delay:]
-    aligned, found = align(x, -0.5 * -y + 0.001)
-    assert found == delay
-    same = slice(max(0, -delay), x.size - max(0, delay))
-    np.testing.assert_allclose(aligned[same], 0.5 * x[same] + 0.001, atol=1e-12)
-
-
-def test_align_takes_any_length() -> None:
-    x = speech_like(1.0)
-    longer, delay = align(x, np.concatenate([np.zeros(312), x, np.zeros(100)]))
-    assert delay == 312
-    np.testing.assert_array_equal(longer, x)
-    shorter, delay = align(x, x[:9000])
-    assert delay == 0
-    np.testing.assert_array_equal(shorter, np.concatenate([x[:9000], np.zeros(7000)]))
-
-
-def test_fir_map_undoes_a_fixed_filter() -> None:
-    x = speech_like(2.0)
-    y = signal.lfilter([0.0, 0.0, 0.6, 0.3], [1.0, -0.5], x)  # delay, gain and tilt
-    before, after = psnr(x, y), psnr(x, fir_map(x, y))
-    assert before < 5.0
-    assert after > 40.0
-
-
-def test_fir_map_is_the_least_squares_solution() -> None:
-    rng = np.random.default_rng(6)
-    x, y = rng.standard_normal((2, 400))
-    columns = np.stack([np.convolve(y, np.eye(5)[k]) for k in range(5)], axis=1)  # [404, 5]
-    target = np.concatenate([np.zeros(2), x, np.zeros(2)])
-    best, *_ = np.linalg.lstsq(columns, target, rcond=None)
-    np.testing.assert_allclose(fir_map(x, y, taps=5), (columns @ best)[2:-2], atol=1e-6)
-
-
-def test_fir_map_guards() -> None:
-    x = speech_like(0.5)
-    assert not fir_map(x, np.zeros_like(x)).any()
-    for taps in (0, 512, -3):
-        with pytest.raises(ValueError, match="odd"):
-            fir_map(x, x, taps)
-
-
 # ---------------------------------------------------------------------------- optional
 
 
-@pytest.mark.parametrize("name, module", [("visqol", "visqol"), ("dnsmos", "speechmos")])
+@pytest.mark.parametrize(
+    "name, module", [("visqol", "visqol"), ("dnsmos", "speechmos"), ("distillmos", "distillmos")]
+)
 def test_missing_extras_say_what_to_install(
     name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     metrics._visqol_api.cache_clear()
+    metrics._distillmos_model.cache_clear()
     monkeypatch.setitem(sys.modules, module, None)
     x = speech_like(0.5)
-    for call in (lambda: metrics.require(name), lambda: getattr(metrics, name)(x, x)):
+    for call in (lambda: metrics.optional_metrics([name]), lambda: METRICS[name].function(x, x)):
         with pytest.raises(MetricError, match=r"pip install '\.\[eval\]'"):
             call()
+
+
+def test_distillmos_is_asked_once_loaded(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    """The model is made once, says nothing, and gets one waveform in a batch."""
+    torch = pytest.importorskip("torch")
+    made = []
+
+    class Model:
+        def __init__(self) -> None:
+            print("weights loaded")
+            made.append(self)
+
+        def eval(self):
+            return self
+
+        def __call__(self, batch):
+            assert batch.shape == (1, 8000) and batch.dtype == torch.float32
+            return torch.tensor([[3.5]])
+
+    package = types.SimpleNamespace(ConvTransformerSQAModel=Model)
+    monkeypatch.setitem(sys.modules, "distillmos", package)
+    metrics._distillmos_model.cache_clear()
+    x = speech_like(0.5)
+    assert metrics.optional_metrics(["distillmos"]) == ("distillmos",)
+    assert METRICS["distillmos"].function(x, x) == 3.5
+    assert len(made) == 1 and capsys.readouterr().out == ""
+    metrics._distillmos_model.cache_clear()
+
+
+# ---------------------------------------------------------------------------- the registry
+
+
+def test_registry() -> None:
+    assert list(METRICS) == ["pesq_wb", "psnr_db", "estoi", "visqol", "dnsmos", "distillmos"]
+    assert OPTIONAL_METRICS == ("visqol", "dnsmos", "distillmos")
+    for name, metric in METRICS.items():
+        assert metric.name == name and metric.label and 1 <= metric.decimals <= 3
+    names = [*METRICS, *(alias for metric in METRICS.values() for alias in metric.aliases)]
+    assert len(set(names)) == len(names)
+    assert METRICS["psnr_db"].heading == "pSNR dB" and METRICS["pesq_wb"].heading == "PESQ"
+    for unknown in ("polqa", "pesq_wb"):  # what is always computed is no further metric
+        with pytest.raises(ValueError, match=f"{unknown!r}; choose from visqol, dnsmos"):
+            metrics.optional_metrics([unknown])
+
+
+def test_evaluation_brings_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "import evaluation.run, evaluation.tables, evaluation.listening.ratings\n"
+        "sys.exit(sorted({'torch', 'torchaudio', 'matplotlib', 'models'} & set(sys.modules)) or 0)"
+    )
+    root = Path(metrics.__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

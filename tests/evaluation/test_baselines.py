@@ -1,15 +1,14 @@
-"""Peers: the real programs where installed, rates, containers, and every way a program can fail."""
+"""Baselines: real programs where installed, rates, containers, and how programs can fail."""
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import pickle
+import re
 import struct
 import sys
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,21 +16,18 @@ import pytest
 
 from codec.io.audio import read_audio
 from evaluation import metrics
-from evaluation.baselines import codecs as peers
-from evaluation.baselines.codecs import (
-    PEERS,
-    Coded,
-    Command,
+from evaluation.alignment import align, fir_map
+from evaluation.baselines import codecs, programs
+from evaluation.baselines.base import Baseline, Coded, nearest
+from evaluation.baselines.codecs import BASELINES, find_installed, make_baseline
+from evaluation.baselines.containers import (
     Payload,
-    Peer,
-    PeerError,
-    Programs,
     lc3_payload,
-    make_peer,
     ogg_packets,
     opus_payload,
     speex_payload,
 )
+from evaluation.baselines.programs import BaselineError, Command, Programs
 
 DEMO_SPEECH = Path(__file__).resolve().parents[2] / "demo" / "speech"
 ASKED = [8, 9.6, 13.2, 16.4, 24.4, 32]
@@ -39,7 +35,7 @@ ASKED = [8, 9.6, 13.2, 16.4, 24.4, 32]
 
 @pytest.fixture(autouse=True)
 def own_temporary_directory(tmp_path, monkeypatch):
-    """Give the peers a temporary directory of their own, and find it empty after each test."""
+    """Give the programs a temporary directory of their own, and find it empty after each test."""
     folder = tmp_path / "temporary"
     folder.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
@@ -52,20 +48,20 @@ def speech() -> np.ndarray:
     return read_audio(DEMO_SPEECH / "rms.flac")[0]
 
 
-def installed(name: str) -> Peer:
-    """Return the peer, or skip the test and say what is missing."""
-    peer = make_peer(name)
+def installed(name: str) -> Baseline:
+    """Return the baseline, or skip the test and say what is missing."""
+    baseline = make_baseline(name)
     try:
-        peer.check()
-    except PeerError as exc:
+        baseline.check()
+    except BaselineError as exc:
         pytest.skip(str(exc))
-    return peer
+    return baseline
 
 
-class OpusByFfmpeg(peers.Opus):
+class OpusByFfmpeg(codecs.Opus):
     """Opus where opus-tools are not installed."""
 
-    alternatives = peers.Opus.alternatives[1:]
+    alternatives = codecs.Opus.alternatives[1:]
 
 
 # ---------------------------------------------------------------------------- real programs
@@ -93,22 +89,22 @@ def check_speech(coded: Coded, kbps: float, speech: np.ndarray) -> None:
     assert coded.wave.dtype == np.float32 and coded.wave.ndim == 1
     steps = coded.wave.astype(np.float64) * 32768
     assert np.array_equal(steps, np.rint(steps))  # 16 bits
-    aligned, delay = metrics.align(speech, coded.wave)
+    aligned, delay = align(speech, coded.wave)
     assert abs(delay) < 400
     assert np.abs(aligned[-800:]).max() > 0  # the codec's delay has not eaten the end
     assert metrics.estoi(speech, aligned) > (0.85 if kbps >= 24 else 0.7)
     # Without alignment it would be 0 dB. Speex keeps little of the wave form at 8 kbit/s.
-    assert metrics.psnr(speech, metrics.fir_map(speech, aligned)) > (5 if kbps > 12 else 1)
+    assert metrics.psnr(speech, fir_map(speech, aligned)) > (5 if kbps > 12 else 1)
 
 
 def test_opus_is_run_as_voip() -> None:
     """Opus for general audio has no high-pass filter: other scores, by several dB of pSNR."""
-    for programs in peers.Opus.alternatives:
-        encode, _ = make_peer("opus").commands(programs, 16.4)
-        voip = ["-application", "voip"] if programs.package == "ffmpeg" else ["4000=2048"]
+    for kind in codecs.Opus.alternatives:
+        encode, _ = make_baseline("opus").commands(kind, 16.4)
+        voip = ["-application", "voip"] if kind.package == "ffmpeg" else ["4000=2048"]
         assert set(voip) <= set(encode)
-        encode, _ = make_peer("opus-audio").commands(programs, 16.4)
-        audio = ["-application", "audio"] if programs.package == "ffmpeg" else ["4000=2049"]
+        encode, _ = make_baseline("opus-audio").commands(kind, 16.4)
+        audio = ["-application", "audio"] if kind.package == "ffmpeg" else ["4000=2049"]
         assert set(audio) <= set(encode) and not set(voip) <= set(encode)
 
 
@@ -118,7 +114,7 @@ def test_opus_audio_keeps_the_lowest_frequencies(speech) -> None:
     hum = (speech + 0.1 * np.sin(2 * np.pi * 40 * time)).astype(np.float32)
     levels = {}
     for name in ("opus", "opus-audio"):
-        wave = metrics.align(hum, installed(name).code(hum, 32.0).wave)[0]
+        wave = align(hum, installed(name).code(hum, 32.0).wave)[0]
         levels[name] = 2 * abs(np.mean(wave * np.exp(-2j * np.pi * 40 * time)))
     assert levels["opus-audio"] == pytest.approx(0.1, rel=0.15)
     assert levels["opus"] < 0.06
@@ -129,29 +125,29 @@ def test_opus_by_ffmpeg_does_as_opusenc(speech) -> None:
     by_ffmpeg = OpusByFfmpeg()
     try:
         by_ffmpeg.check()
-    except PeerError as exc:
+    except BaselineError as exc:
         pytest.skip(str(exc))
     coded = by_ffmpeg.code(speech, 24.4)
     check_speech(coded, 24.4, speech)
-    other = make_peer("opus").code(speech, 24.4)
+    other = make_baseline("opus").code(speech, 24.4)
     assert other.payload_bytes == pytest.approx(coded.payload_bytes, rel=0.02)
-    aligned = [metrics.align(speech, c.wave)[0] for c in (coded, other)]
+    aligned = [align(speech, c.wave)[0] for c in (coded, other)]
     scores = [metrics.pesq_wb(speech, wave) for wave in aligned]
     assert scores[0] == pytest.approx(scores[1], abs=0.15)
 
 
 def test_more_rate_more_quality(speech) -> None:
-    peer = installed("lc3")
+    baseline = installed("lc3")
     scores = [
-        metrics.estoi(speech, metrics.align(speech, peer.code(speech, kbps).wave)[0])
-        for kbps in peer.rates([16, 24, 48])
+        metrics.estoi(speech, align(speech, baseline.code(speech, kbps).wave)[0])
+        for kbps in baseline.rates([16, 24, 48])
     ]
     assert scores == sorted(scores) and scores[-1] > scores[0] + 0.02
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", BASELINES)
 def test_short_silent_and_loud_clips(name: str, speech) -> None:
-    peer = installed(name)
+    baseline = installed(name)
     square = np.where(np.arange(4000) // 40 % 2, 1.0, -1.0).astype(np.float32)
     clips = {
         "one sample": speech[8000:8001],
@@ -162,10 +158,10 @@ def test_short_silent_and_loud_clips(name: str, speech) -> None:
         "edge": np.full(1000, -1, np.float32),
     }
     for what, clip in clips.items():
-        coded = peer.code(clip, 24.4)
+        coded = baseline.code(clip, 24.4)
         assert coded.wave.size >= clip.size, what
         assert np.abs(coded.wave).max() <= 1, what
-        nominal = peer.nearest_rate(24.4)
+        nominal = baseline.nearest_rate(24.4)
         assert coded.measured_kbps == pytest.approx(nominal, rel=2e-3), what
         if what == "silence":
             assert np.abs(coded.wave).max() < 0.01
@@ -183,7 +179,7 @@ def test_short_silent_and_loud_clips(name: str, speech) -> None:
     ],
 )
 def test_clips_that_cannot_be_coded(clip: np.ndarray, reason: str) -> None:
-    with pytest.raises(PeerError, match=f"^fake: .*{reason}") as caught:
+    with pytest.raises(BaselineError, match=f"^fake: .*{reason}") as caught:
         Fake().code(clip, 8)
     assert "\n" not in str(caught.value)
 
@@ -192,26 +188,13 @@ def test_clips_that_cannot_be_coded(clip: np.ndarray, reason: str) -> None:
 
 
 def test_registry() -> None:
-    assert list(PEERS) == ["opus", "opus-audio", "lc3", "speex", "g722"]
-    for name, kind in PEERS.items():
-        peer = make_peer(name)
-        assert type(peer) is kind and peer.name == name
-        assert type(pickle.loads(pickle.dumps(peer))) is kind
+    assert list(BASELINES) == ["opus", "opus-audio", "lc3", "speex", "g722"]
+    for name, kind in BASELINES.items():
+        baseline = make_baseline(name)
+        assert type(baseline) is kind and baseline.name == name
+        assert type(pickle.loads(pickle.dumps(baseline))) is kind
     with pytest.raises(ValueError, match="'mp3'.*opus, opus-audio, lc3, speex, g722"):
-        make_peer("mp3")
-
-
-def _code_there(peer: Peer, wave: np.ndarray) -> Coded:
-    return peer.code(wave, 16)
-
-
-def test_works_in_a_spawned_process(speech) -> None:
-    peer = installed("lc3")
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
-        there = pool.submit(_code_there, peer, speech).result()
-    here = peer.code(speech, 16)
-    assert np.array_equal(there.wave, here.wave) and there.payload_bytes == here.payload_bytes
+        make_baseline("mp3")
 
 
 @pytest.mark.parametrize(
@@ -224,21 +207,21 @@ def test_works_in_a_spawned_process(speech) -> None:
     ],
 )
 def test_nearest_rate(name: str, expected: dict[float, float]) -> None:
-    peer = make_peer(name)
+    baseline = make_baseline(name)
     for asked, nominal in expected.items():
-        assert peer.nearest_rate(asked) == nominal
-        assert peer.nearest_rate(nominal) == nominal
-    assert peer.rates([]) == []
+        assert baseline.nearest_rate(asked) == nominal
+        assert baseline.nearest_rate(nominal) == nominal
+    assert baseline.rates([]) == []
     for bad in (0, -8, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="positive number"):
-            peer.nearest_rate(bad)
+            baseline.nearest_rate(bad)
 
 
 def test_rates_are_sorted_and_each_once() -> None:
-    assert make_peer("opus").rates(ASKED[::-1]) == ASKED
-    assert make_peer("lc3").rates(ASKED) == [16, 24, 32]
-    assert make_peer("speex").rates(ASKED) == [8, 10, 12.8, 16.8, 24, 34.4]
-    assert make_peer("g722").rates(ASKED) == [48]
+    assert make_baseline("opus").rates(ASKED[::-1]) == ASKED
+    assert make_baseline("lc3").rates(ASKED) == [16, 24, 32]
+    assert make_baseline("speex").rates(ASKED) == [8, 10, 12.8, 16.8, 24, 34.4]
+    assert make_baseline("g722").rates(ASKED) == [48]
 
 
 # ---------------------------------------------------------------------------- containers
@@ -296,13 +279,13 @@ def test_lc3_payload_leaves_out_header_and_lengths() -> None:
 
 
 def test_g722_counts_the_bits_that_are_sent() -> None:
-    peer = make_peer("g722")
+    baseline = make_baseline("g722")
     codewords = bytes([0xFF, 0x12, 0x03, 0x80] * 4)
-    assert peer.payload(codewords, 64) == (16, 16, 0.000125)
-    assert peer.payload(codewords, 48) == (12, 16, 0.000125)
-    assert peer.payload(codewords[:3], 56) == (3, 3, 0.000125)  # 21 bits
-    assert peer.sent(codewords, 64) == codewords
-    assert peer.sent(codewords, 48) == bytes([0xFC, 0x10, 0x00, 0x80] * 4)
+    assert baseline.payload(codewords, 64) == (16, 16, 0.000125)
+    assert baseline.payload(codewords, 48) == (12, 16, 0.000125)
+    assert baseline.payload(codewords[:3], 56) == (3, 3, 0.000125)  # 21 bits
+    assert baseline.sent(codewords, 64) == codewords
+    assert baseline.sent(codewords, 48) == bytes([0xFC, 0x10, 0x00, 0x80] * 4)
 
 
 @pytest.mark.parametrize(
@@ -357,7 +340,7 @@ def test_random_bytes_in_containers_raise_only_value_errors(parse) -> None:
 # ---------------------------------------------------------------------------- failing programs
 
 
-class Fake(Peer):
+class Fake(Baseline):
     """A codec of 8 bits a sample; its two programs are scripts that the tests write."""
 
     name = "fake"
@@ -365,7 +348,7 @@ class Fake(Peer):
     alternatives = (Programs(("fakeenc", "fakedec"), "fake-tools"),)
 
     def nearest_rate(self, kbps: float) -> float:
-        return peers.nearest(kbps, (128.0,))
+        return nearest(kbps, (128.0,))
 
     def commands(self, programs: Programs, kbps: float) -> tuple[Command, Command]:
         encode = ["fakeenc", "source.wav", self.coded_name]
@@ -413,17 +396,17 @@ def ramp() -> np.ndarray:
     return np.linspace(-0.5, 0.5, 8000, dtype=np.float32)
 
 
-def failure(peer: Peer, clip: np.ndarray | None = None) -> str:
-    """Return the message of the PeerError that coding raises; it is one line."""
-    with pytest.raises(PeerError) as caught:
-        peer.code(ramp() if clip is None else clip, 8)
+def failure(baseline: Baseline, clip: np.ndarray | None = None) -> str:
+    """Return the message of the BaselineError that coding raises; it is one line."""
+    with pytest.raises(BaselineError) as caught:
+        baseline.code(ramp() if clip is None else clip, 8)
     message = str(caught.value)
-    assert "\n" not in message and message.startswith(f"{peer.name}: ")
+    assert "\n" not in message and message.startswith(f"{baseline.name}: ")
     assert str(pickle.loads(pickle.dumps(caught.value))) == message  # travels from workers
     return message
 
 
-def test_a_new_peer_works(fake) -> None:
+def test_a_new_codec_works(fake) -> None:
     Fake().check()
     coded = Fake().code(ramp(), 8)
     assert coded.measured_kbps == 128 and coded.num_frames == 8000 + 640
@@ -443,23 +426,39 @@ def test_a_new_peer_works(fake) -> None:
 )  # fmt: skip
 def test_missing_programs_are_named(name, message, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PeerError) as caught:
-        make_peer(name).check()
+    with pytest.raises(BaselineError) as caught:
+        make_baseline(name).check()
     assert str(caught.value) == message
-    assert failure(make_peer(name)) == message
+    assert failure(make_baseline(name)) == message
+
+
+def test_those_that_are_installed_are_found(fake, monkeypatch) -> None:
+    class Gone(Fake):
+        name = "gone"
+        alternatives = (Programs(("no-such-program",), "no-such-package"),)
+
+    monkeypatch.setattr(codecs, "BASELINES", {"fake": Fake, "gone": Gone})
+    needs = "gone: needs no-such-program (package no-such-package)"
+    found, missing = find_installed(["gone", "fake"])
+    assert [type(baseline) for baseline in found] == [Fake] and missing == [needs]
+    assert find_installed([]) == ([], [])
+    with pytest.raises(BaselineError, match=re.escape(f"none of these is installed: {needs}")):
+        find_installed(["gone"])
+    with pytest.raises(ValueError, match="unknown codec 'mp3'"):
+        find_installed(["gone", "mp3"])
 
 
 def test_half_a_pair_is_not_enough(tmp_path, monkeypatch) -> None:
     (tmp_path / "elc3").write_text("#!/bin/sh\n")
     (tmp_path / "elc3").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(PeerError, match="elc3 and dlc3"):
-        make_peer("lc3").check()
+    with pytest.raises(BaselineError, match="elc3 and dlc3"):
+        make_baseline("lc3").check()
 
 
 def test_an_ffmpeg_without_the_encoder_is_not_enough(fake) -> None:
     fake("ffmpeg", "echo \"Codec 'libopus' is not recognized by FFmpeg.\"", shell=True)
-    with pytest.raises(PeerError, match="ffmpeg with libopus"):
+    with pytest.raises(BaselineError, match="ffmpeg with libopus"):
         OpusByFfmpeg().check()
 
 
@@ -490,11 +489,11 @@ def test_no_output_and_garbage(program: str, fake) -> None:
 
 
 def test_real_parsers_meet_garbage(fake) -> None:
-    for name, programs in {"opus": ("opusenc", "opusdec"), "lc3": ("elc3", "dlc3"),
+    for name, pair in {"opus": ("opusenc", "opusdec"), "lc3": ("elc3", "dlc3"),
                            "speex": ("speexenc", "speexdec")}.items():  # fmt: skip
-        for program in programs:
+        for program in pair:
             fake(program, 'for last; do :; done; echo garbage > "$last"', shell=True)
-        assert failure(make_peer(name)).startswith(f"{name}: {programs[0]} wrote a bad file: ")
+        assert failure(make_baseline(name)).startswith(f"{name}: {pair[0]} wrote a bad file: ")
 
 
 def test_output_at_another_rate(fake) -> None:
@@ -517,17 +516,17 @@ def test_not_a_program(fake) -> None:
 
 
 def test_a_program_that_hangs_is_stopped_with_its_children(fake, monkeypatch, tmp_path) -> None:
-    monkeypatch.setattr(peers, "TIMEOUT_S", 0.3)
-    fake("fakeenc", f"echo waiting >&2; (sleep 2; touch {tmp_path}/alive) & sleep 30", shell=True)
+    monkeypatch.setattr(programs, "TIMEOUT_S", 0.3)
+    fake("fakeenc", f"echo waiting >&2; (sleep 1; touch {tmp_path}/alive) & sleep 30", shell=True)
     start = time.perf_counter()
     assert failure(Fake()) == "fake: fakeenc was stopped after 0.3 s: waiting"
     assert time.perf_counter() - start < 10
-    time.sleep(2.2)
+    time.sleep(1.2)
     assert not (tmp_path / "alive").exists()
 
 
 def test_ctrl_c_stops_the_program_and_cleans_up(fake, monkeypatch, tmp_path) -> None:
-    fake("fakeenc", f"sleep 1; touch {tmp_path}/alive", shell=True)
+    fake("fakeenc", f"sleep 0.5; touch {tmp_path}/alive", shell=True)
 
     def interrupted(pid: int, options: int) -> None:
         raise KeyboardInterrupt
@@ -535,7 +534,7 @@ def test_ctrl_c_stops_the_program_and_cleans_up(fake, monkeypatch, tmp_path) -> 
     monkeypatch.setattr(os, "wait4", interrupted)
     with pytest.raises(KeyboardInterrupt):
         Fake().code(ramp(), 8)
-    time.sleep(1.2)
+    time.sleep(0.7)
     assert not (tmp_path / "alive").exists()
 
 
