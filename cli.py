@@ -188,6 +188,12 @@ class _Group(TyperGroup):
             sys.exit(code)
         return result
 
+    def resolve_command(self, context: Any, args: list[str]) -> Any:
+        """Find a command; `codec eval --ratings` is what `codec ratings` was called."""
+        if args[0] == "eval" and "--ratings" in args:
+            args = ["ratings", *(arg for arg in args[1:] if arg != "--ratings")]
+        return super().resolve_command(context, args)
+
     @staticmethod
     def _leave(code: int, message: str) -> NoReturn:
         _complain(message)
@@ -862,7 +868,13 @@ def info(
 @app.command("eval")
 def evaluate(
     test_dir: Annotated[
-        Path, typer.Argument(metavar="TEST_DIR", help="Directory of clean speech to code.")
+        Path,
+        typer.Argument(
+            metavar="TEST_DIR",
+            exists=True,
+            file_okay=False,
+            help="Directory of clean speech to code.",
+        ),
     ],
     rates: Annotated[
         Sequence[float],
@@ -936,7 +948,7 @@ def evaluate(
             help="Percentages of packets to lose, separated by commas, such as 3,6,10: each rate "
             "is scored without losses and with each of these (with independent packets).",
         ),
-    ] = "",
+    ] = "",  # type: ignore[assignment]
     weights: WeightsOption = None,
 ) -> None:
     """Code a test set at several rates; print rate, quality and speed, beside other codecs.
@@ -945,10 +957,6 @@ def evaluate(
     """
     if out is None and save_audio:
         raise UserError("--save-audio: nowhere to write; name a directory with --out")
-    if test_dir.is_file() and test_dir.suffix.lower() == ".csv":
-        raise UserError(f"{test_dir}: is a file; `codec ratings` reads ratings")
-    _check_directory(test_dir)
-    _check_file(weights, "--weights")
     with _needs_evaluation():
         from evaluation import run as evaluation
         from evaluation.baselines.codecs import find_installed
