@@ -1,6 +1,5 @@
 """The command line, end to end through real files."""
 
-import dataclasses
 import json
 import os
 import resource
@@ -17,8 +16,6 @@ from typer.testing import CliRunner, Result
 
 import cli
 from codec.bitstream import read_header
-from evaluation.baselines import codecs as peers
-from evaluation.baselines.codecs import Payload, Peer, Programs
 
 ROOT = Path(cli.__file__).resolve().parent
 NUM_SAMPLES = 16123  # 1 s and a bit: neither whole packets nor whole hops
@@ -286,33 +283,6 @@ def test_wrong_weights(wav: Path, stream: Path, tmp_path: Path) -> None:
         ["nonsense"],
         ["decode", "a", "b", "--rate", "fast"],
         ["encode", "a", "b", "--jobs", "0"],
-        ["eval", ".", "--rates", "8,fast"],
-        ["eval", ".", "--rates", "8,40"],
-        ["eval", ".", "--rates", "8,8"],
-        ["eval", ".", "--metrics", "taste"],
-        ["eval", "does-not-exist"],
-        ["eval", ".", "--save-audio"],
-        ["eval", ".", "--page-clips", "2"],
-        ["eval", ".", "--page-clips", "-1", "--out", "x"],
-        ["eval", ".", "--jobs", "0"],
-        ["eval", ".", "--scores", "does-not-exist.csv"],
-        ["eval", "tests", "--scores", "pyproject.toml"],
-        ["eval", "demo/speech", "--against", "opus,polka"],
-        ["eval", "demo/speech", "--against", "opus, opus"],
-        ["eval", "demo/speech", "--against", ","],
-        ["eval", "demo/speech", "--against", "opus", "--loss", "3"],
-        ["eval", "demo/speech", "--scores", "pyproject.toml", "--loss", "3"],
-        ["eval", "demo/speech", "--baseline", "opus"],
-        ["eval", "demo/speech", "--name", " "],
-        ["eval", "demo/speech", "--name", "reference"],
-        ["eval", "demo/speech", "demo"],
-        ["eval", "--ratings"],
-        ["eval", "--ratings", "does-not-exist.csv"],
-        ["eval", "--ratings", "demo"],
-        ["eval", "--ratings", "pyproject.toml"],
-        ["eval", "--ratings", "pyproject.toml", "--rates", "8"],
-        ["eval", "--ratings", "pyproject.toml", "--against", "opus"],
-        ["eval", "--ratings", "pyproject.toml", "--jobs", "1"],
         ["train", ".", "--out", "x", "--estimator", "guess"],
         ["train", ".", "--out", "x", "--steps", "0"],
         ["train", "does-not-exist", "--out", "x"],
@@ -393,177 +363,6 @@ def test_directory_of_nothing(tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
-# --------------------------------------------------------------------------------------------------
-# Evaluation
-
-
-class Flat(Peer):
-    """A codec that copies: what comes out is what went in, at the rate that it claims."""
-
-    name = "flat"
-    coded_name = "coded.flat"
-    alternatives = (Programs(("sh",), "dash"),)
-
-    def nearest_rate(self, kbps: float) -> float:
-        return 128.0 if kbps > 64 or 10 < kbps < 64 else 64.0
-
-    def commands(self, programs: Programs, kbps: float) -> tuple[list[str], list[str]]:
-        return ["cp", "source.wav", self.coded_name], ["cp", self.coded_name, "decoded.wav"]
-
-    def payload(self, data: bytes, kbps: float) -> Payload:
-        frames = -(-(len(data) - 44) // 2 // 160)
-        return Payload(round(kbps * frames * 1.25), frames, 0.010)
-
-
-class Gone(Flat):
-    """A codec whose program is nowhere."""
-
-    name = "gone"
-    alternatives = (Programs(("no-such-program",), "no-such-package"),)
-
-
-@pytest.fixture
-def speech(tmp_path: Path) -> Path:
-    """A directory with one sentence."""
-    folder = tmp_path / "speech"
-    folder.mkdir()
-    clip, rate = soundfile.read(ROOT / "demo" / "speech" / "slt.flac")
-    soundfile.write(folder / "one.wav", clip, rate)
-    return folder
-
-
-@pytest.fixture
-def two_peers(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "PEERS", {"flat": Flat, "gone": Gone})
-
-
-def test_eval_writes_table_csv_json_plots_and_page(speech: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores"
-    arguments = ["--rates", "8,24.4", "--out", out, "--save-audio", "--jobs", "1"]
-    result = run("eval", speech, *arguments)
-    assert result.exit_code == 0, result.output
-    assert "24.4" in result.stdout
-    assert result.stderr == ""
-
-    content = json.loads((out / "summary.json").read_text())
-    summary = content["summary"]
-    assert [row["bitrate_kbps"] for row in summary] == [8, 24.4]
-    for row in summary:
-        assert (row["codec"], row["clips"]) == ("nsvq", 1)
-        # The header weighs more in a clip of 4 s than in the files of a test set.
-        assert row["measured_kbps"] == pytest.approx(row["bitrate_kbps"], rel=0.03)
-        assert 1 < row["pesq_wb"] < 4.65
-        assert row["encode_x_realtime"] > 0
-        assert row["decode_x_realtime"] > 0
-        assert {"psnr_db", "estoi"} <= set(row)
-    assert summary[1]["psnr_db"] > summary[0]["psnr_db"]
-    assert (content["comparison"], content["rate_saved"], content["baseline"]) == ([], [], None)
-    assert len((out / "scores.csv").read_text().splitlines()) == 1 + 2
-    assert (out / "rate_quality.png").read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in (out / "pesq_wb.svg").read_text()
-    assert "one.wav" in (out / "listen.html").read_text()
-    assert not list(out.rglob("*.tmp"))
-    waves = list(out.rglob("*.wav"))
-    assert len(waves) == 2
-    frames = soundfile.info(speech / "one.wav").frames
-    assert all(soundfile.info(path).frames == frames for path in waves)
-
-
-def test_eval_beside_other_codecs(speech: Path, tmp_path: Path, two_peers: None) -> None:
-    """One codec runs, one is missing, one is published; then this run's scores meet another's."""
-    out, published = tmp_path / "scores", tmp_path / "published.csv"
-    head = "file,codec,nominal_bps,actual_bps,pesq_wb,psnr_db,estoi\n"
-    rows = (f"one.wav,evs,{rate},{rate + 50},{pesq},7,.8\n" for rate, pesq in
-            ((8000, 2.5), (13200, 3.0), (32000, 4.3)))  # fmt: skip
-    published.write_text(head + "".join(rows) + "two.wav,evs,8000,8000,1,1,.1\n")
-    arguments = ["--against", "flat,gone", "--scores", published, "--baseline", "evs"]
-    result = run(
-        "eval", speech, *arguments, "--rates", "8,16.4", "--out", out, "--jobs", "1"
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    notes = result.stderr.splitlines()
-    assert all(line.startswith("codec: note: ") for line in notes)
-    assert "gone: needs no-such-program (package no-such-package)" in notes[0]
-    assert "published rows of clips that are not in this run: 1" in result.stderr
-    assert "evs has no rate within 15 % of 16.4 kbit/s" in result.stderr
-    assert "Rate that nsvq saves" in result.stdout and "nsvq − evs" in result.stdout
-    content = json.loads((out / "summary.json").read_text())
-    assert [(row["codec"], row["bitrate_kbps"]) for row in content["summary"]] == [
-        ("nsvq", 8), ("nsvq", 16.4), ("flat", 64), ("flat", 128),
-        ("evs", 8), ("evs", 13.2), ("evs", 32),
-    ]  # fmt: skip
-    flat = content["summary"][2]
-    assert flat["measured_kbps"] == pytest.approx(64, abs=0.1)
-    assert flat["pesq_wb"] > 4.6
-    # What comes out is what went in: there is no noise, hence no pSNR. It is listed.
-    assert flat["psnr_db"] is None or flat["psnr_db"] > 60
-    (pair,) = content["comparison"]
-    assert (pair["codec"], pair["bitrate_kbps"], pair["baseline_kbps"]) == ("evs", 8, 8.05)
-    assert pair["pesq_wb_difference"] == pytest.approx(content["summary"][0]["pesq_wb"] - 2.5)
-    saved = {(row["codec"], row["metric"]): row for row in content["rate_saved"]}
-    assert 20 < saved["evs", "pesq_wb"]["percent"] < 80
-    assert saved["flat", "pesq_wb"]["percent"] is None
-    page = (out / "listen.html").read_text()
-    assert '"flat"' in page and '"evs"' not in page  # of published codecs there is no sound
-    assert (out / "rate_saved.png").exists()
-    assert not list(out.rglob("*.wav"))
-
-    again = run("eval", speech, "--rates", "8", "--scores", out / "scores.csv", "--jobs", "1")
-    assert_user_error(again, "'nsvq' too", "--name")
-    again = run(
-        "eval", speech, "--rates", "8", "--scores", out / "scores.csv", "--jobs", "1",
-        "--name", "vbr", "--vbr", "--out", tmp_path / "again", "--page-clips", "0",
-    )  # fmt: skip
-    assert again.exit_code == 0, again.output
-    assert "vbr − nsvq" in again.stdout
-    content = json.loads((tmp_path / "again" / "summary.json").read_text())
-    assert (content["name"], content["baseline"], content["vbr"]) == ("vbr", "nsvq", True)
-    assert not (tmp_path / "again" / "listen.html").exists()
-
-
-def test_eval_against_nothing_that_is_installed(speech: Path, two_peers: None) -> None:
-    result = run("eval", speech, "--against", "gone")
-    assert_user_error(result, "gone: needs no-such-program (package no-such-package)")
-
-
-def test_eval_reads_ratings(tmp_path: Path) -> None:
-    """All files after the flag or before it are CSV files that the listening page exported."""
-    head = "listener,session,clip,codec,bitrate_kbps,measured_kbps,label,rating,time\n"
-    files = [tmp_path / f"{name}.csv" for name in "ab"]
-    for index, file in enumerate(files):
-        file.write_text(
-            f"{head}l{index},s{index},one.wav,nsvq,8,8.1,A,{70 + 10 * index},2026-01-01T10:00:00Z\n"
-            f"l{index},s{index},one.wav,reference,8,,B,100,2026-01-01T10:00:00Z\n"
-        )
-    result = run("eval", "--ratings", *files, "--out", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    assert "75.0" in result.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "ratings.csv",
-        "ratings.json",
-    ]
-    assert run("eval", *files, "--ratings").stdout.splitlines() == result.stdout.splitlines()[:-1]
-    assert_user_error(run("eval", files[0]), "add --ratings")
-    assert_user_error(run("eval", "--ratings", *files, "--vbr"), "--vbr has no meaning")
-
-
-def test_eval_with_losses(speech: Path, tmp_path: Path) -> None:
-    out = tmp_path / "scores"
-    result = run(
-        "eval", speech, "--rates", "13.2", "--loss", "3, 20", "--out", out, "--jobs", "1"
-    )  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert "loss %" in result.stdout
-    summary = json.loads((out / "summary.json").read_text())
-    assert summary["independent"]
-    rows = summary["summary"]
-    assert [row["loss_percent"] for row in rows] == [0, 3, 20]
-    assert rows[0]["pesq_wb"] > rows[1]["pesq_wb"] > rows[2]["pesq_wb"]
-    for wrong in ("3,x", "101", "-1"):
-        result = run("eval", speech, "--loss", wrong)
-        assert result.exit_code == 2 and "not a percentage" in result.stderr
-
-
 def test_encode_independent_packets(tmp_path: Path) -> None:
     target = tmp_path / "a.bin"
     source = ROOT / "demo" / "speech" / "slt.flac"
@@ -571,23 +370,6 @@ def test_encode_independent_packets(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert read_header(target.read_bytes())[0].independent
     assert "independent" in run("info", target).stdout
-
-
-def test_eval_goes_on_past_a_bad_file(tree: Path, tmp_path: Path) -> None:
-    result = run("eval", tree, "--rates", "16.4", "--out", tmp_path / "scores")
-    assert result.exit_code == 1, result.output
-    errors = [line for line in result.stderr.splitlines() if "error" in line]
-    assert len(errors) == 1
-    assert errors[0].startswith("codec: error: bad.wav at 16.4 kbit/s: ")
-    assert len((tmp_path / "scores" / "scores.csv").read_text().splitlines()) == 1 + 3
-
-
-def test_eval_with_wrong_scores(wav: Path, tmp_path: Path) -> None:
-    scores = tmp_path / "scores.csv"
-    scores.write_text("codec,taste\nopus,good\n")
-    result = run("eval", wav.parent, "--scores", scores, "--out", tmp_path / "out")
-    assert_user_error(result, str(scores), "line 1")
-    assert not (tmp_path / "out").exists()
 
 
 # --------------------------------------------------------------------------------------------------
