@@ -58,7 +58,7 @@ PITCH_FFT = 1024
 @lru_cache(maxsize=1)
 def mdct_matrix() -> Tensor:
     """Return the windowed, orthonormal MDCT basis, float32, shape [2N, N]."""
-    return _lasting(torch.from_numpy(make_transform().forward))
+    return _lasting(torch.from_numpy(make_transform()["forward"]))
 
 
 @lru_cache(maxsize=1)

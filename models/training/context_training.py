@@ -18,7 +18,8 @@ from codec.model import FIELDS
 from models.codec_net import CodecNet
 from models.context import ContextModel
 from models.dsp import band_of_coefficient
-from models.runtime import Tensors, Weights, collect, stages_at, tensors_of
+from models.runtime import Tensors, Weights, stages_at
+from models.training.collect import collect
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
 from models.training.export import SideStatistics, build_tensors, import_context
@@ -122,7 +123,7 @@ def _collect_piece(
     stages = stages_at(rate_kbps, config)
     if intra:
         stages = config.intra_stages(stages)
-    got = collect(tensors, piece, frame_bytes(rate_kbps), stages, intra)
+    got = collect(tensors, config, piece, frame_bytes(rate_kbps), stages, intra)
     # The first frame has no past: predicted frames always have one.
     magnitude = np.abs(got.levels[1:]).ravel()
     return (
@@ -154,5 +155,5 @@ def fit_context(
 def keep_context(net: CodecNet, weights: Weights, intra: bool) -> Tensors:
     """Return the tensors of a network, with the entropy coder's taken from weights."""
     tensors = build_tensors(net, import_context(weights, intra), intra=intra)
-    old = tensors_of(weights, intra)
+    old = weights.of_kind(intra)
     return tensors | {name: old[name] for name in ENTROPY_TENSORS}

@@ -31,7 +31,7 @@ from codec.model import FIELDS, TOTAL
 from models.codec_net import CodecNet
 from models.context import ContextModel
 from models.rate_model import laplace_code_lengths
-from models.runtime import Tensors, Weights, file_tensors, load_weights, step_context, tensors_of
+from models.runtime import Tensors, Weights, file_tensors, load_weights, step_context
 
 FIELD = {field.name: field for field in FIELDS}
 
@@ -280,7 +280,7 @@ def load_net(net: CodecNet, weights: Weights) -> None:
     ValueError   a tensor is missing or has another shape
     """
     for intra in (False, True):
-        restore(net_parameters(net, intra), tensors_of(weights, intra))
+        restore(net_parameters(net, intra)(weights, intra))
 
 
 def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
@@ -293,7 +293,7 @@ def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
 def import_context(weights: Weights, intra: bool = False) -> ContextModel:
     """Rebuild one of the two float context models from shipped weights."""
     model = ContextModel(weights.config)
-    tensors = tensors_of(weights, intra)
+    tensors = weights.of_kind(intra)
     restore(context_parameters(model), tensors)
     with torch.no_grad():
         p = torch.from_numpy(np.diff(tensors["context.cdf"], axis=-1) / TOTAL).float()

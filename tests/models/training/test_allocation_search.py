@@ -1,12 +1,15 @@
 """Search of the step offsets by rate: finds what is certain, leaves the rest alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from small_runs import begin, make_config, write_speech
 from torch import nn
 
-from codec.config import CodecConfig
-from models.allocation import FIRST_KNOT, NUM_KNOTS, StepAllocation
-from models.training.allocation_search import crop_losses, search_offsets
+from codec.config import NUM_RATE_KNOTS, CodecConfig
+from models.allocation import FIRST_KNOT, StepAllocation
+from models.training.allocation_search import crop_losses, refit_allocation, search_offsets
 
 
 class Output:
@@ -47,13 +50,13 @@ def wanted() -> torch.Tensor:
     return target - target.mean()
 
 
-@pytest.mark.parametrize("knot", [0, NUM_KNOTS - 1])
+@pytest.mark.parametrize("knot", [0, NUM_RATE_KNOTS - 1])
 def test_search_finds_the_offsets(knot: int) -> None:
     net = FakeNet(wanted(), 0.0)
     before, after = search_offsets(net, loss, BATCHES, knot)
     assert after < 0.1 * before
     assert (net.allocation.rate_offsets[knot] - wanted()).abs().max() < 0.3
-    others = [k for k in range(NUM_KNOTS) if k != knot]
+    others = [k for k in range(NUM_RATE_KNOTS) if k != knot]
     assert (net.allocation.rate_offsets[others] == 0).all()
 
 
@@ -70,7 +73,7 @@ def test_losses_are_those_of_each_crop() -> None:
     net = FakeNet(torch.zeros(20), 1.0)
     assert crop_losses(net, loss, BATCHES[0], 2.0**FIRST_KNOT, 3).shape == (8,)
     with pytest.raises(ValueError, match="knot is 5"):
-        search_offsets(net, loss, BATCHES, NUM_KNOTS)
+        search_offsets(net, loss, BATCHES, NUM_RATE_KNOTS)
 
 
 def test_table_is_interpolated_over_the_rate() -> None:
@@ -80,3 +83,22 @@ def test_table_is_interpolated_over_the_rate() -> None:
     got = allocation.table(bits.log2())[0, :, 0]
     torch.testing.assert_close(got, torch.tensor([1.0, 1.0, 1.5, 2.0]), atol=1e-4, rtol=0)
     assert (allocation.table(torch.full((1, 1), 11.0)) == 0).all()  # beyond the last row: that row
+
+
+def test_refit_brings_steps_back_into_reach(tmp_path: Path) -> None:
+    state, sampler = begin(make_config(write_speech(tmp_path), tmp_path))
+    net = state.net
+    with torch.no_grad():
+        net.allocation.network[4].bias[-3:] = 40.0  # the upper bands are never coded
+    waveform = sampler.batch(0, 4)
+    bits, stages = torch.full((4, 20), 400.0), torch.full((4,), 3)
+
+    def depth() -> torch.Tensor:
+        with torch.no_grad():
+            return net.eval()(waveform, bits, stages, True).depth.mean((0, 1))
+
+    before = depth()
+    refit_allocation(net, sampler, crops=16, steps=300)
+    after = depth()
+    assert before[-3:].min() > 4.0
+    assert after[-3:].max() < before[-3:].min() - 1.5 and after[-3:].max() < 4.0

@@ -5,7 +5,7 @@ import torch
 from conftest import synthetic_speech
 from scipy.signal import butter, sosfiltfilt
 
-from models.training.losses import SimilarityLoss
+from models.training.losses import CodecLoss, SimilarityLoss
 
 
 def speech() -> torch.Tensor:
@@ -44,3 +44,17 @@ def test_similarity_has_a_gradient_in_silence() -> None:
     value.sum().backward()
     assert decoded.grad is not None
     assert np.isfinite(float(value.detach())) and np.isfinite(decoded.grad.numpy()).all()
+
+
+def test_loss_weights_follow_the_rate() -> None:
+    """Weights of 8 kbit/s at 8, of 32 at 32, their geometric mean at 16 kbit/s."""
+    reference = torch.from_numpy(np.stack(3 * [synthetic_speech(1.0, 1)]))
+    torch.manual_seed(0)
+    decoded = reference + 0.02 * torch.randn(1, 16000)
+    loss_fn = CodecLoss(0.0, 0.4, 1.0, error_32=0.1, spectral_32=2.0)
+    total, terms = loss_fn(reference, decoded, torch.tensor([8.0, 16.0, 32.0]))
+    error, spectral = float(terms["error"][0]), float(terms["spectral"][0])
+    wanted = [0.4 * error + spectral, 0.2 * error + 2**0.5 * spectral, 0.1 * error + 2 * spectral]
+    np.testing.assert_allclose(total.numpy(), wanted, rtol=1e-4)
+    plain, _ = CodecLoss(0.0, 0.4, 1.0)(reference, decoded, torch.tensor(3 * [20.0]))
+    np.testing.assert_allclose(plain.numpy(), 3 * [0.4 * error + spectral], rtol=1e-4)

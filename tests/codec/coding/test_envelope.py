@@ -1,0 +1,94 @@
+"""The M-best search of the envelope's codewords, on a small random model."""
+
+import numpy as np
+import pytest
+
+from codec.coding.envelope import BEAM, RATE_WEIGHT, predict, search
+from codec.config import NUM_BANDS
+from codec.model import TOTAL, EnvelopeModel, code_lengths
+
+STAGES, SIZE = 3, BEAM
+
+
+def make_model(seed: int = 0, twice: bool = False) -> EnvelopeModel:
+    """Return random codebooks and probabilities; ``twice``: codewords come in equal pairs."""
+    rng = np.random.default_rng(seed)
+    scale = 400.0 * 0.5 ** np.arange(STAGES)[:, None, None]
+    codebooks = np.round(scale * rng.standard_normal((STAGES, SIZE, NUM_BANDS))).astype(np.int16)
+    counts = rng.integers(1, 4000, (STAGES, SIZE))
+    counts[:, 0] += TOTAL - counts.sum(1)
+    if twice:
+        codebooks[:, 1::2], counts[:, :] = codebooks[:, 0::2], TOTAL // SIZE
+    cdf = np.zeros((STAGES, SIZE + 1), np.int32)
+    cdf[:, 1:] = counts.cumsum(1)
+    predictor = 2800 * np.eye(NUM_BANDS) + 100 * rng.standard_normal((NUM_BANDS, NUM_BANDS))
+    bias = rng.integers(-500, 500, NUM_BANDS)
+    columns = np.ascontiguousarray(codebooks.transpose(0, 2, 1).astype(np.float32))
+    return EnvelopeModel(
+        codebooks, predictor.astype(np.int32), bias.astype(np.int32), bias.astype(np.int32), cdf,
+        code_lengths(cdf), columns,
+    )  # fmt: skip
+
+
+def case(model: EnvelopeModel, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return previous envelope, its prediction, and a target; whole, so that float32 is exact."""
+    rng = np.random.default_rng(seed)
+    previous = rng.integers(-3000, 0, NUM_BANDS).astype(np.int32)
+    predicted = np.zeros(NUM_BANDS, np.int64)
+    predict(model, previous, predicted)
+    target = np.round(predicted + 300 * rng.standard_normal(NUM_BANDS)).astype(np.float32)
+    return previous, predicted, target
+
+
+def chosen(model: EnvelopeModel, previous: np.ndarray, target: np.ndarray, stages: int) -> list:
+    indices = np.zeros(8, np.int64)
+    search(model, previous, target, stages, indices)
+    assert not indices[stages:].any()
+    return indices[:stages].tolist()
+
+
+def test_prediction_is_rounded() -> None:
+    model = make_model()
+    previous, predicted, _ = case(model, 1)
+    wanted = ((model.predictor.astype(np.int64) @ previous + 2048) >> 12) + model.bias
+    assert predicted.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("stages", [1, 2])
+def test_few_stages_are_searched_in_full(stages: int) -> None:
+    """With as many paths as codewords, one or two stages are searched in full."""
+    model = make_model()
+    books, cost = model.codebooks.astype(np.int64), model.index_cost
+    for seed in range(40):
+        previous, predicted, target = case(model, seed)
+        sums, bits = books[0], cost[0]
+        if stages == 2:
+            sums, bits = sums[:, None] + books[1], bits[:, None] + cost[1]
+        total = np.square(target - predicted - sums).sum(-1) + float(RATE_WEIGHT) * bits
+        assert total[tuple(chosen(model, previous, target, stages))] == total.min()
+
+
+def test_the_beam_is_better_than_greed() -> None:
+    model = make_model()
+    found = greedy = 0.0
+    for seed in range(40):
+        previous, predicted, target = case(model, seed)
+        residual = target - predicted
+        for s in range(STAGES):
+            errors = np.square(residual - model.codebooks[s].astype(np.int64)).sum(-1)
+            errors = errors + float(RATE_WEIGHT) * model.index_cost[s]
+            residual = residual - model.codebooks[s, errors.argmin()]
+            greedy += float(RATE_WEIGHT) * model.index_cost[s, errors.argmin()]
+        greedy += np.square(residual).sum()
+        indices = chosen(model, previous, target, STAGES)
+        words = sum(model.codebooks[s, i].astype(np.int64) for s, i in enumerate(indices))
+        found += np.square(target - predicted - words).sum()
+        found += float(RATE_WEIGHT) * sum(model.index_cost[s, i] for s, i in enumerate(indices))
+    assert found < greedy
+
+
+def test_equal_codewords_give_the_lowest_index() -> None:
+    model = make_model(twice=True)
+    for seed in range(20):
+        previous, _, target = case(model, seed)
+        assert not any(i & 1 for i in chosen(model, previous, target, STAGES))
