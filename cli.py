@@ -108,14 +108,19 @@ def _one_line(message: object) -> str:
     return " ".join(str(message).split())
 
 
+def _escaped(text: object) -> str:
+    """Return text for one line: names of files may hold newlines, and bytes that are no text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 def _complain(message: object) -> None:
     """Print one error line on stderr."""
-    print(f"codec: error: {_one_line(message)}", file=sys.stderr)
+    print(f"codec: error: {_escaped(message)}", file=sys.stderr)
 
 
 def _note(message: object) -> None:
     """Print one remark on stderr."""
-    print(f"codec: note: {_one_line(message)}", file=sys.stderr)
+    print(f"codec: note: {_escaped(message)}", file=sys.stderr)
 
 
 def _count(number: int, noun: str) -> str:
@@ -170,7 +175,7 @@ class _Group(TyperGroup):
             context = getattr(error, "ctx", None)
             if context is not None:
                 hint = f"see `{context.command_path} --help`"
-            self._leave(EXIT_USER, f"{error.format_message().rstrip('.')}; {hint}")
+            self._leave(EXIT_USER, f"{_one_line(error.format_message()).rstrip('.')}; {hint}")
         except (UserError, CodecError) as error:
             self._leave(EXIT_USER, str(error))
         except Interrupted as stop:
@@ -420,10 +425,10 @@ class _Run:
         from codec.transcode import attempt, is_done
 
         if self.dry_run:
-            print(f"{source} -> {target}")
+            print(_escaped(f"{source} -> {target}"))
             return
         if self.skip_existing and is_done(target):
-            print(f"{target}: exists, skipped")
+            print(_escaped(f"{target}: exists, skipped"))
             return
         outcome = attempt(self.work, source, target, threading.Event())
         if outcome.error:
@@ -431,7 +436,7 @@ class _Run:
         for text in [*outcome.notes, *(f"{source}: {problem}" for problem in outcome.problems)]:
             _note(text)
         if not is_direct(target):  # in /dev/stdout this line would mix with the data
-            print(_describe(outcome, source, self.encoding))
+            print(_escaped(_describe(outcome, source, self.encoding)))
 
     def directory(self, source: Path, target: Path) -> None:
         """Code every file of a directory tree; go on past bad files and list them at the end."""
@@ -451,7 +456,7 @@ class _Run:
             _note(text)
         if self.dry_run:
             for pair in pairs:
-                print(f"{pair[0]} -> {pair[1]}")
+                print(_escaped(f"{pair[0]} -> {pair[1]}"))
             return
         started = time.monotonic()
         done: list[Outcome] = []
@@ -466,7 +471,8 @@ class _Run:
         for outcome in sorted(failures, key=lambda outcome: outcome.source):
             _complain(outcome.error)
         totals = _totals(done, time.monotonic() - started)
-        print(f"{self.verb}d {len(done)} of {len(sources)} files into {target}{skipped}{totals}")
+        text = f"{self.verb}d {len(done)} of {len(sources)} files into {target}{skipped}{totals}"
+        print(_escaped(text))
         if failures:
             raise typer.Exit(EXIT_SOME_FILES)
 
@@ -563,7 +569,7 @@ def _report(outcome: "Outcome", name: object, encoding: bool) -> None:
     for text in [*outcome.notes, *outcome.problems]:
         _note(text)
     if outcome.target != STANDARD:
-        print(_describe(outcome, name, encoding))
+        print(_escaped(_describe(outcome, name, encoding)))
 
 
 def _encode_pipe(
@@ -1003,7 +1009,7 @@ def _needs_evaluation() -> Generator[None]:
     """Turn what can go wrong in an evaluation into one line."""
     try:
         yield
-    except ImportError as error:  # an installation without what `codec eval` needs
+    except ModuleNotFoundError as error:  # an installation without what `codec eval` needs
         what = f"{error.name or 'a package'} is not installed"
         raise UserError(f"{what}: pip install .") from error
     except ValueError as error:
