@@ -306,6 +306,6 @@ def test_our_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # The header weighs more in a clip of 2 s than in the files of a test set.
     assert clean["measured_kbps"] == pytest.approx(13.2, rel=0.05)
     assert clean["payload_kbps"] == pytest.approx(13.2, rel=0.01)
-    assert clean["pesq_wb"] > 3.5 and clean["estoi"] > 0.9
+    assert clean["pesq_wb"] > 3 and clean["estoi"] > 0.9
     assert clean["pesq_wb"] > lossy["pesq_wb"] > 1
     assert clean["encode_x_realtime"] > 1 and clean["decode_x_realtime"] > 1
