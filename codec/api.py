@@ -7,9 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from codec.audio import AudioError, from_codec_rate, to_codec_rate
 from codec.bitstream import (
     Header,
     cbr_packet_sizes,
@@ -21,17 +19,21 @@ from codec.bitstream import (
     salvage_stream,
     write_stream,
 )
-from codec.decoder import DecodedIntegers, decode_integers, synthesise
-from codec.encoder import default_stages, encode_packets, encode_waveform
+from codec.coding.vbr import vbr_sizes
+from codec.config import DEFAULT_KBPS, FRAME_LENGTH, HOP_LENGTH, MAX_KBPS, MIN_KBPS, SAMPLE_RATE
+from codec.decoder import DecodedIntegers, FrameDecoder
+from codec.encoder import FrameEncoder, default_stages
+from codec.io.channels import MIX, to_mono
+from codec.io.resample import from_codec_rate, to_codec_rate
+from codec.jit import is_cached
 from codec.weights import Weights, load_weights
-from models.enhancer import Enhancer
-from models.envelope import EnvelopeAnalysis
-
-MIN_KBPS, MAX_KBPS = 8.0, 32.0
 
 
 class Codec:
     """Encode and decode speech with one set of trained weights.
+
+    A codec holds nothing that coding changes: it may be used in several threads at once (the
+    interpreter lock is released while a signal is coded), after a fork, and pickled.
 
     Attributes
     ----------
@@ -52,17 +54,14 @@ class Codec:
     def __init__(self, weights: Weights) -> None:
         self.weights = weights
         self.config = weights.config
-        self.sample_rate = weights.config.sample_rate
+        self.sample_rate = SAMPLE_RATE
         self.fingerprint = weights.fingerprint.hex()
-        self.analysis = EnvelopeAnalysis(self.config).eval().requires_grad_(False)
-        self.enhancer = Enhancer(self.config).eval().requires_grad_(False)
-        for part in ("analysis", "enhancer"):
-            state = {
-                name.removeprefix(part + "."): torch.from_numpy(value.astype(np.float32))
-                for name, value in weights.networks.items()
-                if name.startswith(part + ".")
-            }
-            getattr(self, part).load_state_dict(state)
+        self._encoder = weights.encoder_model()
+        self._decoder = weights.decoder_model()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the weights alone."""
+        return Codec, (self.weights,)
 
     @classmethod
     def load(cls, weights: str | Path | None = None) -> Codec:
@@ -70,34 +69,43 @@ class Codec:
 
         Raises
         ------
-        codec.weights.WeightsError   the file is missing, damaged or of another version
+        codec.errors.WeightsError   the file is missing, damaged or of another version
         """
         return cls(load_weights(Path(weights) if weights is not None else None))
 
     @staticmethod
     def is_compiled() -> bool:
-        """Tell whether numba has the packet coder in its cache (else the first call takes long)."""
-        cache = getattr(encode_packets, "_cache", None)
-        folder = Path(getattr(cache, "cache_path", ""))
-        return any(folder.glob("encoder.encode_packets-*.nbi"))
+        """Tell whether the kernels are in the cache (else the first call takes long)."""
+        return is_cached("encode_frames", "decode_frames")
+
+    def frame_encoder(self, header: Header) -> FrameEncoder:
+        """Return an encoder of the frames of a file with this header."""
+        return FrameEncoder(self._encoder, self.config, header.num_stages)
+
+    def frame_decoder(self, header: Header) -> FrameDecoder:
+        """Return a decoder of the frames of a file with this header."""
+        return FrameDecoder(self._decoder, self.config, header.num_stages)
 
     def encode(
         self,
         wave: Any,
-        sample_rate: int = 16000,
-        bitrate: float = 13.2,
+        sample_rate: int = SAMPLE_RATE,
+        bitrate: float = DEFAULT_KBPS,
         vbr: bool = False,
         independent: bool = False,
+        channel: int | str = MIX,
     ) -> bytes:
         """Encode a waveform to the bytes of a file.
 
         Parameters
         ----------
-        wave : array or Tensor, shape [T] or [C, T]   ±1; channels are averaged
-        sample_rate : int     Hz; other rates than 16000 are resampled
-        bitrate : float       kbit/s, 8 to 32
-        vbr : bool            spend the same average rate where it helps most
-        independent : bool    no packet needs another: what is lost takes nothing with it
+        wave : array or Tensor, shape [T], [channels, T] or [T, channels]
+            floats within ±1, or integer PCM
+        sample_rate : int       Hz; other rates than 16000 are resampled
+        bitrate : float         kbit/s, 8 to 32
+        vbr : bool              spend the same average rate where it helps most
+        independent : bool      intra frames only: what is lost takes nothing with it
+        channel : 'mix' or int  downmix of all channels, or the number of one, from 0
 
         Returns
         -------
@@ -105,21 +113,28 @@ class Codec:
 
         Raises
         ------
-        ValueError                 bitrate out of range or a wave of wrong shape
-        codec.audio.AudioError     NaN or infinite samples
+        ValueError                  bitrate out of range or a wave of wrong shape
+        codec.errors.AudioError     NaN or infinite samples
         """
-        mono = _to_mono(wave)
-        header = self.header(len(mono), int(sample_rate), bitrate, vbr, independent)
-        waveform = to_codec_rate(mono, int(sample_rate))
+        mono = to_mono(wave, channel)
+        header = self.header(len(mono), sample_rate, bitrate, vbr, independent)
+        return self.encode_codec_rate(to_codec_rate(mono, sample_rate), header)
+
+    def encode_codec_rate(self, waveform: np.ndarray, header: Header) -> bytes:
+        """Encode a waveform that is at 16 kHz already, float32 [T], under a header."""
         count = num_packets(num_codec_samples(header))
-        sizes = cbr_packet_sizes(header.nominal_bitrate_bps, count)
-        # With VBR, each packet's length byte is paid from the same total.
-        packets, _ = encode_waveform(
-            self.weights.tables, self.config, self.analysis, waveform, None if vbr else sizes,
-            header.num_stages, sum(sizes) - count, count, self.weights.intra,
-            intra_packets(count, independent),
-        )  # fmt: skip
-        return write_stream(header, packets)
+        padded = np.zeros(count * FRAME_LENGTH, np.float32)
+        padded[: len(waveform)] = waveform
+        encoder = self.frame_encoder(header)
+        spectra, envelopes = encoder.analyse(padded)
+        sizes = np.array(cbr_packet_sizes(header.nominal_bitrate_bps, count), np.int64)
+        if header.vbr:
+            # Each packet's length byte is paid from the same total.
+            total = int(sizes.sum()) - count
+            bits = header.num_stages * (self.config.codebook_bits - 1)
+            sizes = vbr_sizes(self._encoder["coding"], envelopes, spectra, total, bits)
+        intra = intra_packets(count, header.independent)
+        return write_stream(header, encoder.encode(spectra, envelopes, sizes, intra))
 
     def header(
         self,
@@ -134,18 +149,20 @@ class Codec:
 
         Raises
         ------
-        ValueError   bitrate out of range
+        ValueError   bitrate out of range, or a sample rate that is no whole number
         """
         if not MIN_KBPS <= bitrate <= MAX_KBPS:
             raise ValueError(
                 f"bitrate {bitrate:g} kbit/s is out of range: use {MIN_KBPS:g} to {MAX_KBPS:g}"
             )
+        if sample_rate != int(sample_rate):
+            raise ValueError(f"sample rate {sample_rate} Hz is no whole number: round it first")
         bitrate_bps = round(bitrate * 1000)
         return Header(
             fingerprint=self.weights.fingerprint,
             nominal_bitrate_bps=bitrate_bps,
             num_samples=num_samples,
-            source_sample_rate=sample_rate,
+            source_sample_rate=int(sample_rate),
             num_stages=min(default_stages(bitrate_bps), self.config.num_stages),
             vbr=vbr,
             independent=independent,
@@ -162,16 +179,11 @@ class Codec:
         check_weights(header, self.weights.fingerprint, self.config.num_stages)
 
     def decode_integers(self, data: bytes) -> tuple[Header, DecodedIntegers]:
-        """Return the header and all integers of a file (exact on every machine)."""
+        """Return the header and all integers of a file."""
         header, packets = read_stream(data)
-        return header, self._integers(header, packets)
-
-    def _integers(self, header: Header, packets: Sequence[bytes | None]) -> DecodedIntegers:
         self.check_header(header)
-        return decode_integers(
-            self.weights.tables, self.config, packets, header.num_stages, self.weights.intra,
-            intra_packets(len(packets), header.independent),
-        )  # fmt: skip
+        intra = intra_packets(len(packets), header.independent)
+        return header, self.frame_decoder(header).integers(packets, intra)
 
     def decode(self, data: bytes, rate: str = "codec") -> np.ndarray:
         """Decode the bytes of a file.
@@ -195,19 +207,23 @@ class Codec:
 
     def decode_with_rate(self, data: bytes, source_rate: bool = False) -> tuple[np.ndarray, int]:
         """Decode and return the waveform with its sample rate in Hz."""
-        return self._waveform(*self.decode_integers(data), source_rate)
+        return self._decode(*read_stream(data), source_rate)
 
-    def _waveform(
-        self, header: Header, integers: DecodedIntegers, source_rate: bool
+    def _decode(
+        self, header: Header, packets: Sequence[bytes | None], source_rate: bool
     ) -> tuple[np.ndarray, int]:
-        waveform = synthesise(self.enhancer, self.config, integers, num_codec_samples(header))
-        if source_rate and header.source_sample_rate != self.sample_rate:
+        self.check_header(header)
+        intra = intra_packets(len(packets), header.independent)
+        samples = self.frame_decoder(header).decode(packets, intra)
+        # The first block's first half lies before the signal.
+        waveform = samples[HOP_LENGTH : HOP_LENGTH + num_codec_samples(header)]
+        if source_rate and header.source_sample_rate != SAMPLE_RATE:
             # Of a file that was cut off, less is there than the header says.
-            there = -(-len(waveform) * header.source_sample_rate // self.sample_rate)
+            there = -(-len(waveform) * header.source_sample_rate // SAMPLE_RATE)
             count = min(header.num_samples, there)
             waveform = from_codec_rate(waveform, header.source_sample_rate, count)
             return waveform, header.source_sample_rate
-        return waveform, self.sample_rate
+        return waveform, SAMPLE_RATE
 
     def decode_lossy(self, data: bytes, lost: np.ndarray) -> np.ndarray:
         """Decode a file as if some of its packets had been lost on the way.
@@ -229,7 +245,7 @@ class Codec:
         gone = np.zeros(len(packets), np.bool_)
         gone[: len(lost)] = lost[: len(packets)]
         kept = [None if g else packet for g, packet in zip(gone, packets, strict=True)]
-        return self._waveform(header, self._integers(header, kept), False)[0]
+        return self._decode(header, kept, False)[0]
 
     def salvage(self, data: bytes, source_rate: bool = False) -> tuple[np.ndarray, int, list[str]]:
         """Decode what is intact of a damaged file, and conceal the rest.
@@ -251,23 +267,5 @@ class Codec:
         codec.BitstreamError   the header is damaged, or names other weights
         """
         header, packets, problems = salvage_stream(data)
-        integers = self._integers(header, packets)
-        waveform, rate = self._waveform(header, integers, source_rate)
+        waveform, rate = self._decode(header, packets, source_rate)
         return waveform, rate, problems
-
-
-def _to_mono(wave: Any) -> np.ndarray:
-    if isinstance(wave, torch.Tensor):
-        wave = wave.detach().cpu().to(torch.float32 if wave.is_floating_point() else wave.dtype)
-        wave = wave.numpy()
-    wave = np.asarray(wave)
-    if not np.issubdtype(wave.dtype, np.floating):
-        raise ValueError(f"the wave holds {wave.dtype} values: give floats within ±1")
-    if wave.ndim == 2 and len(wave):
-        wave = wave.mean(0)
-    if wave.ndim != 1:
-        raise ValueError(f"the wave has shape {wave.shape}: give [T] or [channels, T]")
-    wave = wave.astype(np.float32)
-    if not np.isfinite(wave).all():
-        raise AudioError("the wave holds NaN or infinite samples: repair it before encoding")
-    return wave

@@ -1,12 +1,14 @@
-"""Constants of the codec: one frozen dataclass, saved in every checkpoint and card.
+"""Constants of the codec, and the sizes of its networks.
 
-The numbers that both sides of the bitstream must share live here and nowhere else.
+The numbers that both sides of the bitstream must share live here and nowhere else. What is fixed by
+the format or compiled into the kernels is a constant; what differs from one set of weights to the
+other is in :class:`CodecConfig`, which every checkpoint and weights file carries.
 """
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 OURS = "nsvq"  # how this codec is called beside others, unless a run names it otherwise
 
@@ -19,6 +21,8 @@ FRAME_LENGTH = HOP_LENGTH * BLOCKS_PER_FRAME  # samples: 20 ms
 FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_LENGTH
 FRAMES_PER_GROUP = 50  # that share a checksum; the first of each is an intra frame
 DELAY_SAMPLES = FRAME_LENGTH + HOP_LENGTH  # algorithmic delay: 30 ms
+
+LPC_ORDER = 16
 
 # --- rates ----------------------------------------------------------------------------------------
 
@@ -45,67 +49,79 @@ MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1000, 768000  # Hz
 # Bits per packet at the six rates of the EVS primary modes that every table reports.
 REPORT_RATES_KBPS: tuple[float, ...] = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)
 
+# --- envelope and step ----------------------------------------------------------------------------
+
 # 20 bands on the Bark scale (Zwicker 1961), in MDCT bins of 50 Hz; one more edge than bands.
 BAND_EDGES: tuple[int, ...] = (
     0, 2, 4, 6, 8, 10, 13, 16, 19, 23, 27, 32, 38, 45, 53, 63, 75, 89, 106, 127, 160,
 )  # fmt: skip
 
-# Magnitudes of bins: 0..15 have a symbol each; larger ones share a symbol with their neighbours
-# and tell them apart by raw bits (column 2); the last symbol is followed by an Exp-Golomb code.
+NUM_BANDS = len(BAND_EDGES) - 1
+LOG_ONE = 256  # one octave of amplitude: envelopes and steps are integers in this unit ("Q8")
+LOG_FLOOR = -14 * LOG_ONE  # smallest proposed envelope
+STEP_RESOLUTION = 16  # spacing of the transmitted step, Q8 octaves
+MAX_STEP_DELTA = 63  # the transmitted step delta lies in ± this
+NUM_STEP_CONTEXTS = 7  # distributions of the step delta, chosen by the last one
+NUM_RATE_KNOTS = 5  # rows of the table of step offsets: 160 bits, then every half octave
+# The envelope of an intra frame is not predicted, and takes a stage more.
+INTRA_EXTRA_STAGES = 1
+
+# --- spectrum -------------------------------------------------------------------------------------
+
+ROUNDING = 0.40  # |level| = floor(|coefficient| / step + this): a dead zone of ±0.6
+# Magnitudes of levels: 0..15 have a symbol each; larger ones share a symbol with their neighbours
+# and tell them apart by raw bits; the last symbol is followed by an Exp-Golomb code.
 MAGNITUDE_BASE: tuple[int, ...] = (
     *range(16), 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256,
 )  # fmt: skip
 MAGNITUDE_EXTRA_BITS: tuple[int, ...] = (*(16 * (0,)), 2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 6, 6, 0)
+NUM_SYMBOLS = len(MAGNITUDE_BASE)
+NUM_FEATURES = 32  # what the context model knows of a coefficient
+TABLE_COLUMNS = 4  # shapes of the distributions; rows are their scales
 
+# --- decoder --------------------------------------------------------------------------------------
 
-# The envelope of a packet that needs no other is not predicted, and takes a stage more.
-INTRA_EXTRA_STAGES = 1
+NUM_LTPF_BANDS = 3  # of the long-term postfilter
+NUM_LOSS_FEATURES = 3  # what the enhancer is told of lost packets
+GRU_LEAK = 0.98  # share of the enhancer's memory that a frame leaves to the next
 
 
 @dataclass(frozen=True)
 class CodecConfig:
-    """Describe one codec: framing, envelope, quantizer and network sizes.
+    """Sizes of one codec's quantizer and networks.
 
     Attributes
     ----------
-    sample_rate : int           Hz, of everything behind the resampler
-    hop_length : int            MDCT hop N in samples; the window is 2N
-    blocks_per_packet : int     MDCT blocks that share one envelope, step and packet
-    lpc_order : int             order of the LPC analysis
-    num_bands : int             bands of the log envelope
-    num_stages : int            stages of the envelope MSVQ
-    codebook_bits : int         bits per stage; codebook_size = 2**codebook_bits
-    log_scale : int             fixed-point units per octave of amplitude (log2 domain)
-    log_floor : int             smallest envelope value, in those units
-    step_resolution : int       spacing of the transmitted step, in those units
-    max_step_delta : int        transmitted step delta lies in [-max, max]
-    rounding : float            |q| = floor(|x| / step + rounding): a dead zone of ±0.6
-    rdo_lambda : float          price of a bit in squared steps in the encoder's rounding
-    allocation_hidden, enhancer_hidden, local_channels, context_hidden : int   network widths
+    num_stages : int          stages of the envelope MSVQ
+    codebook_bits : int       bits per stage; codebook_size = 2**codebook_bits
+    table_rows : int          scales of the coefficients' distributions
+    analysis_hidden, allocation_hidden, context_hidden, enhancer_hidden : int   network widths
+    local_channels : int      of the enhancer's convolutions over frequency
     """
 
-    sample_rate: int = 16000
-    hop_length: int = 160
-    blocks_per_packet: int = 2
-    lpc_order: int = 16
-    num_bands: int = 20
     num_stages: int = 4
     codebook_bits: int = 9
-    log_scale: int = 256
-    log_floor: int = -14 * 256
-    step_resolution: int = 16
-    max_step_delta: int = 63
-    rounding: float = 0.40
-    rdo_lambda: float = 0.0
+    table_rows: int = 72
+    analysis_hidden: int = 96
     allocation_hidden: int = 96
+    context_hidden: int = 64
     enhancer_hidden: int = 384
     local_channels: int = 24
-    context_hidden: int = 64
-    band_edges: tuple[int, ...] = BAND_EDGES
 
-    def __post_init__(self) -> None:
-        if len(self.band_edges) != self.num_bands + 1 or self.band_edges[-1] != self.hop_length:
-            raise ValueError("band_edges must hold num_bands + 1 edges and end at hop_length")
+    # Constants that training reads from here.
+    sample_rate: ClassVar[int] = SAMPLE_RATE
+    hop_length: ClassVar[int] = HOP_LENGTH
+    blocks_per_packet: ClassVar[int] = BLOCKS_PER_FRAME
+    packet_length: ClassVar[int] = FRAME_LENGTH
+    packet_rate: ClassVar[float] = SAMPLE_RATE / FRAME_LENGTH
+    lpc_order: ClassVar[int] = LPC_ORDER
+    num_bands: ClassVar[int] = NUM_BANDS
+    band_edges: ClassVar[tuple[int, ...]] = BAND_EDGES
+    log_scale: ClassVar[int] = LOG_ONE
+    log_floor: ClassVar[int] = LOG_FLOOR
+    step_resolution: ClassVar[int] = STEP_RESOLUTION
+    max_step_delta: ClassVar[int] = MAX_STEP_DELTA
+    rounding: ClassVar[float] = ROUNDING
 
     @property
     def codebook_size(self) -> int:
@@ -113,24 +129,12 @@ class CodecConfig:
         return 1 << self.codebook_bits
 
     def intra_stages(self, num_stages: int) -> int:
-        """Return the envelope stages of a packet that needs no other, where others have these."""
+        """Return the envelope stages of an intra frame, where others have ``num_stages``."""
         return min(num_stages + INTRA_EXTRA_STAGES, self.num_stages)
 
-    @property
-    def packet_length(self) -> int:
-        """Return the samples per packet (320 = 20 ms)."""
-        return self.hop_length * self.blocks_per_packet
-
-    @property
-    def packet_rate(self) -> float:
-        """Return the packets per second (50)."""
-        return self.sample_rate / self.packet_length
-
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON types."""
-        values = asdict(self)
-        values["band_edges"] = list(self.band_edges)
-        return values
+        """Return the sizes as plain JSON types."""
+        return asdict(self)
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CodecConfig:
@@ -138,7 +142,4 @@ class CodecConfig:
         unknown = set(values) - {f.name for f in fields(cls)}
         if unknown:
             raise ValueError(f"unknown config keys: {', '.join(sorted(unknown))}")
-        values = dict(values)
-        if "band_edges" in values:
-            values["band_edges"] = tuple(values["band_edges"])
         return cls(**values)

@@ -1,296 +1,266 @@
-"""Decoder: packets to integers, integers to a waveform.
+"""Decoder: packets to waveform, one call per stage of the signal path.
 
-The integers (envelope, step, bins) are complete before the first float is computed.
+::
+
+    packet ─► integers ─► dequantize ─► enhancer ─► inverse MDCT ─► long-term postfilter ─► samples
+              (lost: concealment)  └─► inverse MDCT ─► pitch ─┘
+
+A frame's samples depend on the packets up to it and on nothing else: not on how many frames are
+decoded in one call. Frames are taken ``BATCH`` at a time only so that the enhancer reads its weights
+less often.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import torch
-from numba import njit
 
-from codec.concealment import Concealment
-from codec.config import CodecConfig
-from codec.mdct import inverse_mdct
-from codec.noise import fill_noise
-from codec.packet import NUM_BANDS, NUM_BINS, PacketCoder, Tables, read_packet
-from codec.postfilter import (
-    FRAME,
-    HISTORY,
-    MIN_LAG,
-    NUM_COMB_BANDS,
-    comb_filter,
-    track_pitch,
+from codec import enhancer, plc
+from codec.coding import spectrum as coefficients
+from codec.coding.frame import get_frame, limited_bits
+from codec.coding.frame import state_dtype as coding_state_dtype
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    FRAME_LENGTH,
+    HOP_LENGTH,
+    LOG_ONE,
+    NUM_BANDS,
+    NUM_LTPF_BANDS,
+    CodecConfig,
 )
-from models.enhancer import Enhancer, EnhancerState
+from codec.dsp import ltpf, mdct
+from codec.jit import kernel
+from codec.model import coding_dtype
+from codec.records import new, record
 
-# Packets that are computed at once, see Synthesis.
-UNIT_PACKETS = 10
-# Every RUN_PACKETS the enhancer's memory starts afresh, warmed up on the 20 packets before; first
-# at packet RUN_OFFSET. Between the ends of the file's groups, so that after a damaged group all is
-# as it would have been no later than in the second half of the next one.
-RUN_PACKETS, RUN_OFFSET = 50, 30
+BATCH = 8
+_LOG_ONE = np.float32(LOG_ONE)
+
+
+def model_dtype(config: CodecConfig) -> np.dtype[Any]:
+    """Return the record type of what decoding takes."""
+    return record(
+        transform=mdct.TRANSFORM,
+        coding=coding_dtype(config),  # of predicted frames,
+        intra=coding_dtype(config),  # and of intra frames
+        enhancer=enhancer.enhancer_dtype(config),
+    )
+
+
+def state_dtype(config: CodecConfig) -> np.dtype[Any]:
+    """Return the record type of what one frame leaves to the next, with work space."""
+    return record(
+        stages=(np.int64, 2),  # of the envelope, in predicted and in intra frames
+        broken=np.int64,  # 1: a packet was lost, and no intra frame has come since
+        frame=np.int64,  # number of the next one
+        coding=coding_state_dtype(config),
+        plc=plc.STATE,
+        coded_overlap=(np.float32, HOP_LENGTH),  # of the inverse MDCT before the enhancer,
+        overlap=(np.float32, HOP_LENGTH),  # and after it
+        coded=(np.float32, ltpf.FRAME),  # finished samples before the enhancer
+        enhancer=enhancer.state_dtype(config),
+        ltpf=ltpf.FILTER_STATE,
+    )
 
 
 class DecodedIntegers(NamedTuple):
-    """All integers of a file, exact on every machine.
+    """All integers of some frames, exact on every machine.
 
     Attributes
     ----------
     envelope : int32 [P, bands]    Q8 octaves
     offset : int32 [P, bands]      step offsets, Q8
     step : int64 [P]               Q8
-    bins : int32 [P, 2, N]
-    packet_bits : int64 [P]
+    levels : int32 [P, 2, N]
     received : bool [P]            False: lost, or coded in terms of a lost one; all else is 0 then
     """
 
     envelope: np.ndarray
     offset: np.ndarray
     step: np.ndarray
-    bins: np.ndarray
-    packet_bits: np.ndarray
+    levels: np.ndarray
     received: np.ndarray
 
 
-@njit(cache=True)
-def _decode_packets(
-    tables, intra_tables, state, broken, data, sizes, intra, num_stages, num_intra_stages,
-    stage_bits, resolution, envelope, offset, step, bins, received,
-):  # fmt: skip
-    """Decode consecutive packets; size 0 stands for a lost one. Returns the new ``broken``.
+@kernel
+def receive_frame(model, state, intra, data):
+    """Decode the next frame's integers to ``state.coding.frame``; False: there are none.
 
-    After a loss, nothing can be decoded before the next packet that needs no other.
-    """
-    position = 0
-    for p in range(sizes.shape[0]):
-        if sizes[p] == 0:
-            broken = True
-        elif intra[p]:
-            broken = False
-        if not broken:
-            step[p] = read_packet(
-                intra_tables if intra[p] else tables, state, data, position, position + sizes[p],
-                intra[p], num_intra_stages if intra[p] else num_stages, stage_bits, resolution,
-                envelope[p], offset[p], bins[p],
-            )  # fmt: skip
-            received[p] = True
-        position += sizes[p]
-    return broken
-
-
-class PacketDecoder(PacketCoder):
-    """Decode packets to integers one after the other, as many at a time as there are.
-
-    Attributes
-    ----------
-    broken : bool   a packet was lost, and none that needs no other has come since
-    """
-
-    broken = False
-
-    def decode(
-        self, packets: Sequence[bytes | None], intra: np.ndarray | None = None
-    ) -> DecodedIntegers:
-        """Run the range decoder over the next packets; integers only.
-
-        Parameters
-        ----------
-        packets : list of bytes or None   None is a lost packet
-        intra : bool array, shape [P]     packets that need no other; None: there are none
-        """
-        config, count = self.config, len(packets)
-        # A copy, since the compiled functions want a writable array.
-        data = np.frombuffer(b"".join(p or b"" for p in packets), np.uint8).copy()
-        sizes = np.array([len(p or b"") for p in packets], np.int64)
-        result = DecodedIntegers(
-            np.zeros((count, NUM_BANDS), np.int32),
-            np.zeros((count, NUM_BANDS), np.int32),
-            np.zeros(count, np.int64),
-            np.zeros((count, config.blocks_per_packet, NUM_BINS), np.int32),
-            np.minimum(sizes * 8, 2048),
-            np.zeros(count, np.bool_),
-        )
-        self.broken = _decode_packets(
-            self.tables, self.intra_tables, self.state, self.broken, data, sizes,
-            np.zeros(count, np.bool_) if intra is None else intra, self.num_stages,
-            self.intra_stages, config.codebook_bits, config.step_resolution,
-            result.envelope, result.offset, result.step, result.bins, result.received,
-        )  # fmt: skip
-        return result
-
-
-def decode_integers(
-    tables: Tables,
-    config: CodecConfig,
-    packets: Sequence[bytes | None],
-    num_stages: int,
-    intra_tables: Tables | None = None,
-    intra: np.ndarray | None = None,
-) -> DecodedIntegers:
-    """Run the range decoder over all packets; see :class:`PacketDecoder`."""
-    return PacketDecoder(tables, config, num_stages, intra_tables).decode(packets, intra)
-
-
-class _Memory(NamedTuple):
-    """What the packets of one unit leave to the next one.
-
-    Attributes
-    ----------
-    enhancer : EnhancerState
-    bins : float64 [1, 1, N]         last block, dequantized or concealed,
-    spectrum : float32 [1, 1, N]     and enhanced
-    coded : float64 [1, FRAME]       finished samples before the enhancer,
-    past : float32 [1, HISTORY]      and after it, before the comb filter
-    lag : int64 [1, 1], comb : float32 [1, 1, comb bands]   of the last segment
-    concealment : Concealment
-    """
-
-    enhancer: EnhancerState
-    bins: torch.Tensor
-    spectrum: torch.Tensor
-    coded: torch.Tensor
-    past: torch.Tensor
-    lag: torch.Tensor
-    comb: torch.Tensor
-    concealment: Concealment
-
-
-class Synthesis:
-    """Dequantize, enhance and inverse-transform: the float part of the decoder.
-
-    Packets are computed in units of ``UNIT_PACKETS``, always with the same array shapes: where a
-    unit is not complete yet, the rest is zeros and is computed again later. So every sample comes
-    out the same to the last bit, however the packets arrive. All is causal: what comes later in a
-    unit does not touch what comes first.
+    After a loss nothing can be decoded before the next intra frame.
 
     Parameters
     ----------
-    enhancer : Enhancer
+    model, state : records
+    intra : bool
+    data : uint8 array   its packet; empty: lost
+    """
+    if data.size == 0:
+        state.broken = 1
+    elif intra:
+        state.broken = 0
+    if state.broken != 0:
+        return False
+    coding = model.intra if intra else model.coding
+    get_frame(coding, state.coding, intra, state.stages[1] if intra else state.stages[0], data)
+    return True
+
+
+@kernel
+def describe_frame(model, frame, num_bytes, parameters):
+    """Tell the enhancer what it must know of a received frame."""
+    for b in range(NUM_BANDS):
+        parameters.envelope[b] = np.float32(frame.envelope[b]) / _LOG_ONE
+        parameters.log_step[b] = np.float32(frame.step + frame.offset[b]) / _LOG_ONE
+    log_bits = model.coding.allocation.log2_bits[limited_bits(num_bytes)]
+    parameters.log_bits = np.float32(log_bits) / np.float32(1024)
+
+
+@kernel
+def finish_samples(model, state, spectrum, parameters, track):
+    """Transform a frame back before the enhancer, and find the pitch of both segments if asked."""
+    samples = np.empty(FRAME_LENGTH, np.float32)
+    mdct.inverse(model.transform, spectrum, state.coded_overlap, samples)
+    coded = state.coded
+    for block in range(BLOCKS_PER_FRAME):
+        for n in range(coded.size - HOP_LENGTH):
+            coded[n] = coded[n + HOP_LENGTH]
+        for n in range(HOP_LENGTH):
+            coded[coded.size - HOP_LENGTH + n] = samples[block * HOP_LENGTH + n]
+        if track:
+            periodicity, lag = ltpf.track_pitch(coded)
+            parameters.periodicity[block] = periodicity
+            parameters.lag[block] = lag
+
+
+@kernel
+def decode_spectrum(model, state, intra, data, parameters, spectrum):
+    """Decode or conceal one frame, up to its dequantized spectrum [2, N]."""
+    received = receive_frame(model, state, intra, data)
+    if received:
+        frame = state.coding.frame
+        coefficients.dequantize(frame.levels, frame.log_step, spectrum)
+        describe_frame(model, frame, data.size, parameters)
+        plc.receive(state.plc, parameters)
+    else:
+        plc.conceal(state.plc, model.transform, state.coded, parameters, spectrum)
+    finish_samples(model, state, spectrum, parameters, received)
+
+
+@kernel
+def synthesize(model, state, parameters, spectrum, gains, samples):
+    """Transform a frame's enhanced spectrum [2, N] back and filter it, to ``samples`` [2N]."""
+    plain = np.empty(FRAME_LENGTH, np.float32)
+    mdct.inverse(model.transform, spectrum, state.overlap, plain)
+    for block in range(BLOCKS_PER_FRAME):
+        first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH
+        lag = parameters.lag[block]
+        ltpf.postfilter(state.ltpf, plain[first:last], lag, gains[block], samples[first:last])
+
+
+@kernel
+def decode_frames(model, state, data, sizes, intra, samples):
+    """Decode consecutive frames and move the state past them.
+
+    Parameters
+    ----------
+    model, state : records
+    data : uint8 array           the packets one after the other
+    sizes : int64 [P]            bytes of each; 0: lost
+    intra : bool [P]
+    samples : float32 [P * 2N]   result: the first N of a file's lie before its signal
+    """
+    parameters = np.zeros(BATCH, enhancer.PARAMETERS)
+    spectrum = np.empty((BATCH, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    enhanced = np.empty((BATCH, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    gains = np.empty((BATCH, BLOCKS_PER_FRAME, NUM_LTPF_BANDS), np.float32)
+    position = 0
+    for first in range(0, sizes.size, BATCH):
+        count = min(BATCH, sizes.size - first)
+        for i in range(count):
+            packet = data[position : position + sizes[first + i]]
+            decode_spectrum(
+                model, state, intra[first + i], packet, parameters[i], spectrum[i]
+            )
+            position += packet.size
+        enhancer.enhance(
+            model.enhancer, state.enhancer, parameters[:count], state.frame, spectrum[:count],
+            enhanced[:count], gains[:count],
+        )  # fmt: skip
+        for i in range(count):
+            out = samples[(first + i) * FRAME_LENGTH : (first + i + 1) * FRAME_LENGTH]
+            synthesize(model, state, parameters[i], enhanced[i], gains[i], out)
+        state.frame += count
+
+
+@kernel
+def decode_integers(model, state, data, sizes, intra, out):
+    """Decode the integers of consecutive frames; ``out`` are the arrays of ``DecodedIntegers``."""
+    envelope, offset, step, levels, received = out
+    position = 0
+    for p in range(sizes.size):
+        packet = data[position : position + sizes[p]]
+        position += packet.size
+        received[p] = receive_frame(model, state, intra[p], packet)
+        if received[p]:
+            frame = state.coding.frame
+            step[p] = frame.step
+            for b in range(NUM_BANDS):
+                envelope[p, b], offset[p, b] = frame.envelope[b], frame.offset[b]
+            for block in range(BLOCKS_PER_FRAME):
+                for k in range(HOP_LENGTH):
+                    levels[p, block, k] = frame.levels[block, k]
+
+
+class FrameDecoder:
+    """Decode frames one after the other, as many at a time as there are.
+
+    Parameters
+    ----------
+    model : record       of ``model_dtype``
     config : CodecConfig
+    num_stages : int     envelope stages of a predicted frame
     """
 
-    def __init__(self, enhancer: Enhancer, config: CodecConfig) -> None:
-        self.enhancer = enhancer
-        self.config = config
-        self.packet = 0  # number of the next one
-        hop = config.hop_length
-        self._memory = _Memory(
-            enhancer.new_state(),
-            torch.zeros(1, 1, hop, dtype=torch.float64),
-            torch.zeros(1, 1, hop),
-            torch.zeros(1, FRAME, dtype=torch.float64),
-            torch.zeros(1, HISTORY),
-            torch.full((1, 1), MIN_LAG),
-            torch.zeros(1, 1, NUM_COMB_BANDS),
-            Concealment(config),
-        )
-        self._unit = _empty_unit(config)
+    def __init__(self, model: Any, config: CodecConfig, num_stages: int) -> None:
+        self.model = model
+        self.state = new(state_dtype(config))
+        self.state["stages"] = num_stages, config.intra_stages(num_stages)
+        self.state["coding"]["past"]["envelope"] = model["coding"]["envelope"]["initial"]
+        plc.start(self.state["plc"])
 
-    def push(self, integers: DecodedIntegers) -> np.ndarray:
+    def decode(self, packets: Sequence[bytes | None], intra: np.ndarray) -> np.ndarray:
         """Return the samples that the next packets complete.
 
         Parameters
         ----------
-        integers : DecodedIntegers of P packets
+        packets : P bytes or None   None is a lost packet
+        intra : bool [P]
 
         Returns
         -------
         float32 array, shape [P * 2N]   the first N of a file's lie before its signal
         """
-        length = self.config.packet_length
-        pieces = []
-        position, count = 0, len(integers.step)
-        while position < count:
-            filled = self.packet % UNIT_PACKETS
-            taken = min(UNIT_PACKETS - filled, count - position)
-            for unit, values in zip(self._unit, integers, strict=True):
-                unit[filled : filled + taken] = values[position : position + taken]
-            samples, memory = self._run_unit(self.packet - filled, filled + taken)
-            pieces.append(samples[filled * length : (filled + taken) * length])
-            position += taken
-            self.packet += taken
-            if filled + taken == UNIT_PACKETS:
-                self._memory = memory
-                self._unit = _empty_unit(self.config)
-        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+        samples = np.empty(len(packets) * FRAME_LENGTH, np.float32)
+        decode_frames(self.model, self.state, *_joined(packets), intra, samples)
+        return samples
 
-    @torch.inference_mode()
-    def _run_unit(self, first: int, count: int) -> tuple[np.ndarray, _Memory]:
-        """Return all samples of the unit that begins with packet ``first``, and its memory.
-
-        Only the first ``count`` packets of it are there.
-        """
-        config, enhancer, memory = self.config, self.enhancer, self._memory
-        blocks, hop, scale = config.blocks_per_packet, config.hop_length, config.log_scale
-        samples = UNIT_PACKETS * blocks * hop
-        unit = self._unit
-        state = memory.enhancer
-        if first % RUN_PACKETS == RUN_OFFSET:
-            state = enhancer.restart(state)
-
-        envelope = torch.from_numpy(unit.envelope).float()[None] / scale
-        band_step = torch.from_numpy(unit.step[:, None] + unit.offset).float()[None] / scale
-        width = torch.exp2(band_step @ enhancer.interpolation.T)[:, :, None]
-        bins = torch.from_numpy(unit.bins).float()[None] * width  # [1, P, 2, N]
-        log_bits = torch.log2(torch.from_numpy(unit.packet_bits).float())[None]
-        fill = torch.from_numpy(fill_noise(first, UNIT_PACKETS, blocks, hop))[None]
-
-        # In double precision, so that every machine finds the same lags.
-        spectrum = torch.cat([memory.bins, bins.flatten(1, 2).double()], 1)
-        coded = torch.cat([memory.coded, inverse_mdct(spectrum, samples)], 1)
-        concealment = memory.concealment.copy()
-        concealed = concealment.fill(
-            unit.received[:count], coded[0].numpy(), spectrum[0, 1:].numpy(), envelope[0].numpy(),
-            band_step[0].numpy(), log_bits[0].numpy(),
-        )  # fmt: skip
-        bins = spectrum[:, 1:].float().view(bins.shape)
-        lag, periodicity = track_pitch(coded[:, hop:], hop)
-        shape = (1, UNIT_PACKETS, blocks)
-        lag, periodicity = lag.view(shape).clone(), periodicity.float().view(shape).clone()
-        for p, pitch in concealed.pitch.items():
-            lag[0, p], periodicity[0, p] = pitch.lag, pitch.periodicity
-        enhanced, comb, state = enhancer(
-            bins, envelope, band_step, log_bits, fill, lag, periodicity, state,
-            loss=torch.from_numpy(concealed.features)[None] if concealed.features.any() else None,
-        )  # fmt: skip
-
-        enhanced = torch.cat([memory.spectrum, enhanced.flatten(1, 2)], 1)
-        piece = torch.cat([memory.past, inverse_mdct(enhanced, samples)], 1)
-        lags = torch.cat([memory.lag, lag.flatten(1)], 1)
-        gains = torch.cat([memory.comb, comb.flatten(1, 2)], 1)
-        out = comb_filter(piece, lags, gains, hop)
-        return out[0].numpy(), _Memory(
-            state, spectrum[:, -1:], enhanced[:, -1:], coded[:, -FRAME:], piece[:, -HISTORY:],
-            lags[:, -1:], gains[:, -1:], concealment,
-        )  # fmt: skip
+    def integers(self, packets: Sequence[bytes | None], intra: np.ndarray) -> DecodedIntegers:
+        """Return the integers of the next packets, and go no further; arguments as above."""
+        count = len(packets)
+        result = DecodedIntegers(
+            np.zeros((count, NUM_BANDS), np.int32),
+            np.zeros((count, NUM_BANDS), np.int32),
+            np.zeros(count, np.int64),
+            np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.int32),
+            np.zeros(count, np.bool_),
+        )
+        decode_integers(self.model, self.state, *_joined(packets), intra, tuple(result))
+        return result
 
 
-def _empty_unit(config: CodecConfig) -> DecodedIntegers:
-    return DecodedIntegers(
-        np.zeros((UNIT_PACKETS, NUM_BANDS), np.int32),
-        np.zeros((UNIT_PACKETS, NUM_BANDS), np.int32),
-        np.zeros(UNIT_PACKETS, np.int64),
-        np.zeros((UNIT_PACKETS, config.blocks_per_packet, NUM_BINS), np.int32),
-        np.full(UNIT_PACKETS, 256, np.int64),
-        np.ones(UNIT_PACKETS, np.bool_),
-    )
-
-
-def synthesise(
-    enhancer: Enhancer, config: CodecConfig, integers: DecodedIntegers, num_samples: int
-) -> np.ndarray:
-    """Return the waveform of all packets of a file; see :class:`Synthesis`.
-
-    Returns
-    -------
-    float32 array, shape [num_samples], 16 kHz
-    """
-    if len(integers.step) == 0 or num_samples == 0:
-        return np.zeros(0, np.float32)
-    waveform = Synthesis(enhancer, config).push(integers)
-    # The first block's first half lies before the signal.
-    return waveform[config.hop_length : config.hop_length + num_samples]
+def _joined(packets: Sequence[bytes | None]) -> tuple[np.ndarray, np.ndarray]:
+    """Return packets as one array, and their sizes; a copy, since kernels want it writable."""
+    data = np.frombuffer(b"".join(p or b"" for p in packets), np.uint8).copy()
+    return data, np.array([len(p or b"") for p in packets], np.int64)

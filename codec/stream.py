@@ -21,14 +21,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codec.bitstream import Header, cbr_bytes, intra_packets, num_packets
-from codec.decoder import PacketDecoder, Synthesis
-from codec.encoder import ANALYSIS_PACKETS, PacketEncoder, analyse_unit
+from codec.config import DELAY_SAMPLES, FRAME_LENGTH, HOP_LENGTH
 from codec.errors import AudioError
 
 if TYPE_CHECKING:
     from codec.api import Codec
 
-DELAY_SAMPLES = 480
+__all__ = ["DELAY_SAMPLES", "StreamDecoder", "StreamEncoder"]
 
 
 class StreamEncoder:
@@ -65,15 +64,9 @@ class StreamEncoder:
         self.codec = codec
         self.header = codec.header(0, 16000, bitrate, independent=independent, open_end=True)
         self.num_samples = 0
-        self._coder = PacketEncoder(
-            codec.weights.tables, codec.config, self.header.num_stages, codec.weights.intra
-        )
-        self._packet = 0  # number of the next one
-        length, hop = codec.config.packet_length, codec.config.hop_length
-        # The samples of the unit of packets that is analysed, and how many of them are there; one
-        # hop of silence lies before the signal.
-        self._unit = np.zeros(hop + ANALYSIS_PACKETS * length, np.float32)
-        self._filled = hop
+        self._encoder = codec.frame_encoder(self.header)
+        self._frame = 0  # number of the next one
+        self._rest = np.zeros(0, np.float32)  # samples that do not fill a frame yet
 
     def push(self, samples: Any) -> list[bytes]:
         """Take in more of the signal and return the packets that it completes.
@@ -99,42 +92,22 @@ class StreamEncoder:
 
     def finish(self) -> list[bytes]:
         """Return the last packets, the rest of the signal in them; then the encoder is used up."""
-        packets = []
-        for _ in range(num_packets(self.num_samples) - self._packet):
-            missing = self.codec.config.packet_length
-            missing -= (self._filled - self.codec.config.hop_length) % missing
-            packets += self._take(np.zeros(missing, np.float32))
-        return packets
+        missing = num_packets(self.num_samples) - self._frame
+        return self._take(np.zeros(missing * FRAME_LENGTH - len(self._rest), np.float32))
 
     def _take(self, samples: np.ndarray) -> list[bytes]:
-        length, hop = self.codec.config.packet_length, self.codec.config.hop_length
-        packets: list[bytes] = []
-        while len(samples):
-            taken = min(len(samples), len(self._unit) - self._filled)
-            self._unit[self._filled : self._filled + taken] = samples[:taken]
-            samples = samples[taken:]
-            first = self._packet % ANALYSIS_PACKETS
-            self._filled += taken
-            last = (self._filled - hop) // length
-            if last > first:
-                packets += self._encode(first, last)
-            if self._filled == len(self._unit):
-                self._unit[:hop] = self._unit[-hop:]
-                self._unit[hop:] = 0.0
-                self._filled = hop
-        return packets
-
-    def _encode(self, first: int, last: int) -> list[bytes]:
-        """Encode packets first..last - 1 of the unit."""
-        rate, number = self.header.nominal_bitrate_bps, self._packet
-        count = last - first
-        envelopes, spectra = analyse_unit(self.codec.analysis, self.codec.config, self._unit)
-        edges = [cbr_bytes(rate, number + i) for i in range(count + 1)]
-        sizes = [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
-        intra = intra_packets(count, self.header.independent, number)
-        packets, _ = self._coder.encode(envelopes[first:last], spectra[first:last], sizes, intra)
-        self._packet += count
-        return packets
+        """Encode the frames that the samples complete, and keep what is left."""
+        samples = np.concatenate([self._rest, samples])
+        count = len(samples) // FRAME_LENGTH
+        self._rest = samples[count * FRAME_LENGTH :]
+        if not count:
+            return []
+        spectra, envelopes = self._encoder.analyse(samples[: count * FRAME_LENGTH])
+        rate, first = self.header.nominal_bitrate_bps, self._frame
+        edges = [cbr_bytes(rate, first + i) for i in range(count + 1)]
+        intra = intra_packets(count, self.header.independent, first)
+        self._frame += count
+        return self._encoder.encode(spectra, envelopes, np.diff(edges), intra)
 
 
 class StreamDecoder:
@@ -154,11 +127,8 @@ class StreamDecoder:
         codec.check_header(header)
         self.codec = codec
         self.header = header
-        self._coder = PacketDecoder(
-            codec.weights.tables, codec.config, header.num_stages, codec.weights.intra
-        )
-        self._synthesis = Synthesis(codec.enhancer, codec.config)
-        self._packet = 0
+        self._decoder = codec.frame_decoder(header)
+        self._frame = 0
         self._num_samples = 0
 
     def push(self, packet: bytes | None) -> np.ndarray:
@@ -178,11 +148,11 @@ class StreamDecoder:
         """Return the samples that several packets complete; faster than one by one."""
         if not packets:
             return np.zeros(0, np.float32)
-        intra = intra_packets(len(packets), self.header.independent, self._packet)
-        samples = self._synthesis.push(self._coder.decode(packets, intra))
-        if self._packet == 0:  # these lie before the signal
-            samples = samples[self.codec.config.hop_length :]
-        self._packet += len(packets)
+        intra = intra_packets(len(packets), self.header.independent, self._frame)
+        samples = self._decoder.decode(packets, intra)
+        if self._frame == 0:  # these lie before the signal
+            samples = samples[HOP_LENGTH:]
+        self._frame += len(packets)
         self._num_samples += len(samples)
         return samples
 

@@ -31,6 +31,7 @@ from codec.io.channels import (
 from codec.io.files import PathLike
 from codec.io.parts import Part, file_parts, is_mp3, quiet_mpg123
 from codec.io.resample import ResampleStream, check_rate, from_codec_rate, resample, to_codec_rate
+from codec.io.sniff import LONG_HEAD_BYTES, is_audio_file
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -95,6 +96,8 @@ class AudioReader:
             self._quiet = is_mp3(path)
             self._first = self._open(self._parts[0])
         except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as exc:
+            with open(path, "rb") as file:  # it may be of a kind that has a better name
+                is_audio_file(file.read(LONG_HEAD_BYTES), self.name)
             raise self._refusal(exc) from exc
         if self._first.channels < 1:
             raise AudioError(f"{self.name}: has no channels; convert it to mono or stereo first")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
@@ -162,35 +164,63 @@ class _LibsndfileSink:
         import soundfile  # decoding to WAV does without
 
         self._target = file
-        self._file = file if seekable else tempfile.TemporaryFile()
+        self._file = _Kept(file if seekable else tempfile.TemporaryFile())
         self._exact = format.subtype == "PCM_16"
-        # By its descriptor: through a Python file, errors in the callbacks would be lost.
-        self._sound = soundfile.SoundFile(
-            self._file.fileno(), "w", rate, 1, format.subtype, format=format.container,
-            closefd=False,
-        )  # fmt: skip
+        with self._file.raising():
+            self._sound = soundfile.SoundFile(
+                self._file, "w", rate, 1, format.subtype, format=format.container
+            )
 
     def write(self, samples: FloatArray) -> None:
         data = to_int16(samples) if self._exact else np.clip(samples, -1, 1)
-        with _naming_errors():
+        with self._file.raising():
             self._sound.write(data)
 
     def finish(self) -> None:
-        with _naming_errors():
+        with self._file.raising():
             self._sound.close()
-        if self._file is not self._target:
-            self._file.seek(0)
-            shutil.copyfileobj(self._file, self._target)
-            self._file.close()
-            self._target.flush()
+        if self._file.file is not self._target:
+            self._file.file.seek(0)
+            shutil.copyfileobj(self._file.file, self._target)
+            self._file.file.close()
+        self._target.flush()
 
 
-class _naming_errors:
-    """Turn what libsndfile says of a failed write into an `AudioError`."""
+class _Kept:
+    """A file for libsndfile to write to, which keeps what goes wrong.
 
-    def __enter__(self) -> None:
-        pass
+    libsndfile calls back to write; an exception in there would be printed and forgotten, and some
+    of its formats do not look whether a write has failed.
+    """
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (RuntimeError, AssertionError)):  # LibsndfileError is one
-            raise AudioError(f"the audio cannot be written ({error}); is the disk full?") from error
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self._error: BaseException | None = None
+
+    def write(self, data: bytes) -> int:
+        try:
+            self.file.write(data)
+            return len(data)
+        except BaseException as error:
+            self._error = self._error or error
+            return 0
+
+    # libsndfile also comes to close what was given up, when the file is closed already.
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return 0 if self.file.closed else self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return 0 if self.file.closed else self.file.tell()
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """Raise what was kept within the block, rather than what libsndfile made of it."""
+        try:
+            yield
+            self.file.flush()
+        except Exception:
+            if self._error is None:
+                raise
+        if self._error is not None:
+            raise self._error

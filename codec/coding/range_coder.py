@@ -31,7 +31,7 @@ module, delete the `__pycache__` folders.
 """
 
 import numpy as np
-from numba import njit
+from codec.jit import kernel
 
 STATE_SIZE = 8
 
@@ -60,7 +60,7 @@ def new_state() -> np.ndarray:
     return np.zeros(STATE_SIZE, dtype=np.int64)
 
 
-@njit(cache=True)
+@kernel
 def log2_eighths(value):
     """Return log2(value) in 1/8 bit, rounded down, for 1 <= value <= 2^32.
 
@@ -81,15 +81,16 @@ def log2_eighths(value):
     return result
 
 
-@njit(cache=True)
+@kernel
 def enc_init(state):
     """Start a packet: nothing written, the whole interval [0, 2^32)."""
-    state[:] = 0
+    for i in range(STATE_SIZE):
+        state[i] = 0
     state[ENC_RANGE] = CODE_TOP
     state[ENC_CACHE] = -1
 
 
-@njit(cache=True)
+@kernel
 def _commit_byte(state, buf, value):
     """Append one final byte to `buf`, or set the overflow flag."""
     position = state[ENC_POSITION]
@@ -102,7 +103,7 @@ def _commit_byte(state, buf, value):
         state[ENC_USED] = position + 1
 
 
-@njit(cache=True)
+@kernel
 def _shift_low(state, buf):
     """Shift the top byte out of `low`; hold it back while a carry could still change it."""
     low = state[ENC_LOW]
@@ -120,7 +121,7 @@ def _shift_low(state, buf):
     state[ENC_LOW] = (low & (RANGE_BOTTOM - 1)) << 8
 
 
-@njit(cache=True)
+@kernel
 def enc_symbol(state, buf, cum_low, cum_high, total_bits):
     """Code the symbol that owns [cum_low, cum_high) of [0, 1 << total_bits).
 
@@ -150,13 +151,13 @@ def enc_symbol(state, buf, cum_low, cum_high, total_bits):
         state[ENC_RANGE] <<= 8
 
 
-@njit(cache=True)
+@kernel
 def enc_bits(state, buf, value, nbits):
     """Code `nbits` (0..16) equiprobable bits."""
     enc_symbol(state, buf, value, value + 1, nbits)
 
 
-@njit(cache=True)
+@kernel
 def enc_tell_bits(state):
     """Return the number of bits used so far, in 1/8 bit, rounded up.
 
@@ -168,7 +169,7 @@ def enc_tell_bits(state):
     return 64 * shifted + 8 * CODE_BITS - log2_eighths(state[ENC_RANGE])
 
 
-@njit(cache=True)
+@kernel
 def _final_value(state):
     """Return the number in [low, low + range) with most trailing zero bits (33 bits)."""
     low = state[ENC_LOW]
@@ -181,7 +182,7 @@ def _final_value(state):
     return low
 
 
-@njit(cache=True)
+@kernel
 def enc_min_bytes(state):
     """Return the fewest bytes that `enc_finish` would need now; changes nothing."""
     value = _final_value(state)
@@ -205,7 +206,7 @@ def enc_min_bytes(state):
     return state[ENC_USED]
 
 
-@njit(cache=True)
+@kernel
 def enc_finish(state, buf, num_bytes):
     """Close the packet in exactly `num_bytes` bytes.
 
@@ -239,7 +240,7 @@ def enc_finish(state, buf, num_bytes):
     return True
 
 
-@njit(cache=True)
+@kernel
 def _next_byte(state, buf):
     """Return the next byte of the packet, 0 beyond its end."""
     index = state[DEC_NEXT]
@@ -249,10 +250,11 @@ def _next_byte(state, buf):
     return int(buf[index])
 
 
-@njit(cache=True)
+@kernel
 def dec_init(state, buf, start, end):
     """Start to decode the packet buf[start:end] (clipped to the buffer)."""
-    state[:] = 0
+    for i in range(STATE_SIZE):
+        state[i] = 0
     state[DEC_RANGE] = CODE_TOP
     state[DEC_NEXT] = max(start, 0)
     state[DEC_END] = min(end, buf.size)
@@ -262,14 +264,14 @@ def dec_init(state, buf, start, end):
     state[DEC_CODE] = code
 
 
-@njit(cache=True)
+@kernel
 def dec_target(state, total_bits):
     """Return the cumulative frequency in [0, 1 << total_bits) that the packet points at."""
     unit = state[DEC_RANGE] >> total_bits
     return max(0, min(state[DEC_CODE] // unit, (1 << total_bits) - 1))
 
 
-@njit(cache=True)
+@kernel
 def dec_consume(state, buf, cum_low, cum_high, total_bits):
     """Remove the symbol [cum_low, cum_high) that contains the target.
 
@@ -292,7 +294,7 @@ def dec_consume(state, buf, cum_low, cum_high, total_bits):
         state[DEC_SHIFTED] += 1
 
 
-@njit(cache=True)
+@kernel
 def dec_bits(state, buf, nbits):
     """Return `nbits` (0..16) equiprobable bits as an integer."""
     value = dec_target(state, nbits)
@@ -300,7 +302,7 @@ def dec_bits(state, buf, nbits):
     return value
 
 
-@njit(cache=True)
+@kernel
 def dec_tell_bits(state):
     """Return the number of bits used so far, in 1/8 bit: equal to `enc_tell_bits`."""
     return 64 * state[DEC_SHIFTED] + 8 * CODE_BITS - log2_eighths(state[DEC_RANGE])

@@ -1,0 +1,124 @@
+"""Spectral envelope analysis of the encoder: what envelope a frame should get.
+
+::
+
+    waveform ─► 480-sample frame ─► LPC (order 16) ─► log2 envelope per band ─────────────┐
+    MDCT ─► log2 energy per band and block ────────────────────────────────────────────┐  │
+         └► log2 energy per band and frame ──► + ◄── small correction ◄── MLP ◄─────────┴──┘
+                                               ▼
+                                    proposed envelope [bands], octaves
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from codec.config import (
+    BAND_EDGES,
+    BLOCKS_PER_FRAME,
+    HOP_LENGTH,
+    LOG_FLOOR,
+    LOG_ONE,
+    NUM_BANDS,
+    CodecConfig,
+)
+from codec.dsp import lpc, mdct
+from codec.dsp.fixed import gelu, log2
+from codec.dsp.layers import dense
+from codec.jit import kernel
+from codec.records import new, record
+
+POWER_FLOOR = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
+_EDGES = np.array(BAND_EDGES)
+_WIDTH = np.diff(_EDGES).astype(np.float32)
+
+
+def analysis_dtype(config: CodecConfig) -> np.dtype[Any]:
+    """Return the record type of the analysis: transforms, and the network, weights input-major."""
+    hidden, features = config.analysis_hidden, (BLOCKS_PER_FRAME + 1) * NUM_BANDS
+    return record(
+        transform=mdct.TRANSFORM,
+        prediction=lpc.PREDICTION,
+        w1=(np.float32, (features, hidden)),
+        b1=(np.float32, hidden),
+        w2=(np.float32, (hidden, NUM_BANDS)),
+        b2=(np.float32, NUM_BANDS),
+    )
+
+
+def make_model(parameters: dict[str, np.ndarray], config: CodecConfig) -> Any:
+    """Return the record of the parameters of stage ``analysis``, by field name."""
+    model = new(analysis_dtype(config))
+    model["transform"], model["prediction"] = mdct.make_transform(), lpc.make_prediction()
+    for layer, name in ((1, "network.0"), (2, "network.2")):
+        model[f"w{layer}"] = parameters[f"analysis.{name}.weight"].T
+        model[f"b{layer}"] = parameters[f"analysis.{name}.bias"]
+    return model
+
+
+@kernel
+def _band_means(spectrum, out):
+    """Write the mean of ``spectrum`` [N] in each band to ``out`` [bands]."""
+    for b in range(NUM_BANDS):
+        total = np.float32(0.0)
+        for k in range(_EDGES[b], _EDGES[b + 1]):
+            total += spectrum[k]
+        out[b] = total / _WIDTH[b]
+
+
+@kernel
+def analyse(model, samples, spectrum, envelope):
+    """Transform a frame and propose its envelope.
+
+    Parameters
+    ----------
+    model : record             of analysis_dtype
+    samples : float32 [3N]     under the frame's two windows
+    spectrum : float32 [2, N]  result: MDCT
+    envelope : float32 [bands] result: Q8 octaves, at least LOG_FLOOR
+    """
+    windows = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        for n in range(2 * HOP_LENGTH):
+            windows[block, n] = samples[block * HOP_LENGTH + n]
+    mdct.forward(model.transform, windows, spectrum)
+    # log2 rms of the bands: of the frame, and of each block.
+    power = np.zeros((BLOCKS_PER_FRAME + 1, NUM_BANDS), np.float32)
+    squared = np.empty(HOP_LENGTH, np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            squared[k] = spectrum[block, k] * spectrum[block, k]
+        _band_means(squared, power[block + 1])
+        for b in range(NUM_BANDS):
+            power[0, b] += power[block + 1, b] / np.float32(BLOCKS_PER_FRAME)
+    for i in range(BLOCKS_PER_FRAME + 1):
+        for b in range(NUM_BANDS):
+            power[i, b] += POWER_FLOOR
+    level = np.empty(power.size, np.float32)
+    log2(power.reshape(-1), level)
+    mean = np.float32(0.0)
+    for i in range(level.size):
+        level[i] *= np.float32(0.5)
+    for b in range(NUM_BANDS):
+        mean += level[b]
+    mean /= np.float32(NUM_BANDS)
+
+    smooth = np.empty(HOP_LENGTH, np.float32)
+    lpc.envelope(model.prediction, samples, smooth)
+    features = np.empty((1, (BLOCKS_PER_FRAME + 1) * NUM_BANDS), np.float32)
+    for i in range(BLOCKS_PER_FRAME * NUM_BANDS):
+        features[0, i] = np.float32(0.25) * (level[NUM_BANDS + i] - mean)
+    last = features[0, BLOCKS_PER_FRAME * NUM_BANDS :]
+    _band_means(smooth, last)
+    for b in range(NUM_BANDS):
+        last[b] = np.float32(0.25) * (last[b] - level[b])
+    hidden = np.empty((1, model.b1.size), np.float32)
+    correction = np.empty((1, NUM_BANDS), np.float32)
+    dense(features, model.w1, model.b1, hidden)
+    gelu(hidden[0])
+    dense(hidden, model.w2, model.b2, correction)
+    for b in range(NUM_BANDS):
+        value = (level[b] + correction[0, b]) * np.float32(LOG_ONE)
+        envelope[b] = max(value, np.float32(LOG_FLOOR))

@@ -1,0 +1,323 @@
+"""Context model: the distribution of each level's magnitude, from what is already decoded.
+
+::
+
+    32 features of a coefficient ─► ReLU layer ─► ReLU layer ─► row, column ─► table [rows, columns]
+    (envelope / step, neighbours)                              (scale, shape)  of magnitudes
+
+What the model knows of a coefficient: the ratio of envelope to step here and in the frame before,
+the magnitudes below it in this block, those around it in the last two blocks (rescaled to this
+frame's step), one harmonic spacing below, and how far the step lies from the expected one, which
+tells how compressible the whole frame is. The network corrects a baseline: with all weights zero,
+the row is that of the envelope over the step. The four tables around the position are mixed.
+
+Most features depend on earlier blocks alone: their share of the first layer is computed for the
+whole block at once (:func:`start_block`), the rest coefficient by coefficient (:func:`predict`,
+:func:`update`).
+
+References
+----------
+Ballé, Johnston & Minnen, "Integer networks for data compression with latent-variable models",
+ICLR 2019 (why the entropy model must be integer).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from codec.config import (
+    BAND_EDGES,
+    BLOCKS_PER_FRAME,
+    HOP_LENGTH,
+    LOG_ONE,
+    NUM_FEATURES,
+    TABLE_COLUMNS,
+    CodecConfig,
+)
+from codec.jit import kernel
+from codec.records import record
+
+TABLE_PARTS = 16  # positions between two rows or columns
+ROW_OFFSET = 24  # row of a Laplace scale of one step; rows are an eighth of an octave apart
+FEATURE_LIMIT = 1023  # Q6: ±16
+HIDDEN_LIMIT = 4095  # Q8: 16
+ACCUMULATOR_LIMIT = 1 << 31
+MAGNITUDE_LIMIT = 2000  # as far as neighbours are concerned
+COMPRESS_LIMIT = 2047
+MAX_HARMONIC_LAG = 20  # coefficients
+HARMONIC_TOP = 60  # coefficients below 3 kHz, in which the spacing of harmonics is looked for
+
+# Columns of the features. "Below" are lower coefficients of this block; LAST and BEFORE_LAST are
+# the last two blocks, with the distance in coefficients.
+(
+    F_RATIO, F_LAST_RATIO, F_BELOW_1, F_BELOW_2, F_BELOW_34, F_BELOW_8, F_LAST, F_LAST_DOWN_1,
+    F_LAST_UP_1, F_LAST_DOWN_2, F_LAST_UP_2, F_LAST_AROUND, F_BEFORE_LAST, F_BEFORE_LAST_DOWN_1,
+    F_BEFORE_LAST_UP_1, F_LAST_DOWN_34, F_LAST_UP_34, F_FRAME_BITS, F_RATIO_UP_4, F_BELOW_12,
+    F_RATIO_DOWN_4, F_EXPECTED_8, F_BELOW_32, F_EXPECTED_32, F_BEFORE_LAST_DOWN_2,
+    F_BEFORE_LAST_UP_2, F_HARMONIC, F_HARMONIC_DOWN_1, F_HARMONIC_UP_1, F_HARMONIC_STRENGTH,
+    F_STEP_DELTA, F_LAST_STEP_DELTA,
+) = range(NUM_FEATURES)  # fmt: skip
+DYNAMIC = np.array(
+    [F_BELOW_1, F_BELOW_2, F_BELOW_34, F_BELOW_8, F_BELOW_12, F_BELOW_32, F_HARMONIC,
+     F_HARMONIC_DOWN_1, F_HARMONIC_UP_1]
+)  # fmt: skip
+STATIC = np.array([f for f in range(NUM_FEATURES) if f not in DYNAMIC])
+BAND_OF_BIN = np.repeat(np.arange(len(BAND_EDGES) - 1), np.diff(BAND_EDGES))
+
+# Running values within a block, see update.
+BELOW_1, BELOW_2, BELOW_3, BELOW_4, BELOW_8, BELOW_32, NUM_RUNNING = range(7)
+_PAD = MAX_HARMONIC_LAG + 4  # zeros before the first coefficient
+
+
+# What is known of a frame before its levels are.
+NEIGHBOURS = record(
+    ratio=(np.int32, HOP_LENGTH),  # Laplace scale over step, Q8: of this envelope,
+    last_ratio=(np.int32, HOP_LENGTH),  # and of the last one
+    past=(np.int32, (2, HOP_LENGTH)),  # rescaled magnitudes of the last two blocks, Q4; moves on
+    frame_bits=np.int64,  # log2 of the frame's bits, Q10
+    delta=np.int64,  # step delta of this frame,
+    last_delta=np.int64,  # and of the last one
+)
+
+
+def context_dtype(config: CodecConfig) -> np.dtype[Any]:
+    """Return the record type of the work space; all but the features is of one block."""
+    return record(
+        features=(np.int32, (BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES)),
+        block=np.int64,  # 0 or 1 in the frame
+        first=(np.int32, (HOP_LENGTH, config.context_hidden)),  # layer 1: what the past tells
+        hidden=(np.int32, config.context_hidden),  # activations of one coefficient
+        hidden2=(np.int32, config.context_hidden // 2),
+        running=(np.int64, NUM_RUNNING),  # magnitudes below, Q4, and their decaying sums
+        below=(np.int32, _PAD + HOP_LENGTH),  # compressed magnitudes of this block
+        lag=np.int64,  # spacing of harmonics
+    )
+
+
+@kernel
+def _compress(model, value):
+    """Return 64 log2(1 + v / 8) of a Q4 magnitude."""
+    return model.compress[min(value, COMPRESS_LIMIT)]
+
+
+@kernel
+def rescale(model, magnitude, old_step, step, out):
+    """Write magnitudes in units of another step, Q4, to ``out``; int32 [N] each, steps in Q8."""
+    for k in range(HOP_LENGTH):
+        m = np.int64(magnitude[k])
+        if m == 0:
+            out[k] = 0
+        else:
+            shift = min(max(old_step[k] - step[k] + 8 * LOG_ONE, 0), 16 * LOG_ONE - 1)
+            # exp2 is Q10 of 2^(shift/256 - 8); Q4 of the magnitude wants >> 6.
+            out[k] = min((m * model.exp2[shift]) >> 6, 32767)
+
+
+@kernel
+def harmonic_lag(past):
+    """Estimate the spacing of harmonics from the last two blocks.
+
+    Returns
+    -------
+    lag : int        coefficients, 2..20, that maximise the spectrum's autocorrelation up to 3 kHz
+    strength : int   Q6, 0..64: how much of the energy repeats at that lag
+    """
+    top = HARMONIC_TOP
+    level = np.empty(top, np.int64)
+    mean = np.int64(0)
+    for k in range(top):
+        level[k] = min(past[0, k] + past[1, k], 1023)
+        mean += level[k]
+    mean //= top
+    energy = np.int64(1)
+    for k in range(top):
+        level[k] -= mean
+        energy += level[k] * level[k]
+    best, best_lag = np.int64(0), 2
+    for lag in range(2, MAX_HARMONIC_LAG + 1):
+        total = np.int64(0)
+        for k in range(lag, top):
+            total += level[k] * level[k - lag]
+        total = total * top // (top - lag)
+        if total > best:
+            best, best_lag = total, lag
+    return best_lag, min((best * 64) // energy, 64)
+
+
+@kernel
+def _clip(value):
+    return min(max(value, -FEATURE_LIMIT), FEATURE_LIMIT)
+
+
+@kernel
+def _static_features(model, known, strength, features):
+    """Fill the columns that depend on earlier blocks, envelope and step."""
+    last = np.zeros(HOP_LENGTH + 8, np.int64)  # four zeros on each side
+    before = np.zeros(HOP_LENGTH + 8, np.int64)
+    for k in range(HOP_LENGTH):
+        last[k + 4], before[k + 4] = known.past[0, k], known.past[1, k]
+    around = last[4] + last[5] + last[6] + last[7]
+    # Decaying sums of what the envelope makes expect: a Laplace level's mean is about its scale.
+    expected = wider = np.int64(0)
+    bits = _clip((known.frame_bits - 8 * 1024) >> 4)
+    delta, last_delta = _clip(known.delta * 8), _clip(known.last_delta * 8)
+    for k in range(HOP_LENGTH):
+        x, i = features[k], k + 4
+        around += last[i + 4]
+        if k >= 5:
+            around -= last[i - 5]
+        x[F_RATIO] = _clip(known.ratio[k] >> 2)
+        x[F_LAST_RATIO] = _clip(known.last_ratio[k] >> 2)
+        x[F_RATIO_UP_4] = _clip(known.ratio[min(k + 4, HOP_LENGTH - 1)] >> 2)
+        x[F_RATIO_DOWN_4] = _clip(known.ratio[max(k - 4, 0)] >> 2)
+        x[F_LAST] = _compress(model, last[i])
+        x[F_LAST_DOWN_1] = _compress(model, last[i - 1])
+        x[F_LAST_UP_1] = _compress(model, last[i + 1])
+        x[F_LAST_DOWN_2] = _compress(model, last[i - 2])
+        x[F_LAST_UP_2] = _compress(model, last[i + 2])
+        x[F_LAST_DOWN_34] = _compress(model, last[i - 3] + last[i - 4]) if k >= 4 else 0
+        x[F_LAST_UP_34] = _compress(model, last[i + 3] + last[i + 4]) if k + 4 < HOP_LENGTH else 0
+        x[F_LAST_AROUND] = _compress(model, around >> 3)
+        x[F_BEFORE_LAST] = _compress(model, before[i])
+        x[F_BEFORE_LAST_DOWN_1] = _compress(model, before[i - 1])
+        x[F_BEFORE_LAST_UP_1] = _compress(model, before[i + 1])
+        x[F_BEFORE_LAST_DOWN_2] = _compress(model, before[i - 2])
+        x[F_BEFORE_LAST_UP_2] = _compress(model, before[i + 2])
+        x[F_FRAME_BITS], x[F_STEP_DELTA], x[F_LAST_STEP_DELTA] = bits, delta, last_delta
+        x[F_HARMONIC_STRENGTH] = strength
+        x[F_EXPECTED_8] = _compress(model, expected >> 3)
+        x[F_EXPECTED_32] = _compress(model, wider >> 5)
+        shift = min(max(known.ratio[k] + 8 * LOG_ONE, 0), 16 * LOG_ONE - 1)
+        scale = model.exp2[shift] >> 6
+        expected = expected - (expected >> 3) + scale
+        wider = wider - (wider >> 5) + scale
+
+
+@kernel
+def start_block(model, known, block, context):
+    """Prepare a block: everything that does not depend on its own levels.
+
+    Parameters
+    ----------
+    model : record         stage ``context`` of the coding model
+    known : NEIGHBOURS
+    block : int            0 or 1 in the frame
+    context : record       work space, is filled
+    """
+    lag, strength = harmonic_lag(known.past)
+    context.lag = lag
+    context.block = block
+    features = context.features[block]
+    for i in range(NUM_RUNNING):
+        context.running[i] = 0
+    for i in range(context.below.size):
+        context.below[i] = 0
+    _static_features(model, known, strength, features)
+    hidden = context.first.shape[1]
+    for k in range(HOP_LENGTH):
+        x, total = features[k], context.first[k]
+        bias = model.band[block, BAND_OF_BIN[k]]
+        for o in range(hidden):
+            total[o] = bias[o]
+        for f in STATIC:
+            v = x[f]
+            if v != 0:
+                weights = model.w1[f]
+                for o in range(hidden):
+                    total[o] += v * weights[o]
+
+
+@kernel
+def predict(model, known, context, k):
+    """Return where in the tables the distribution of coefficient ``k`` is.
+
+    Returns
+    -------
+    index : int        table below in row and column
+    fine : int         position to the next ones: 16 x row + column, each 0..16 (row 17 x)
+    """
+    h1, h2 = model.w2.shape
+    running, below, lag = context.running, context.below, context.lag
+    x, first, second = context.features[context.block, k], context.hidden, context.hidden2
+    i = k + _PAD
+    x[F_BELOW_1] = below[i - 1]
+    x[F_BELOW_2] = below[i - 2]
+    x[F_BELOW_34] = _compress(model, (running[BELOW_3] + running[BELOW_4]) >> 1)
+    x[F_BELOW_8] = _compress(model, running[BELOW_8] >> 3)
+    x[F_BELOW_12] = _compress(model, (running[BELOW_1] + running[BELOW_2]) >> 1)
+    x[F_BELOW_32] = _compress(model, running[BELOW_32] >> 5)
+    # One harmonic spacing below: a voiced sound has its peaks there, too.
+    x[F_HARMONIC] = below[i - lag]
+    x[F_HARMONIC_DOWN_1] = below[i - lag - 1]
+    x[F_HARMONIC_UP_1] = below[i - lag + 1] if k >= lag else 0
+    for o in range(h1):
+        first[o] = context.first[k, o]
+    for f in DYNAMIC:
+        v = x[f]
+        if v != 0:  # most neighbours are zero at low rates
+            weights = model.w1[f]
+            for o in range(h1):
+                first[o] += v * weights[o]
+    for o in range(h1):
+        first[o] = min(max(first[o] >> 8, 0), HIDDEN_LIMIT)  # Q16 -> Q8
+    for o in range(h2):
+        second[o] = model.b2[o]
+    for i in range(0, h1, 4):
+        a, b, c, d = first[i], first[i + 1], first[i + 2], first[i + 3]
+        w = model.w2[i : i + 4]
+        for o in range(h2):
+            second[o] += a * w[0, o] + b * w[1, o] + c * w[2, o] + d * w[3, o]
+    row, column = np.int64(model.b3[0]), np.int64(model.b3[1])
+    for i in range(h2):
+        v = np.int64(min(max(second[i] >> 10, 0), HIDDEN_LIMIT))  # Q18 -> Q8
+        row += v * model.w3[i, 0]
+        column += v * model.w3[i, 1]
+    rows = model.cdf.shape[0] // TABLE_COLUMNS
+    # The envelope's ratio is the baseline.
+    row = ((row + (1 << 13)) >> 14) + (known.ratio[k] >> 1) + ROW_OFFSET * TABLE_PARTS
+    column = (column + (1 << 13)) >> 14
+    row = min(max(row, 0), (rows - 1) * TABLE_PARTS)
+    column = min(max(column, 0), (TABLE_COLUMNS - 1) * TABLE_PARTS)
+    first_row = min(row >> 4, rows - 2)
+    first_column = min(column >> 4, TABLE_COLUMNS - 2)
+    return (
+        first_row * TABLE_COLUMNS + first_column,
+        row - first_row * TABLE_PARTS,
+        column - first_column * TABLE_PARTS,
+    )
+
+
+@kernel
+def update(model, context, k, magnitude):
+    """Let the context know the magnitude of coefficient ``k``."""
+    running = context.running
+    m = min(magnitude, MAGNITUDE_LIMIT) << 4
+    running[BELOW_4] = running[BELOW_3]
+    running[BELOW_3] = running[BELOW_2]
+    running[BELOW_2] = running[BELOW_1]
+    running[BELOW_1] = m
+    running[BELOW_8] += m - (running[BELOW_8] >> 3)
+    running[BELOW_32] += m - (running[BELOW_32] >> 5)
+    context.below[k + _PAD] = _compress(model, m)
+
+
+@kernel
+def mixed_cdf(cdf, index, fine_row, fine_column, symbol):
+    """Return the cumulative frequency below ``symbol`` between four tables.
+
+    Parameters
+    ----------
+    cdf : int32 [rows * columns, M + 1]
+    index : int                           table on the lower side in row and column
+    fine_row, fine_column : int           position to the next ones, 0..16
+
+    A mixture of distributions in which every symbol has a frequency of 1 or more has that, too:
+    the weights sum to 256, so neighbours differ by at least 256 before the shift.
+    """
+    right, left = fine_column, TABLE_PARTS - fine_column
+    low = cdf[index, symbol] * left + cdf[index + 1, symbol] * right
+    index += TABLE_COLUMNS
+    high = cdf[index, symbol] * left + cdf[index + 1, symbol] * right
+    return (low * (TABLE_PARTS - fine_row) + high * fine_row) >> 8

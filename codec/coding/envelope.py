@@ -1,0 +1,145 @@
+"""Spectral envelope: predictive multi-stage vector quantization (MSVQ).
+
+The decoded envelope is ``A previous + b + sum of one codeword per stage``, 20 log2 amplitudes in
+Q8. The encoder searches the codewords stage by stage and keeps the M best paths (tree search).
+
+References
+----------
+Juang & Gray, "Multiple stage vector quantization for speech coding", ICASSP 1982.
+LeBlanc, Bhattacharya, Mahmoud & Cuperman, "Efficient search and design procedures for robust
+multi-stage VQ of LPC parameters for 4 kb/s speech coding", IEEE Trans. SAP 1(4), 1993 (M-best).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from codec.coding.range_coder import dec_consume, dec_target, enc_symbol
+from codec.config import NUM_BANDS
+from codec.jit import kernel
+from codec.model import ENVELOPE_LIMIT, TOTAL_BITS
+
+MAX_STAGES = 8
+BEAM = 8  # paths that the search keeps
+# Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
+RATE_WEIGHT = np.float32(30.0)
+
+
+@kernel
+def predict(model, previous, out):
+    """Write the integer prediction A·previous + b to ``out`` int64 [bands], Q8."""
+    for i in range(NUM_BANDS):
+        total = np.int64(2048)
+        for j in range(NUM_BANDS):
+            total += np.int64(model.predictor[i, j]) * np.int64(previous[j])
+        out[i] = (total >> 12) + model.bias[i]
+
+
+@kernel
+def search(model, previous, target, num_stages, indices):
+    """Choose codewords by an M-best search; ties go to the lowest index.
+
+    What is minimised is the squared error plus ``RATE_WEIGHT`` times the bits of the indices.
+
+    Parameters
+    ----------
+    model : record             stage ``envelope`` of the coding model
+    previous : int32 [bands]     decoded envelope of the frame before, Q8
+    target : float32 [bands]     proposed envelope, Q8
+    num_stages : int
+    indices : int64 [>= S]       result
+    """
+    size = model.columns.shape[2]
+    predicted = np.empty(NUM_BANDS, np.int64)
+    predict(model, previous, predicted)
+    residual = np.empty((2, BEAM, NUM_BANDS), np.float32)  # of this stage and the next
+    paths = np.zeros((2, BEAM, MAX_STAGES), np.int64)
+    rates = np.zeros((2, BEAM), np.float32)
+    for j in range(NUM_BANDS):
+        residual[0, 0, j] = target[j] - np.float32(predicted[j])
+    alive = 1
+    error = np.empty(size, np.float32)
+    best_error = np.empty(BEAM, np.float32)
+    best = np.empty((BEAM, 2), np.int64)  # parent, index
+    for s in range(num_stages):
+        here, there = s % 2, 1 - s % 2
+        keep = 1 if s == num_stages - 1 else BEAM
+        filled = 0
+        for a in range(alive):
+            for i in range(size):
+                error[i] = 0.0
+            for j in range(NUM_BANDS):
+                column, value = model.columns[s, j], residual[here, a, j]
+                for i in range(size):
+                    d = value - column[i]
+                    error[i] += d * d
+            for i in range(size):
+                error[i] += RATE_WEIGHT * (rates[here, a] + np.float32(model.index_cost[s, i]))
+            for i in range(size):
+                if filled < keep or error[i] < best_error[filled - 1]:
+                    if filled < keep:
+                        filled += 1
+                    p = filled - 1
+                    while p > 0 and best_error[p - 1] > error[i]:
+                        best_error[p] = best_error[p - 1]
+                        best[p, 0], best[p, 1] = best[p - 1, 0], best[p - 1, 1]
+                        p -= 1
+                    best_error[p] = error[i]
+                    best[p, 0], best[p, 1] = a, i
+        for p in range(filled):
+            a, i = best[p, 0], best[p, 1]
+            for j in range(NUM_BANDS):
+                residual[there, p, j] = residual[here, a, j] - model.columns[s, j, i]
+            for t in range(s):
+                paths[there, p, t] = paths[here, a, t]
+            paths[there, p, s] = i
+            rates[there, p] = rates[here, a] + np.float32(model.index_cost[s, i])
+        alive = filled
+    for s in range(num_stages):
+        indices[s] = paths[num_stages % 2, 0, s]
+
+
+@kernel
+def reconstruct(model, previous, indices, num_stages, out):
+    """Write prediction + codewords to ``out`` int32 [bands], Q8 octaves."""
+    predicted = np.empty(NUM_BANDS, np.int64)
+    predict(model, previous, predicted)
+    for j in range(NUM_BANDS):
+        total = predicted[j]
+        for s in range(num_stages):
+            total += model.codebooks[s, indices[s], j]
+        out[j] = min(max(total, -ENVELOPE_LIMIT), ENVELOPE_LIMIT - 1)
+
+
+@kernel
+def price(model, indices, num_stages):
+    """Return the code length of an envelope's indices, 1/256 bit."""
+    total = np.int64(0)
+    for s in range(num_stages):
+        total += model.index_cost[s, indices[s]]
+    return total
+
+
+@kernel
+def put(model, indices, num_stages, coder, data):
+    """Code the indices."""
+    for s in range(num_stages):
+        i = indices[s]
+        enc_symbol(coder, data, model.index_cdf[s, i], model.index_cdf[s, i + 1], TOTAL_BITS)
+
+
+@kernel
+def get(model, num_stages, coder, data, indices):
+    """Decode the indices, to ``indices`` int64 [>= S]."""
+    for s in range(num_stages):
+        target = dec_target(coder, TOTAL_BITS)
+        first, last = 0, model.codebooks.shape[1] - 1
+        while first < last:
+            middle = (first + last) >> 1
+            if model.index_cdf[s, middle + 1] <= target:
+                first = middle + 1
+            else:
+                last = middle
+        indices[s] = first
+        low, high = model.index_cdf[s, first], model.index_cdf[s, first + 1]
+        dec_consume(coder, data, low, high, TOTAL_BITS)
