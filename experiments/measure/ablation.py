@@ -1,12 +1,12 @@
 """Measure what each part of the codec is worth: switch it off, score what is left.
 
-    python experiments/ablation.py DATA_DIR [--train TRAIN_DIR] [--steps 300] [--json OUT]
+    python -m experiments.measure.ablation DATA_DIR [--train TRAIN_DIR] [--steps 300] [--json OUT]
 
 Parts that need no training are replaced in the shipped weights: the context model by the
 envelope-only Laplace tables, the enhancer by plain noise filling, the number of envelope stages.
 With ``--train`` comes what needs some steps to adapt: the learned step allocation by its fixed rule
 (``0.2 * envelope``), with the enhancer retrained. Every row is the real codec: bytes exactly as at
-that rate, integers decoded, PESQ and pSNR of what comes out.
+that rate, decoded again, PESQ and pSNR of what comes out.
 """
 
 from __future__ import annotations
@@ -14,73 +14,47 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import sys
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from codec import Codec
-from codec.bitstream import cbr_packet_sizes, num_packets
-from codec.decoder import decode_integers, synthesise
-from codec.encoder import default_stages, encode_waveform
-from codec.io.audio import list_audio, read_audio
-from codec.io.resample import to_codec_rate
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, SAMPLE_RATE
+from codec.io.audio import list_audio
+from codec.model import FIELDS
 from evaluation.metrics import MetricError, pesq_wb, psnr
+from evaluation.scoring import read_reference
 from models.context import ContextModel
-from models.dsp import NUM_COMB_BANDS
-from models.enhancer import Enhancer
-from models.training.export import build_tables, import_context, import_net
+from models.runtime import Tensors, file_tensors
+from models.training.config import TrainConfig
+from models.training.context_training import ENTROPY_TENSORS
+from models.training.data import CropSampler, load_directory
+from models.training.export import build_tensors, import_context, import_net, net_parameters
+from models.training.losses import CodecLoss
+from models.training.sampling import num_samples
+from models.training.state import ADAM_BETAS, TrainState
+from models.training.step import train_step
 
 RATES = (8.0, 13.2, 24.4, 32.0)
-
-
-class PlainFilling(nn.Module):
-    """Stand in for the enhancer: bins as they are, noise of the envelope's level between them.
-
-    Noise is 0.35 of the envelope where the step is not far above it: the best constant on the
-    validation clips.
-    """
-
-    def __init__(self, enhancer: Enhancer) -> None:
-        super().__init__()
-        self.interpolation = enhancer.interpolation
-
-    def forward(
-        self,
-        bins: Tensor,
-        envelope: Tensor,
-        log_step: Tensor,
-        log_bits: Tensor,
-        noise: Tensor,
-        lag: Tensor,
-        periodicity: Tensor,
-        state: object = None,
-    ) -> tuple[Tensor, Tensor, object]:
-        """Return bins with noise where they are 0, no comb; arguments as ``Enhancer.forward``."""
-        step = torch.exp2(log_step @ self.interpolation.T)[:, :, None]
-        level = torch.exp2(envelope @ self.interpolation.T)[:, :, None]
-        level = torch.minimum(0.35 * level, 0.3 * step)
-        comb = bins.new_zeros(*lag.shape, NUM_COMB_BANDS)
-        return torch.where(bins == 0, level * noise, bins), comb, state
+FRAMES = 100  # of a crop
+# Amplitude of the noise over that of the envelope: the best constant on the validation clips.
+PLAIN_NOISE = 0.35
+NEVER = -16.0  # a gain whose sigmoid is nothing
 
 
 def score(
     codec: Codec, clips: list[np.ndarray], rate: float, stages: int | None = None
 ) -> tuple[float, float]:
     """Return mean PESQ and pSNR of the coded clips."""
-    stages = stages or min(default_stages(round(rate * 1000)), codec.config.num_stages)
     values = []
     for clip in clips:
-        sizes = cbr_packet_sizes(round(rate * 1000), num_packets(len(clip)))
-        tables, config = codec.weights.tables, codec.config
-        packets, _ = encode_waveform(tables, config, codec.analysis, clip, sizes, stages)
-        integers = decode_integers(tables, config, packets, stages)
-        decoded = synthesise(codec.enhancer, config, integers, len(clip))
+        header = codec.header(len(clip), SAMPLE_RATE, rate)
+        header = replace(header, num_stages=stages or header.num_stages)
+        decoded = codec.decode(codec.encode_codec_rate(clip, header))
         try:
             values.append((pesq_wb(clip, decoded), psnr(clip, decoded)))
         except MetricError:
@@ -89,82 +63,82 @@ def score(
     return float(pesq), float(quality)
 
 
+def changed(codec: Codec, change: Callable[[Tensors, bool], Tensors]) -> Codec:
+    """Return the codec with other tensors; ``change`` returns those of one kind of frames."""
+    weights = codec.weights
+    predicted, intra = (
+        weights.of_kind(kind) | change(weights.of_kind(kind), kind) for kind in (False, True)
+    )
+    return Codec(replace(weights, tensors=file_tensors(predicted, intra)))
+
+
 def without_context(codec: Codec) -> Codec:
     """Return the codec with the tables that its context model starts from: Laplace, by envelope."""
-    other = copy.copy(codec)
-    other.weights = copy.copy(codec.weights)
-    t = codec.weights.tables
-    nothing = np.zeros((0, 8), np.int64)
-    plain = build_tables(
-        import_net(codec.weights), ContextModel(codec.config), nothing[:, :2], nothing,
-        nothing[:, 0],
-    )  # fmt: skip
-    other.weights.tables = plain._replace(
-        index_cdf=t.index_cdf, index_cost=t.index_cost, step_cdf=t.step_cdf
-    )
-    return other
+    net, plain = import_net(codec.weights), ContextModel(codec.config)
+
+    def change(_: Tensors, intra: bool) -> Tensors:
+        tensors = build_tensors(net, plain, intra=intra)
+        return {n: v for n, v in tensors.items() if n.startswith("context.")}
+
+    return changed(codec, change)
 
 
 def without_enhancer(codec: Codec) -> Codec:
-    """Return the codec with plain noise filling."""
-    other = copy.copy(codec)
-    other.enhancer = PlainFilling(codec.enhancer)  # type: ignore[assignment]
-    return other
+    """Return the codec with plain noise filling: levels as they are, noise where they are 0."""
+
+    def change(tensors: Tensors, _: bool) -> Tensors:
+        zeros = {n: np.zeros_like(v) for n, v in tensors.items() if n.startswith("enhancer.")}
+        # Gains and values of both blocks come first, then the levels of the noise.
+        levels = 2 * BLOCKS_PER_FRAME * HOP_LENGTH
+        for name in ("enhancer.outputs.bias", "enhancer.lost_outputs.bias"):
+            zeros[name][levels:] = 0.5 * (math.log(PLAIN_NOISE) + 0.7)  # see Enhancer.forward
+        zeros["enhancer.comb_outputs.bias"][:] = NEVER
+        return zeros
+
+    return changed(codec, change)
 
 
 def without_allocation(codec: Codec, train_dir: Path, steps: int) -> Codec:
     """Return the codec with steps that follow 0.2 of the envelope, its enhancer adapted."""
-    from models.training.data import CropSampler, load_directory
-    from models.training.losses import CodecLoss
-    from models.training.config import TrainConfig
-    from models.training.state import TrainState
-    from models.training.step import train_step
-
     net = import_net(codec.weights)
     with torch.no_grad():
-        net.allocation.network[4].weight.zero_()
-        net.allocation.network[4].bias.zero_()
-    for part in (net.allocation, net.analysis, net.msvq):
+        for name, parameter in net_parameters(net, False).items():
+            if name in ("allocation.w3", "allocation.b3"):
+                parameter.zero_()
+    for part in (net.allocation, net.analysis, net.msvq, net.intra_msvq):
         part.requires_grad_(False)
     config = TrainConfig(str(train_dir), "", steps=steps, decay_fraction=1.0, warmup_steps=20)
-    crop = (2 * 100 - 1) * net.config.hop_length
-    sampler = CropSampler(load_directory(train_dir), crop, config.seed)
+    sampler = CropSampler(load_directory(train_dir), num_samples(FRAMES), config.seed)
     average = copy.deepcopy(net).requires_grad_(False)
-    optimizer = torch.optim.Adam([p for p in net.parameters() if p.requires_grad])
-    state = TrainState(net, average, optimizer)
-    loss = CodecLoss(config.pesq_weight, config.error_weight, config.spectral_weight)
+    trained = [p for p in net.parameters() if p.requires_grad]
+    state = TrainState(net, average, torch.optim.Adam(trained, betas=ADAM_BETAS))
+    loss = CodecLoss.from_config(config)
     for _ in range(steps):
         train_step(state, config, loss, sampler)
-    other = copy.copy(codec)
-    other.weights = copy.copy(codec.weights)
-    nothing = np.zeros((0, 8), np.int64)
-    tables = build_tables(
-        net, import_context(codec.weights), nothing[:, :2], nothing, nothing[:, 0]
-    )
-    t = codec.weights.tables
-    other.weights.tables = tables._replace(
-        index_cdf=t.index_cdf, index_cost=t.index_cost, step_cdf=t.step_cdf
-    )
-    other.enhancer = state.average.enhancer.eval()
-    return other
+
+    def change(_: Tensors, intra: bool) -> Tensors:
+        context = import_context(codec.weights, intra)
+        tensors = build_tensors(state.average, context, intra=intra)
+        return {f.name: tensors[f.name] for f in FIELDS if f.name not in ENTROPY_TENSORS}
+
+    return changed(codec, change)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per variant."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--train", type=Path, help="recordings to adapt the enhancer on")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--max-clips", type=int, default=10)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     codec = Codec.load(options.weights)
-    clips = []
-    for path in list_audio(options.data_dir)[: options.max_clips]:
-        waveform, rate, _ = read_audio(path)
-        clips.append(to_codec_rate(waveform, rate))
+    clips = [read_reference(p) for p in list_audio(options.data_dir)[: options.max_clips]]
     if not clips:
         raise SystemExit(f"no recordings in '{options.data_dir}'")
     variants: dict[str, tuple[Callable[[], Codec], int | None]] = {

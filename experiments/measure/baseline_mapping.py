@@ -1,9 +1,9 @@
 """Measure what delay, FIR mapping and a high-pass filter do to the pSNR of other codecs.
 
-    python experiments/peer_mapping.py TEST_DIR [--against opus,opus-audio] [--json OUT]
+    python -m experiments.measure.baseline_mapping TEST_DIR [--against opus,opus-audio] [--json OUT]
 
 Printed is the mean pSNR of each codec and rate, only aligned, and after the least-squares mapping
-that `codec eval` forgives others with; and what a second-order high-pass filter at 60 Hz alone, the
+that `codec eval` grants to others; and what a second-order high-pass filter at 60 Hz alone, the
 kind that Opus as "voip" begins with, leaves of pSNR and PESQ.
 """
 
@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,22 +20,19 @@ from pathlib import Path
 import numpy as np
 from scipy import signal
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from codec.config import REPORT_RATES_KBPS
-from codec.io.audio import list_audio, read_audio
-from codec.io.resample import to_codec_rate
+from codec.io.audio import list_audio
 from evaluation.alignment import align, fir_map
 from evaluation.baselines.codecs import make_baseline
 from evaluation.metrics import pesq_wb, psnr
+from evaluation.scoring import read_reference
 
 HIGH_PASS_HZ = 60
 
 
 def score(path: Path, names: list[str]) -> dict[str, list[float]]:
     """Return pairs of scores of one clip: (aligned, mapped), and of the filter (pSNR, PESQ)."""
-    wave, rate, _ = read_audio(path)
-    wave = to_codec_rate(wave, rate)
+    wave = read_reference(path)
     high_pass = signal.butter(2, HIGH_PASS_HZ, "highpass", fs=16000, output="sos")
     filtered = signal.sosfilt(high_pass, wave)
     result = {"filter": [psnr(wave, fir_map(wave, filtered)), pesq_wb(wave, filtered)]}
@@ -47,7 +44,7 @@ def score(path: Path, names: list[str]) -> dict[str, list[float]]:
     return result
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per codec and rate."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -55,7 +52,7 @@ def main() -> None:
     parser.add_argument("test_dir", type=Path)
     parser.add_argument("--against", default="opus,opus-audio")
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     names = options.against.split(",")
     files = list_audio(options.test_dir) if options.test_dir.is_dir() else []
     if not files:

@@ -4,89 +4,89 @@ Both models price exactly the same integers: those that the shipped codec codes 
 every rate. The Laplace model gets every chance: its scale is envelope / step, with one scale
 factor per band fitted to the very clips that it is tested on.
 
-    python experiments/context_saving.py DATA_DIR [--weights FILE] [--json OUT]
+    python -m experiments.measure.context_saving DATA_DIR [--weights FILE] [--json OUT]
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+from codec import Codec
+from codec.config import BAND_EDGES, NUM_BANDS, REPORT_RATES_KBPS
+from codec.io.audio import list_audio
+from codec.model import COST_ONE
+from evaluation.scoring import read_reference
+from models.context import FEATURE_ONE
+from models.rate_model import laplace_code_lengths
+from models.runtime import stages_at
+from models.training.collect import collect
+from models.training.sampling import frame_bytes
 
-from codec.config import REPORT_RATES_KBPS
-from codec.encoder import collect_bins, default_stages
-from codec.io.audio import list_audio, read_audio
-from codec.io.resample import to_codec_rate
-from codec.packet import FEATURE_LIMIT
+SHIFTS = np.arange(-1.0, 1.01, 0.1)  # octaves by which a band's scale is tried
 
 
-def laplace_bits(q: np.ndarray, log_ratio: np.ndarray, rounding: float) -> np.ndarray:
+def laplace_bits(levels: np.ndarray, log_ratio: np.ndarray) -> np.ndarray:
     """Return Laplace code lengths (with sign) of magnitudes, log2 scale in octaves."""
-    inverse = np.exp2(-np.clip(log_ratio, -3, 9))
-    slope = inverse / np.log(2)
-    zero = -np.log2(-np.expm1(-(1 - rounding) * inverse))
-    one = 1 + (1 - rounding) * slope - np.log2(-np.expm1(-inverse))
-    return np.where(q == 0, zero, one + slope * (q - 1))
+    zero, one, slope = (x.numpy() for x in laplace_code_lengths(torch.from_numpy(log_ratio)))
+    bits: np.ndarray = np.where(levels == 0, zero, one + slope * (levels - 1))
+    return bits
 
 
-def main() -> None:
-    """Print bits per packet of both models, and the saving, per rate."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def fitted_bits(levels: np.ndarray, log_ratio: np.ndarray) -> float:
+    """Return all Laplace bits of [F, 2, N], with the best scale of each band."""
+    total = 0.0
+    for b in range(NUM_BANDS):
+        band = np.s_[..., BAND_EDGES[b] : BAND_EDGES[b + 1]]
+        total += min(float(laplace_bits(levels[band], log_ratio[band] + s).sum()) for s in SHIFTS)
+    return total
+
+
+def measure(codec: Codec, clips: list[np.ndarray], rate: float) -> dict[str, float]:
+    """Return the bits per frame of both models at a rate."""
+    levels, ratios, context_bits = [], [], 0.0
+    tensors, stages = codec.weights.of_kind(False), stages_at(rate, codec.config)
+    for clip in clips:
+        got = collect(tensors, codec.config, clip, frame_bytes(rate), stages, False)
+        levels.append(np.abs(got.levels))
+        ratios.append(got.features[..., 0] / FEATURE_ONE)  # the bitstream's own log ratio
+        context_bits += got.costs.sum() / COST_ONE
+    magnitude, log_ratio = np.concatenate(levels), np.concatenate(ratios)
+    total = fitted_bits(magnitude, log_ratio)
+    return {
+        "bitrate_kbps": rate,
+        "laplace_bits_per_frame": total / len(magnitude),
+        "context_bits_per_frame": context_bits / len(magnitude),
+        "saving": 1 - context_bits / total,
+    }
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print bits per frame of both models, and the saving, per rate."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data_dir", type=Path)
     parser.add_argument("--weights", type=Path)
     parser.add_argument("--max-clips", type=int, default=40)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-
-    from codec import Codec
-    from codec.rate_control import COST_ONE
+    options = parser.parse_args(arguments)
 
     codec = Codec.load(options.weights)
-    config = codec.config
-    band = np.repeat(np.arange(config.num_bands), np.diff(config.band_edges))
-    band = np.broadcast_to(band, (2, config.hop_length))
-    clips = []
-    for path in list_audio(options.data_dir)[: options.max_clips]:
-        waveform, rate, _ = read_audio(path)
-        clips.append(to_codec_rate(waveform, rate))
+    clips = [read_reference(p) for p in list_audio(options.data_dir)[: options.max_clips]]
     rows = []
-    print("kbit/s   Laplace   context   bits per packet of the bins        saving")
+    print("kbit/s   Laplace   context   bits per frame of the levels      saving")
     for rate in REPORT_RATES_KBPS:
-        stages = min(default_stages(round(rate * 1000)), config.num_stages)
-        magnitudes, ratios, context_bits = [], [], 0.0
-        for clip in clips:
-            got = collect_bins(
-                codec.weights.tables, config, codec.analysis, clip, round(rate * 20 / 8), stages
-            )
-            magnitudes.append(np.abs(got.bins))
-            ratios.append(got.features[..., 0] / 64.0)  # Q6 of the bitstream's own log ratio
-            context_bits += got.costs.sum() / COST_ONE
-        q, log_ratio = np.concatenate(magnitudes), np.concatenate(ratios)
-        assert np.abs(log_ratio).max() * 64 <= FEATURE_LIMIT
-        total = 0.0
-        for b in range(config.num_bands):
-            mask = np.broadcast_to(band == b, q.shape)
-            best = min(
-                laplace_bits(q[mask], log_ratio[mask] + shift, config.rounding).sum()
-                for shift in np.arange(-1.0, 1.01, 0.1)
-            )
-            total += best
-        saving = 1 - context_bits / total
-        row = {
-            "bitrate_kbps": rate,
-            "laplace_bits_per_packet": total / len(q),
-            "context_bits_per_packet": context_bits / len(q),
-            "saving": saving,
-        }
+        row = measure(codec, clips, rate)
         rows.append(row)
         print(
-            f"{rate:6.1f} {row['laplace_bits_per_packet']:9.1f} "
-            f"{row['context_bits_per_packet']:9.1f} {100 * saving:38.1f} %"
+            f"{rate:6.1f} {row['laplace_bits_per_frame']:9.1f} "
+            f"{row['context_bits_per_frame']:9.1f} {100 * row['saving']:38.1f} %"
         )
     mean = float(np.mean([r["saving"] for r in rows]))
     print(f"mean saving over the rates: {100 * mean:.1f} %")

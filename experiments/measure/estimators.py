@@ -1,6 +1,6 @@
 """Train the envelope's MSVQ alone with each gradient estimator and compare what comes out.
 
-    python experiments/estimators.py TRAIN_DIR TEST_DIR [--steps 800] [--seeds 2] [--json OUT]
+    python -m experiments.measure.estimators TRAIN_DIR TEST_DIR [--steps 800] [--seeds 2]
 
 The envelopes are those that the shipped analysis proposes; the codebooks start from the same random
 numbers for every estimator, as do crops and stages of every step. Printed are the rms error of the
@@ -12,37 +12,31 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from codec.weights import load_weights
-from models.dsp import mdct
-from models.training.data import CropSampler, load_directory
-from models.training.export import import_net
 from models.msvq import PredictiveMSVQ
 from models.quantizers import ESTIMATORS
+from models.training.data import CropSampler, load_directory
+from models.training.export import import_net
+from models.training.sampling import num_samples
 
-PACKETS = 100
+FRAMES = 100  # of a crop
+BATCH = 8
 OCTAVE_DB = 20 * np.log10(2)
 
 
 @torch.no_grad()
 def envelopes(directory: Path, crops: int, seed: int) -> Tensor:
-    """Return proposed envelopes of random crops, octaves, [crops, PACKETS, bands]."""
+    """Return proposed envelopes of random crops, octaves, [crops, FRAMES, bands]."""
     net = import_net(load_weights()).eval()
-    hop = net.config.hop_length
-    sampler = CropSampler(load_directory(directory), (2 * PACKETS - 1) * hop, seed)
-    out = []
-    for i in range(-(-crops // 8)):
-        waveform = sampler.batch(i, 8)
-        spectrum = mdct(waveform, 2 * PACKETS).view(8, PACKETS, 2, hop)
-        out.append(net.analysis(waveform, spectrum))
+    sampler = CropSampler(load_directory(directory), num_samples(FRAMES), seed)
+    out = [net.analyse(sampler.batch(i, BATCH), FRAMES)[1] for i in range(-(-crops // BATCH))]
     return torch.cat(out)[:crops]
 
 
@@ -76,15 +70,17 @@ def run(estimator: str, seed: int, train: Tensor, test: Tensor, steps: int) -> l
     return [*result, float(out.perplexity[0])]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print one line per estimator."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("train_dir", type=Path)
     parser.add_argument("test_dir", type=Path)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     train, test = envelopes(options.train_dir, 480, 1), envelopes(options.test_dir, 48, 2)
     print("estimator   rms dB, 2 stages   3 stages        4 stages        perplexity of stage 1")
     rows = []

@@ -1,6 +1,6 @@
 """What independent packets cost: the rate that they need for the same quality.
 
-    python experiments/independent_cost.py TEST_DIR [--rates 8,13.2,24.4] [--jobs 2]
+    python -m experiments.measure.independent_cost TEST_DIR [--rates 8,13.2,24.4] [--jobs 2]
 
 Every clip is coded with predicted packets at each rate, and with independent packets at that rate
 and at 4, 8 and 12 % more. Mean PESQ and pSNR over the clips are interpolated over the logarithm of
@@ -10,44 +10,39 @@ the rate, to find where independent packets are as good as predicted ones. Print
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from codec.io.audio import list_audio, read_audio
-from codec.io.resample import to_codec_rate
+from codec import Codec
+from codec.config import MAX_KBPS, SAMPLE_RATE
+from codec.io.audio import list_audio
+from evaluation.metrics import pesq_wb, psnr
+from evaluation.scoring import read_reference
 
 MORE = (1.0, 1.04, 1.08, 1.12)
-MAX_KBPS = 32.0
 
 
 @lru_cache(maxsize=1)
-def load_codec(weights: Path | None):
-    import torch
-
-    from codec import Codec
-
-    torch.set_num_threads(1)
+def load_codec(weights: Path | None) -> Codec:
     return Codec.load(weights)
 
 
 def score(task: tuple[Path, tuple[float, ...], Path | None]) -> np.ndarray:
     """Return PESQ and pSNR of a clip, [rates, 1 + len(MORE), 2]; NaN above the highest rate."""
-    from evaluation.metrics import pesq_wb, psnr
-
     path, rates, weights = task
     codec = load_codec(weights)
-    waveform, rate, _ = read_audio(path)
-    waveform = to_codec_rate(waveform, rate)
+    waveform = read_reference(path)
     result = np.full((len(rates), 1 + len(MORE), 2), np.nan)
     for i, kbps in enumerate(rates):
         for j, more in enumerate((None, *MORE)):
             at = kbps * (more or 1.0)
             if at > MAX_KBPS:
                 continue
-            data = codec.encode(waveform, 16000, at, independent=more is not None)
+            data = codec.encode(waveform, SAMPLE_RATE, at, independent=more is not None)
             decoded = codec.decode(data)
             result[i, j] = pesq_wb(waveform, decoded), psnr(waveform, decoded)
     return result
@@ -64,13 +59,15 @@ def equal_quality(wanted: float, values: np.ndarray) -> str:
     return f"{100 * (np.exp(np.interp(wanted, values, np.log(more))) - 1):.1f} %"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path)
     parser.add_argument("--rates", default="8,9.6,13.2,16.4,24.4")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--weights", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     rates = tuple(float(rate) for rate in options.rates.split(","))
     tasks = [(path, rates, options.weights) for path in list_audio(options.directory)]
     with ProcessPoolExecutor(options.jobs) as pool:

@@ -1,6 +1,6 @@
 """Draw the spectrogram of a recording beside what the codec makes of it.
 
-    python experiments/spectrograms.py IN.wav OUT.png [--rates 8,13.2,24.4] [--seconds 3]
+    python -m experiments.measure.spectrograms IN.wav OUT.png [--rates 8,13.2,24.4] [--seconds 3]
 
 What to look for: stripes above 3 kHz (noise in a few bins of a band), holes, smeared onsets.
 """
@@ -8,37 +8,35 @@ What to look for: stripes above 3 kHz (noise in a few bins of a band), holes, sm
 from __future__ import annotations
 
 import argparse
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from scipy.signal import ShortTimeFFT
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-
 from codec import Codec
-from codec.io.audio import read_audio
-from codec.io.resample import to_codec_rate
+from evaluation.scoring import read_reference
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Write the plot."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rates", default="8,13.2,24.4")
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--start", type=float, default=0.0)
     parser.add_argument("--weights", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
 
     codec = Codec.load(options.weights)
-    waveform, rate, _ = read_audio(options.source)
-    waveform = to_codec_rate(waveform, rate)
+    waveform = read_reference(options.source)
     begin = int(options.start * 16000)
     part = slice(begin, begin + int(options.seconds * 16000))
     shown = {"original": waveform[part]}

@@ -1,6 +1,6 @@
 """Draw the course of a training run: losses, and PESQ on the validation clips.
 
-    python experiments/training_curve.py RUN_DIR OUT.png
+    python -m experiments.measure.training_curve RUN_DIR OUT.png
 
 Reads ``train.csv`` and ``latest.pt`` of the run folder that ``codec train --out`` writes.
 """
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib
@@ -20,12 +21,14 @@ import torch
 TERMS = {"pesq": "PESQ disturbance", "error": "ln(weighted error)", "spectral": "spectral"}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Read the run and write the figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("out", type=Path)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     for name in ("train.csv", "latest.pt"):
         if not (options.run_dir / name).is_file():
             raise SystemExit(f"no '{name}' in '{options.run_dir}': name the folder of a run")

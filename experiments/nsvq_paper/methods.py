@@ -1,19 +1,16 @@
 """Ways to train one codebook, behind one interface: NSVQ, STE, DiVeQ (models/quantizers.py), EMA.
 
-Used by ``experiments/toy.py``, ``images.py`` and ``speech.py``. The codec itself is trained with
+Used by the toy, image and speech experiments. The codec itself is trained with
 gradients only, so the moving averages of VQ-VAE live here and not in ``models/``.
 """
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from models.quantizers import (
     COMMITMENT_WEIGHT,

@@ -55,13 +55,15 @@ def _collect_frames(model, state, envelopes, spectra, kind, seen):
     for f in range(envelopes.shape[0]):
         choose_frame(model.coding, state, envelopes[f], spectra[f], kind)
         look_around(model.coding, coding, kind[0])
-        seen.costs[f] = price(model.coding.context, coding, seen.features[f])
+        seen.costs[f] = price(model.coding.context, coding)
         seen.deltas[f, 0], seen.deltas[f, 1] = coding.past.delta, coding.frame.delta
         for s in range(MAX_STAGES):
             seen.indices[f, s] = coding.frame.indices[s]
         for block in range(BLOCKS_PER_FRAME):
             for k in range(HOP_LENGTH):
                 seen.levels[f, block, k] = coding.frame.levels[block, k]
+                for i in range(NUM_FEATURES):
+                    seen.features[f, block, k, i] = coding.context.features[block, k, i]
         update(coding)
 
 

@@ -1,0 +1,1 @@
+"""Experiments with the codec: what the documents take their figures from. Not installed."""

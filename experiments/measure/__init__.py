@@ -1,0 +1,1 @@
+"""Measurements of the shipped codec; each is a command of its own."""

@@ -1,0 +1,1 @@
+"""One codebook on 2-D toy distributions, trained by each method; see toy.md."""
