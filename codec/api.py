@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from codec import decoder, encoder
 from codec.bitstream import (
     Header,
     cbr_packet_sizes,
@@ -56,8 +57,8 @@ class Codec:
         self.config = weights.config
         self.sample_rate = SAMPLE_RATE
         self.fingerprint = weights.fingerprint.hex()
-        self._encoder = weights.encoder_model()
-        self._decoder = weights.decoder_model()
+        self._encoder = encoder.make_model(weights)
+        self._decoder = decoder.make_model(weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the weights alone."""
@@ -125,8 +126,8 @@ class Codec:
         count = num_packets(num_codec_samples(header))
         padded = np.zeros(count * FRAME_LENGTH, np.float32)
         padded[: len(waveform)] = waveform
-        encoder = self.frame_encoder(header)
-        spectra, envelopes = encoder.analyse(padded)
+        coder = self.frame_encoder(header)
+        spectra, envelopes = coder.analyse(padded)
         sizes = np.array(cbr_packet_sizes(header.nominal_bitrate_bps, count), np.int64)
         if header.vbr:
             # Each packet's length byte is paid from the same total.
@@ -134,7 +135,7 @@ class Codec:
             bits = header.num_stages * (self.config.codebook_bits - 1)
             sizes = vbr_sizes(self._encoder["coding"], envelopes, spectra, total, bits)
         intra = intra_packets(count, header.independent)
-        return write_stream(header, encoder.encode(spectra, envelopes, sizes, intra))
+        return write_stream(header, coder.encode(spectra, envelopes, sizes, intra))
 
     def header(
         self,

@@ -18,22 +18,27 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codec import enhancer, plc
+from codec.coding import envelope
 from codec.coding import spectrum as coefficients
-from codec.coding.frame import get_frame, limited_bits
+from codec.coding.allocation import step_context
+from codec.coding.frame import get_frame, get_step, limited_bits
 from codec.coding.frame import state_dtype as coding_state_dtype
+from codec.coding.range_coder import dec_init
 from codec.config import (
     BLOCKS_PER_FRAME,
     FRAME_LENGTH,
     HOP_LENGTH,
     LOG_ONE,
+    MAX_STEP_DELTA,
     NUM_BANDS,
     NUM_LTPF_BANDS,
     CodecConfig,
 )
 from codec.dsp import ltpf, mdct
 from codec.jit import kernel
-from codec.model import coding_dtype
+from codec.model import COST_ONE, coding_dtype, coding_model
 from codec.records import new, record
+from codec.weights import Weights
 
 BATCH = 8
 _LOG_ONE = np.float32(LOG_ONE)
@@ -47,6 +52,18 @@ def model_dtype(config: CodecConfig) -> np.dtype[Any]:
         intra=coding_dtype(config),  # and of intra frames
         enhancer=enhancer.enhancer_dtype(config),
     )
+
+
+def make_model(weights: Weights) -> Any:
+    """Return the record of trained weights for the decoder."""
+    config, tensors = weights.config, weights.tensors
+    model = new(model_dtype(config))
+    model["transform"] = mdct.make_transform()
+    model["coding"] = coding_model(weights.of_kind(intra=False), config)
+    model["intra"] = coding_model(weights.of_kind(intra=True), config)
+    interpolation = tensors["allocation.interpolation"]
+    model["enhancer"] = enhancer.make_model(tensors, interpolation, config)
+    return model
 
 
 def state_dtype(config: CodecConfig) -> np.dtype[Any]:
@@ -180,9 +197,7 @@ def decode_frames(model, state, data, sizes, intra, samples):
         count = min(BATCH, sizes.size - first)
         for i in range(count):
             packet = data[position : position + sizes[first + i]]
-            decode_spectrum(
-                model, state, intra[first + i], packet, parameters[i], spectrum[i]
-            )
+            decode_spectrum(model, state, intra[first + i], packet, parameters[i], spectrum[i])
             position += packet.size
         enhancer.enhance(
             model.enhancer, state.enhancer, parameters[:count], state.frame, spectrum[:count],
@@ -197,7 +212,7 @@ def decode_frames(model, state, data, sizes, intra, samples):
 @kernel
 def decode_integers(model, state, data, sizes, intra, out):
     """Decode the integers of consecutive frames; ``out`` are the arrays of ``DecodedIntegers``."""
-    envelope, offset, step, levels, received = out
+    envelopes, offset, step, levels, received = out
     position = 0
     for p in range(sizes.size):
         packet = data[position : position + sizes[p]]
@@ -207,10 +222,34 @@ def decode_integers(model, state, data, sizes, intra, out):
             frame = state.coding.frame
             step[p] = frame.step
             for b in range(NUM_BANDS):
-                envelope[p, b], offset[p, b] = frame.envelope[b], frame.offset[b]
+                envelopes[p, b], offset[p, b] = frame.envelope[b], frame.offset[b]
             for block in range(BLOCKS_PER_FRAME):
                 for k in range(HOP_LENGTH):
                     levels[p, block, k] = frame.levels[block, k]
+
+
+@kernel
+def side_costs(model, state, data, sizes, intra, costs):
+    """Write the code lengths of envelope and step of received frames to ``costs`` [P, 2], 1/256 bit.
+
+    Both stand first in every packet; nothing else is decoded.
+    """
+    coder, position = state.coding.coder, 0
+    indices = state.coding.frame.indices
+    for p in range(sizes.size):
+        coding = model.intra if intra[p] else model.coding
+        stages = state.stages[1] if intra[p] else state.stages[0]
+        past = state.coding.past
+        if intra[p]:
+            past.delta = 0
+        packet = data[position : position + sizes[p]]
+        position += packet.size
+        dec_init(coder, packet, 0, packet.size)
+        envelope.get(coding.envelope, stages, coder, packet, indices)
+        costs[p, 0] = envelope.price(coding.envelope, indices, stages)
+        context = step_context(past.delta)
+        past.delta = get_step(coding, past, coder, packet)
+        costs[p, 1] = coding.step.cost[context, past.delta + MAX_STEP_DELTA]
 
 
 class FrameDecoder:
@@ -245,6 +284,12 @@ class FrameDecoder:
         samples = np.empty(len(packets) * FRAME_LENGTH, np.float32)
         decode_frames(self.model, self.state, *_joined(packets), intra, samples)
         return samples
+
+    def side_costs(self, packets: Sequence[bytes], intra: np.ndarray) -> np.ndarray:
+        """Return the bits of envelope and step in each packet, float64 [P, 2]; go no further."""
+        costs = np.zeros((len(packets), 2), np.int64)
+        side_costs(self.model, self.state, *_joined(packets), intra, costs)
+        return costs / COST_ONE
 
     def integers(self, packets: Sequence[bytes | None], intra: np.ndarray) -> DecodedIntegers:
         """Return the integers of the next packets, and go no further; arguments as above."""

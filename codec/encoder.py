@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from codec.analysis import analyse, analysis_dtype
+from codec.analysis import make_model as make_analysis
 from codec.coding import envelope, rate_control
 from codec.coding.frame import (
     limited_bits,
@@ -26,8 +27,9 @@ from codec.coding.frame import (
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_BANDS, CodecConfig
 from codec.jit import kernel
-from codec.model import coding_dtype
+from codec.model import coding_dtype, coding_model
 from codec.records import new, record
+from codec.weights import Weights
 
 DROPPED_AT_ONCE = 4  # coefficients from the top, where nothing else makes a frame fit
 
@@ -39,6 +41,16 @@ def model_dtype(config: CodecConfig) -> np.dtype[Any]:
         coding=coding_dtype(config),  # of predicted frames,
         intra=coding_dtype(config),  # and of intra frames
     )
+
+
+def make_model(weights: Weights) -> Any:
+    """Return the record of trained weights for the encoder."""
+    config = weights.config
+    model = new(model_dtype(config))
+    model["analysis"] = make_analysis(weights.tensors, config)
+    model["coding"] = coding_model(weights.of_kind(intra=False), config)
+    model["intra"] = coding_model(weights.of_kind(intra=True), config)
+    return model
 
 
 def state_dtype(config: CodecConfig) -> np.dtype[Any]:
@@ -196,6 +208,8 @@ class FrameEncoder:
         data = np.zeros(int(sizes.sum()), np.uint8)
         failed = encode_frames(self.model, self.state, envelopes, spectra, sizes, intra, data)
         if failed >= 0:
-            raise ValueError(f"packet {failed} of {sizes[failed]} bytes is too small: use 12 or more")
+            raise ValueError(
+                f"packet {failed} of {sizes[failed]} bytes is too small: use 12 or more"
+            )
         whole, edges = data.tobytes(), np.concatenate([[0], np.cumsum(sizes)])
         return [whole[a:b] for a, b in zip(edges[:-1], edges[1:], strict=True)]

@@ -140,7 +140,11 @@ def make_model(
     model["conv"], model["conv_bias"] = of("conv.weight").transpose(2, 1, 0), of("conv.bias")
     model["gates"], model["gates_bias"] = of("gru.weight_ih_l0").T, of("gru.bias_ih_l0")
     model["memory"], model["memory_bias"] = of("gru.weight_hh_l0").T, of("gru.bias_hh_l0")
-    for target, source in (("local1", "local.0"), ("local2", "local.2"), ("local3", "local_outputs")):
+    for target, source in (
+        ("local1", "local.0"),
+        ("local2", "local.2"),
+        ("local3", "local_outputs"),
+    ):
         model[target] = of(f"{source}.weight")
         model[f"{target}_bias"] = of(f"{source}.bias")
     return model

@@ -39,6 +39,9 @@ TOTAL_BITS = 15  # of probabilities
 TOTAL = 1 << TOTAL_BITS
 COST_ONE = 256  # code lengths are in 1/256 bit
 ENVELOPE_LIMIT = 8192  # |decoded envelope|, Q8 octaves
+FEATURE_LIMIT = 1023  # of the context model, Q6: ±16
+HIDDEN_LIMIT = 4095  # its activations, Q8: 16
+ACCUMULATOR_LIMIT = 1 << 31  # its sums
 NETWORK_LIMIT = 16.0  # |parameter| of the float networks; trained ones stay below 3
 
 

@@ -19,13 +19,18 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, deserialize
 
-from codec import analysis, decoder, encoder, enhancer
-from codec.coding.context import ACCUMULATOR_LIMIT, FEATURE_LIMIT, HIDDEN_LIMIT
 from codec.config import FINGERPRINT_BYTES, NUM_BANDS, CodecConfig
 from codec.errors import WeightsError
-from codec.model import ENVELOPE_LIMIT, FIELDS, TOTAL, Field, coding_model, field_shape
-from codec.dsp import mdct
-from codec.records import new
+from codec.model import (
+    ACCUMULATOR_LIMIT,
+    ENVELOPE_LIMIT,
+    FEATURE_LIMIT,
+    FIELDS,
+    HIDDEN_LIMIT,
+    TOTAL,
+    Field,
+    field_shape,
+)
 
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "data" / "codec.safetensors"
 INTRA_PREFIX = "intra."
@@ -65,24 +70,6 @@ class Weights:
         """Return the tensors of one kind of frames by the names of ``FIELDS``."""
         names = {field.name: (INTRA_PREFIX if intra and field.own else "") for field in FIELDS}
         return {name: self.tensors[prefix + name] for name, prefix in names.items()}
-
-    def encoder_model(self) -> Any:
-        """Return the record of type ``encoder.model_dtype``."""
-        model = new(encoder.model_dtype(self.config))
-        model["analysis"] = analysis.make_model(self.tensors, self.config)
-        model["coding"] = coding_model(self.of_kind(False), self.config)
-        model["intra"] = coding_model(self.of_kind(True), self.config)
-        return model
-
-    def decoder_model(self) -> Any:
-        """Return the record of type ``decoder.model_dtype``."""
-        model = new(decoder.model_dtype(self.config))
-        model["transform"] = mdct.make_transform()
-        model["coding"] = coding_model(self.of_kind(False), self.config)
-        model["intra"] = coding_model(self.of_kind(True), self.config)
-        interpolation = self.tensors["allocation.interpolation"]
-        model["enhancer"] = enhancer.make_model(self.tensors, interpolation, self.config)
-        return model
 
 
 # --- the file -------------------------------------------------------------------------------------
@@ -281,4 +268,3 @@ def load_weights(path: Path | None = None) -> Weights:
             raise
         raise _unfit(path, error) from None
     return weights
-

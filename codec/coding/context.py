@@ -37,13 +37,11 @@ from codec.config import (
     CodecConfig,
 )
 from codec.jit import kernel
+from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT
 from codec.records import record
 
 TABLE_PARTS = 16  # positions between two rows or columns
 ROW_OFFSET = 24  # row of a Laplace scale of one step; rows are an eighth of an octave apart
-FEATURE_LIMIT = 1023  # Q6: ±16
-HIDDEN_LIMIT = 4095  # Q8: 16
-ACCUMULATOR_LIMIT = 1 << 31
 MAGNITUDE_LIMIT = 2000  # as far as neighbours are concerned
 COMPRESS_LIMIT = 2047
 MAX_HARMONIC_LAG = 20  # coefficients

@@ -101,9 +101,7 @@ def limited_bits(num_bytes):
 def set_envelope(model, state, intra, num_stages):
     """Decode the envelope from the frame's indices; an intra frame has itself for its past."""
     past, frame = state.past, state.frame
-    envelope.reconstruct(
-        model.envelope, past.envelope, frame.indices, num_stages, frame.envelope
-    )
+    envelope.reconstruct(model.envelope, past.envelope, frame.indices, num_stages, frame.envelope)
     if intra:
         for j in range(NUM_BANDS):
             past.envelope[j] = frame.envelope[j]

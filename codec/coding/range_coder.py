@@ -31,6 +31,7 @@ module, delete the `__pycache__` folders.
 """
 
 import numpy as np
+
 from codec.jit import kernel
 
 STATE_SIZE = 8

@@ -100,9 +100,9 @@ def track_pitch(frame):
         c, d = frame[MAX_LAG + n + 2], frame[MAX_LAG + n + 3]
         x = frame[n + 1 : n + count + 4]
         for i in range(count):
-            correlation[i] = (
-                ((correlation[i] + a * x[i]) + b * x[i + 1]) + c * x[i + 2]
-            ) + d * x[i + 3]
+            correlation[i] = (((correlation[i] + a * x[i]) + b * x[i + 1]) + c * x[i + 2]) + d * x[
+                i + 3
+            ]
     own = np.float64(0.0)
     for n in range(WINDOW):
         own += np.float64(frame[MAX_LAG + n]) * np.float64(frame[MAX_LAG + n])

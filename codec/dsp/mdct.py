@@ -29,7 +29,6 @@ from codec.dsp.layers import add_dense
 from codec.jit import kernel
 from codec.records import new, record
 
-
 # The windowed basis, and its transpose.
 TRANSFORM = record(
     forward=(np.float32, (2 * HOP_LENGTH, HOP_LENGTH)),
