@@ -6,7 +6,6 @@ Never a traceback, a hang, or memory that the size of the file does not explain.
 from __future__ import annotations
 
 import io
-import os
 import random
 import resource
 import struct
@@ -216,18 +215,6 @@ def test_what_is_not_a_file(suffix: str, tmp_path: Path) -> None:
     (tmp_path / f"link{suffix}").symlink_to(f"link{suffix}")  # leads to itself
     with pytest.raises(AudioError, match="no such file"):
         read_audio(tmp_path / f"link{suffix}")
-
-
-def test_name_that_is_no_text(tmp_path: Path) -> None:
-    path = Path(str(tmp_path / "a") + b"\xff.wav".decode(errors="surrogateescape"))
-    path.write_bytes(wav())
-    assert len(read_audio(path)[0]) == 100
-    command = [sys.executable, str(ROOT / "cli.py"), "encode", path, path.with_suffix(".bin")]
-    environment = {**os.environ, "PYTHONUTF8": "1"}
-    result = subprocess.run(command, capture_output=True, timeout=300, env=environment)
-    assert result.returncode == 0, result.stderr
-    assert result.stderr == b""
-    assert rb"a\udcff.bin: 0.01 s" in result.stdout
 
 
 # ---------------------------------------------------------------------------- memory

@@ -1,0 +1,85 @@
+"""Start-up, help, closed streams: what the program does before it works."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli_helpers import CLI, ROOT, run, shared_stream, shared_wav
+
+HEAVY = {"torch", "torchaudio", "scipy", "matplotlib", "pandas"}
+
+
+@pytest.mark.parametrize(
+    "arguments, forbidden",
+    [
+        (["--help"], HEAVY | {"numba", "soundfile", "soxr", "numpy"}),
+        (["encode", "--help"], HEAVY | {"numba", "soundfile", "soxr", "numpy"}),
+        (["info", "STREAM"], HEAVY | {"soundfile", "soxr"}),
+        (["encode", "WAV", "OUT.bin"], HEAVY),
+        (["decode", "STREAM", "OUT.wav"], HEAVY),
+    ],
+)
+def test_imports(arguments: list[str], forbidden: set[str], tmp_path: Path) -> None:
+    names = {"STREAM": str(shared_stream()), "WAV": str(shared_wav())}
+    arguments = [names.get(a, a.replace("OUT", str(tmp_path / "out"))) for a in arguments]
+    code = (
+        "import sys, cli\n"
+        "try: cli.app(sys.argv[1:])\n"
+        "except SystemExit as leave: code = leave.code\n"
+        f"heavy = {forbidden!r} & set(sys.modules)\n"
+        "sys.exit(code or (f'imported {heavy}' if heavy else 0))"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+
+
+def test_every_option_has_help() -> None:
+    for command in ("encode", "decode", "info"):
+        help_text = run(command, "--help").stdout
+        lines = help_text.split("Options:")[1].splitlines()
+        for line in lines:
+            if line.startswith("  --"):
+                assert len(line.split("  ")) > 2 or lines[lines.index(line) + 1].strip(), line
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_closed_streams(closed: str, tmp_path: Path) -> None:
+    """Files do not get what is meant for standard output or error, and nothing goes wrong."""
+    wanted = shared_stream().read_bytes()
+    command = " ".join(CLI)
+    script = f"{command} encode {shared_wav()} {tmp_path}/a.bin {closed}"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stderr == b""
+    assert (tmp_path / "a.bin").read_bytes() == wanted
+
+
+def test_closed_streams_that_are_needed(tmp_path: Path) -> None:
+    command = " ".join(CLI)
+    for script, word in (
+        (f"{command} encode - {tmp_path}/a.bin <&-", b"standard input is closed"),
+        (f"{command} encode {shared_wav()} - >&-", b"standard output is closed"),
+        (f"{command} encode {tmp_path}/missing {tmp_path}/a.bin 2>&-", b""),
+    ):
+        result = subprocess.run(["bash", "-c", script], capture_output=True, timeout=300)
+        assert result.returncode == 2
+        assert word in result.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_standard_output_is_full() -> None:
+    script = f"{' '.join(CLI)} info {shared_stream()} > /dev/full"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, timeout=300)
+    assert result.returncode == 2
+    assert result.stderr.count(b"\n") == 1
+    assert b"No space left" in result.stderr
+
+
+def test_who_reads_has_enough() -> None:
+    script = f"{' '.join(CLI)} decode {shared_stream()} - | head -c 1000 | wc -c; exit $PIPESTATUS"
+    result = subprocess.run(["bash", "-c", script], capture_output=True, timeout=300)
+    assert (result.stdout, result.stderr) == (b"1000\n", b"")

@@ -1,0 +1,241 @@
+"""Files in pieces: the bytes of the whole, in memory that does not grow; trees on threads."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from codec import Codec
+from codec.errors import AudioError, BitstreamError, CodecError, WeightsError
+from codec.io.audio import read_audio
+from codec.io.wav import write_wav
+from codec.pieces import DecodeOptions, EncodeOptions, Outcome, Stopped
+from codec.transcode import choose_target, decode_file, encode_file, list_files, pair_up, run_pairs
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def stereo(tmp_path_factory: pytest.TempPathFactory, speech: np.ndarray) -> Path:
+    """Speech of 5 s at 44.1 kHz in two channels, several blocks long."""
+    path = tmp_path_factory.mktemp("stereo") / "in.flac"
+    x = np.tile(speech, 5)[: 5 * 44100 + 17]
+    soundfile.write(path, np.stack([x, 0.3 * x], 1), 44100)
+    return path
+
+
+@pytest.mark.parametrize("vbr, intra_only", [(False, False), (True, False), (False, True)])
+def test_the_bytes_are_those_of_the_whole(
+    codec: Codec, stereo: Path, tmp_path: Path, vbr: bool, intra_only: bool
+) -> None:
+    outcome = encode_file(codec, stereo, tmp_path / "a.bin", EncodeOptions(9.6, vbr, intra_only))
+    wave, rate, notes = read_audio(stereo)
+    data = (tmp_path / "a.bin").read_bytes()
+    assert data == codec.encode(wave, rate, 9.6, vbr, intra_only)
+    assert outcome.notes == [*notes, "resampled from 44100 to 16000 Hz"]
+    assert (outcome.num_samples, outcome.sample_rate, outcome.num_bytes) == (
+        len(wave), 44100, len(data)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("source_rate", [False, True])
+def test_the_samples_are_those_of_the_whole(
+    codec: Codec, stereo: Path, tmp_path: Path, source_rate: bool
+) -> None:
+    encode_file(codec, stereo, tmp_path / "a.bin", EncodeOptions())
+    options = DecodeOptions(None if source_rate else 16000)
+    outcome = decode_file(codec, tmp_path / "a.bin", tmp_path / "a.wav", options)
+    data = (tmp_path / "a.bin").read_bytes()
+    wave, rate = codec.decode_with_rate(data, source_rate)
+    write_wav(tmp_path / "whole.wav", wave, rate)
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+    assert (outcome.num_samples, outcome.sample_rate) == (len(wave), rate)
+
+
+def test_salvage_is_that_of_the_whole(codec: Codec, stereo: Path, tmp_path: Path) -> None:
+    encode_file(codec, stereo, tmp_path / "a.bin", EncodeOptions())
+    data = bytearray((tmp_path / "a.bin").read_bytes())
+    data[len(data) // 2] ^= 1
+    del data[-100:]
+    (tmp_path / "a.bin").write_bytes(data)
+    with pytest.raises(BitstreamError):
+        decode_file(codec, tmp_path / "a.bin", tmp_path / "a.wav", DecodeOptions())
+    assert not (tmp_path / "a.wav").exists()
+    outcome = decode_file(
+        codec, tmp_path / "a.bin", tmp_path / "a.wav", DecodeOptions(salvage=True)
+    )
+    wave, rate, problems = codec.salvage(bytes(data))
+    write_wav(tmp_path / "whole.wav", wave, rate)
+    assert outcome.problems == problems
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "whole.wav").read_bytes()
+
+
+def test_a_length_that_nobody_announced(codec: Codec, stereo: Path, tmp_path: Path) -> None:
+    """FLAC as encoders write it into a pipe has the right header when it is coded."""
+    data = bytearray(stereo.read_bytes())
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)
+    (tmp_path / "a.flac").write_bytes(data)
+    encode_file(codec, tmp_path / "a.flac", tmp_path / "a.bin", EncodeOptions())
+    encode_file(codec, stereo, tmp_path / "b.bin", EncodeOptions())
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+
+
+def test_given_up(codec: Codec, stereo: Path, tmp_path: Path) -> None:
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        encode_file(codec, stereo, tmp_path / "a.bin", EncodeOptions(), stop)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- trees ----------------------------------------------------------------------------------------
+
+
+def test_outcomes_come_in_order_and_errors_stop_nothing() -> None:
+    first_may_end = threading.Event()
+
+    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
+        if source.name == "0":
+            assert first_may_end.wait(10)
+        first_may_end.set()
+        errors: dict[str, Exception] = {
+            "1": AudioError("1: is bad"), "2": OSError(28, "No space left on device", "t/2"),
+            "3": MemoryError(), "4": KeyError("bug"), "5": ValueError("without a name"),
+        }  # fmt: skip
+        if source.name in errors:
+            raise errors[source.name]
+        return Outcome(source, target)
+
+    pairs = [(Path(str(i)), Path("t") / str(i)) for i in range(8)]
+    outcomes = list(run_pairs(work, pairs, 3))
+    assert [str(outcome.source) for outcome in outcomes] == [str(i) for i in range(8)]
+    assert [outcome.error for outcome in outcomes] == [
+        "", "1: is bad", "t/2: No space left on device", "3: not enough memory",
+        "4: internal error (KeyError('bug')); please report it", "5: without a name", "", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_wrong_weights_stop_everything(jobs: int) -> None:
+    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
+        raise WeightsError("no weights")
+
+    with pytest.raises(WeightsError):
+        list(run_pairs(work, [(Path("a"), Path("b"))] * 5, jobs))
+
+
+def test_closing_gives_up_what_has_begun() -> None:
+    begun = threading.Event()
+
+    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
+        if source.name == "0":
+            return Outcome(source, target)
+        begun.set()
+        assert stop.wait(10)
+        raise Stopped
+
+    outcomes = run_pairs(work, [(Path(str(i)), Path("t")) for i in range(50)], 2)
+    next(outcomes)
+    assert begun.wait(10)
+    outcomes.close()  # returns at once
+
+
+def test_several_threads_make_the_same_bytes(codec: Codec, stereo: Path, tmp_path: Path) -> None:
+    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
+        return encode_file(codec, source, target, EncodeOptions(), stop)
+
+    list(run_pairs(work, [(stereo, tmp_path / f"{i}.bin") for i in range(4)], 2))
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+    assert len(list(tmp_path.iterdir())) == 4
+
+
+# --- where outputs go -----------------------------------------------------------------------------
+
+
+def test_choose_target(tmp_path: Path) -> None:
+    source, folder = tmp_path / "a.wav", tmp_path / "folder"
+    source.touch()
+    folder.mkdir()
+    for target, wanted in (
+        (None, tmp_path / "a.bin"),
+        (str(tmp_path / "x.y"), tmp_path / "x.y"),
+        (str(folder), folder / "a.bin"),
+        (f"{tmp_path}/new/", tmp_path / "new" / "a.bin"),
+    ):
+        assert choose_target(source, target, ".bin", False) == wanted
+    assert choose_target(folder, f"{tmp_path}/new/", ".bin", False) == tmp_path / "new"
+    assert choose_target(Path("-"), str(source), ".bin", False) == source
+    (tmp_path / "a.bin").touch()
+    assert choose_target(source, None, ".bin", True) == tmp_path / "a.bin"
+    assert choose_target(source, str(tmp_path / "a.bin"), ".bin", False) == tmp_path / "a.bin"
+    for target in (None, str(source), f"{source}/x"):
+        with pytest.raises(CodecError):
+            choose_target(source, target, ".bin", False)
+    for target in (None, str(source), str(folder)):
+        with pytest.raises(CodecError):
+            choose_target(folder, target, ".bin", True)
+
+
+def test_list_files(tmp_path: Path) -> None:
+    for name in ("b.wav", "a/c.WAV", "a/b.flac", "a.txt", ".x.wav", ".d/x.wav", "e/Makefile"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    found, notes = list_files(tmp_path, {".wav", ".flac"})
+    assert found == [tmp_path / name for name in ("a/b.flac", "a/c.WAV", "b.wav")]
+    assert notes == [f"{tmp_path}: left out, by their names: 1 .txt, 1 no suffix"]
+    pairs, clashes = pair_up([*found, tmp_path / "b.flac"], tmp_path, Path("out"), ".bin")
+    assert [str(pair[1]) for pair in pairs] == ["out/a/b.bin", "out/a/c.bin", "out/b.bin"]
+    assert [clash.error for clash in clashes] == [
+        f"{tmp_path / 'b.flac'}: b.wav has the same output name; rename one of them"
+    ]
+
+
+# --- memory ---------------------------------------------------------------------------------------
+
+_MEASURE = """
+import sys
+from codec import Codec
+from codec.pieces import DecodeOptions, EncodeOptions
+from codec.transcode import decode_file, encode_file
+
+def peak():
+    lines = open("/proc/self/status").read().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) // 1024
+
+codec = Codec.load()
+peaks = []
+for name in ("short", "long"):
+    encode_file(codec, f"{sys.argv[1]}/{name}.wav", f"{sys.argv[1]}/{name}.bin", EncodeOptions())
+    peaks.append(peak())
+for name in ("short", "long"):
+    out = f"{sys.argv[1]}/{name}.out.wav"
+    decode_file(codec, f"{sys.argv[1]}/{name}.bin", out, DecodeOptions(None))
+    peaks.append(peak())
+print(*peaks)
+"""
+
+
+@pytest.mark.parametrize("minutes", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_memory_does_not_grow_with_the_signal(
+    speech: np.ndarray, tmp_path: Path, minutes: int
+) -> None:
+    frames = np.stack([np.tile(speech, 3)[: 3 * 48000]] * 2, 1)
+    for name, repeats in (("short", 1), ("long", 20 * minutes)):
+        with soundfile.SoundFile(tmp_path / f"{name}.wav", "w", 48000, 2) as file:
+            for _ in range(repeats):
+                file.write(frames)
+    command = [sys.executable, "-c", _MEASURE, str(tmp_path)]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr
+    peaks = list(map(int, result.stdout.split()))
+    print(f"peaks in MB: {peaks}")
+    assert peaks[1] - peaks[0] < 20
+    assert peaks[3] - peaks[2] < 20
+    assert peaks[-1] < 300
