@@ -1,8 +1,47 @@
-"""Run the integer range coder inside compiled loops (numba).
+"""Integer range coder: symbols and their probabilities become bytes, and symbols again.
 
-The arithmetic, and every byte, is that of `codec.range_coder`: read that module for how a range
-coder works.  Here the coder is a handful of functions on a small int64 array, so that the
-sequential loops of the packet coder can call them, and can try something out and take it back:
+How a range coder works
+-----------------------
+Think of a whole packet as one binary fraction in [0, 1). Coding starts with the interval [0, 1),
+and every symbol narrows it: the interval is divided in proportion to the probabilities of the
+possible symbols, and the part of the symbol that did occur is kept. For an alphabet
+a (1/2), b (1/4), c (1/4) the message "b a" is coded as
+
+::
+
+    0             1/2     3/4      1
+    |------a-------|---b---|---c---|        "b": keep [1/2, 3/4)
+                   |--a|-b-|                "a": keep [1/2, 5/8)
+
+In the end any fraction inside the interval identifies the message, so one sends the shortest:
+1/2, or in binary 0.1, one single bit here. The width of the interval is the product of the
+probabilities, so the number of bits is the sum of -log2(probability), the entropy, plus at most one
+for the whole packet. A likely symbol may cost a hundredth of a bit.
+
+The decoder knows the same probabilities. It sees which part of the interval the fraction lies in,
+which tells it the first symbol; then it narrows its interval in the same way, and goes on.
+
+Integers only
+-------------
+``low`` and ``range`` hold a 32-bit window of the interval. Whenever the width falls below 2^24, the
+top byte of ``low`` is settled and is shifted out. Settled but for a carry: a later addition to
+``low`` may still overflow into it. So the last byte is held back (``cache``), together with the
+number of 0xFF bytes after it (``pending``), through which a carry would run.
+
+Probabilities are cumulative frequencies with a total of 2^total_bits. A symbol owns
+[cum_low, cum_high). ``range >> total_bits`` is the width of one unit; what the division leaves over
+goes to the last symbol, so that no part of the interval is lost.
+
+Nothing wasted at the ends
+--------------------------
+The first byte is not a constant (as it is in LZMA). :func:`enc_finish` takes the number in
+[low, low + range) with most trailing zero bits; zero bytes at the end need not be sent, since the
+decoder reads zeros beyond the end of its packet.
+
+In compiled loops
+-----------------
+The coder is a handful of functions on a small int64 array, so that loops can try something out and
+take it back::
 
     trial[:] = state            # everything the encoder remembers is in the state,
     ...                         # and bytes of `buf` that it still needs are never rewritten,
@@ -26,8 +65,11 @@ Decoder state, int64, shape [STATE_SIZE]
     DEC_END       index in `buf` of the end of the packet; beyond it, zeros are read
     DEC_SHIFTED   number of bytes shifted in since the start
 
-numba's cache does not notice a change in a function called from another file: after editing this
-module, delete the `__pycache__` folders.
+References
+----------
+G. N. N. Martin, "Range encoding: an algorithm for removing redundancy from a digitised message",
+Video & Data Recording Conference, Southampton, 1979.
+RFC 6716 (Opus), section 4.1: the range decoder, and how to tell the bits used so far.
 """
 
 import numpy as np
