@@ -1,20 +1,21 @@
 """What several tests share: one thread, the shipped codec, and speech-like signals."""
 
+import os
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from codec import Codec
+from codec.io.audio import read_audio
+from codec.io.resample import to_codec_rate
+
+# Read by torch, where a test imports it: small tensors are faster on one thread, and tests that run
+# side by side do not take each other's processors.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO_SPEECH = Path(__file__).resolve().parent.parent / "demo" / "speech"
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Keep torch from taking the whole machine; small tensors are faster so, too."""
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
@@ -23,6 +24,7 @@ def codec() -> Codec:
     return Codec.load()
 
 
+@lru_cache(maxsize=8)
 def synthetic_speech(seconds: float, seed: int = 0) -> np.ndarray:
     """Return something like speech: voiced syllables, fricatives and pauses.
 
@@ -31,7 +33,7 @@ def synthetic_speech(seconds: float, seed: int = 0) -> np.ndarray:
 
     Returns
     -------
-    float32 array, shape [T], 16 kHz, peak 0.5
+    float32 array, shape [T], 16 kHz, peak 0.5; shared, so do not change it
     """
     rng = np.random.default_rng(seed)
     num_samples = round(seconds * 16000)
@@ -84,9 +86,6 @@ def speech() -> np.ndarray:
 @pytest.fixture(scope="session")
 def demo_speech() -> np.ndarray:
     """Two seconds of each recording of the demo, float32, 16 kHz."""
-    from codec.io.audio import read_audio
-    from codec.io.resample import to_codec_rate
-
     pieces = []
     for path in sorted(DEMO_SPEECH.glob("*.flac")):
         waveform, rate, _ = read_audio(path)

@@ -1,16 +1,20 @@
 """The M-best search of the envelope's codewords, on a small random model."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 from codec.coding.envelope import BEAM, RATE_WEIGHT, predict, search
-from codec.config import NUM_BANDS
-from codec.model import TOTAL, EnvelopeModel, code_lengths
+from codec.config import NUM_BANDS, CodecConfig
+from codec.model import TOTAL, code_lengths, coding_dtype
+from codec.records import fill, new
 
 STAGES, SIZE = 3, BEAM
+DTYPE = coding_dtype(CodecConfig(num_stages=STAGES, codebook_bits=3))["envelope"]
 
 
-def make_model(seed: int = 0, twice: bool = False) -> EnvelopeModel:
+def make_model(seed: int = 0, twice: bool = False) -> Any:
     """Return random codebooks and probabilities; ``twice``: codewords come in equal pairs."""
     rng = np.random.default_rng(seed)
     scale = 400.0 * 0.5 ** np.arange(STAGES)[:, None, None]
@@ -23,14 +27,17 @@ def make_model(seed: int = 0, twice: bool = False) -> EnvelopeModel:
     cdf[:, 1:] = counts.cumsum(1)
     predictor = 2800 * np.eye(NUM_BANDS) + 100 * rng.standard_normal((NUM_BANDS, NUM_BANDS))
     bias = rng.integers(-500, 500, NUM_BANDS)
-    columns = np.ascontiguousarray(codebooks.transpose(0, 2, 1).astype(np.float32))
-    return EnvelopeModel(
-        codebooks, predictor.astype(np.int32), bias.astype(np.int32), bias.astype(np.int32), cdf,
-        code_lengths(cdf), columns,
-    )  # fmt: skip
+    model = new(DTYPE)
+    values = {
+        "codebooks": codebooks, "predictor": predictor.astype(np.int32), "bias": bias,
+        "initial": bias, "index_cdf": cdf, "index_cost": code_lengths(cdf),
+        "columns": codebooks.transpose(0, 2, 1),
+    }  # fmt: skip
+    fill(model, values)
+    return model
 
 
-def case(model: EnvelopeModel, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def case(model: Any, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return previous envelope, its prediction, and a target; whole, so that float32 is exact."""
     rng = np.random.default_rng(seed)
     previous = rng.integers(-3000, 0, NUM_BANDS).astype(np.int32)
@@ -40,7 +47,7 @@ def case(model: EnvelopeModel, seed: int) -> tuple[np.ndarray, np.ndarray, np.nd
     return previous, predicted, target
 
 
-def chosen(model: EnvelopeModel, previous: np.ndarray, target: np.ndarray, stages: int) -> list:
+def chosen(model: Any, previous: np.ndarray, target: np.ndarray, stages: int) -> list:
     indices = np.zeros(8, np.int64)
     search(model, previous, target, stages, indices)
     assert not indices[stages:].any()
@@ -50,7 +57,7 @@ def chosen(model: EnvelopeModel, previous: np.ndarray, target: np.ndarray, stage
 def test_prediction_is_rounded() -> None:
     model = make_model()
     previous, predicted, _ = case(model, 1)
-    wanted = ((model.predictor.astype(np.int64) @ previous + 2048) >> 12) + model.bias
+    wanted = ((model["predictor"].astype(np.int64) @ previous + 2048) >> 12) + model["bias"]
     assert predicted.tolist() == wanted.tolist()
 
 
@@ -58,7 +65,7 @@ def test_prediction_is_rounded() -> None:
 def test_few_stages_are_searched_in_full(stages: int) -> None:
     """With as many paths as codewords, one or two stages are searched in full."""
     model = make_model()
-    books, cost = model.codebooks.astype(np.int64), model.index_cost
+    books, cost = model["codebooks"].astype(np.int64), model["index_cost"]
     for seed in range(40):
         previous, predicted, target = case(model, seed)
         sums, bits = books[0], cost[0]
@@ -75,15 +82,15 @@ def test_the_beam_is_better_than_greed() -> None:
         previous, predicted, target = case(model, seed)
         residual = target - predicted
         for s in range(STAGES):
-            errors = np.square(residual - model.codebooks[s].astype(np.int64)).sum(-1)
-            errors = errors + float(RATE_WEIGHT) * model.index_cost[s]
-            residual = residual - model.codebooks[s, errors.argmin()]
-            greedy += float(RATE_WEIGHT) * model.index_cost[s, errors.argmin()]
+            errors = np.square(residual - model["codebooks"][s].astype(np.int64)).sum(-1)
+            errors = errors + float(RATE_WEIGHT) * model["index_cost"][s]
+            residual = residual - model["codebooks"][s, errors.argmin()]
+            greedy += float(RATE_WEIGHT) * model["index_cost"][s, errors.argmin()]
         greedy += np.square(residual).sum()
         indices = chosen(model, previous, target, STAGES)
-        words = sum(model.codebooks[s, i].astype(np.int64) for s, i in enumerate(indices))
+        words = sum(model["codebooks"][s, i].astype(np.int64) for s, i in enumerate(indices))
         found += np.square(target - predicted - words).sum()
-        found += float(RATE_WEIGHT) * sum(model.index_cost[s, i] for s, i in enumerate(indices))
+        found += float(RATE_WEIGHT) * sum(model["index_cost"][s, i] for s, i in enumerate(indices))
     assert found < greedy
 
 
