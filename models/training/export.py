@@ -280,7 +280,7 @@ def load_net(net: CodecNet, weights: Weights) -> None:
     ValueError   a tensor is missing or has another shape
     """
     for intra in (False, True):
-        restore(net_parameters(net, intra)(weights, intra))
+        restore(net_parameters(net, intra), weights.of_kind(intra))
 
 
 def import_net(weights: Weights, estimator: str = "nsvq") -> CodecNet:
