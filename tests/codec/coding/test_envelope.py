@@ -1,13 +1,23 @@
-"""The M-best search of the envelope's codewords, on a small random model."""
+"""Predictive MSVQ of the envelope: search, reconstruction, indices; on a small random model."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
-from codec.coding.envelope import BEAM, RATE_WEIGHT, predict, search
+from codec.coding.envelope import (
+    BEAM,
+    RATE_WEIGHT,
+    get,
+    predict,
+    price,
+    put,
+    reconstruct,
+    search,
+)
+from codec.coding.range_coder import STATE_SIZE, dec_init, enc_finish, enc_init, enc_tell_bits
 from codec.config import NUM_BANDS, CodecConfig
-from codec.model import TOTAL, code_lengths, coding_dtype
+from codec.model import COST_ONE, ENVELOPE_LIMIT, TOTAL, code_lengths, coding_dtype
 from codec.records import fill, new
 
 STAGES, SIZE = 3, BEAM
@@ -99,3 +109,35 @@ def test_equal_codewords_give_the_lowest_index() -> None:
     for seed in range(20):
         previous, _, target = case(model, seed)
         assert not any(i & 1 for i in chosen(model, previous, target, STAGES))
+
+
+def test_reconstruction_is_prediction_and_codewords_within_the_limits() -> None:
+    model, out = make_model(), np.zeros(NUM_BANDS, np.int32)
+    rng = np.random.default_rng(0)
+    for seed in range(20):
+        previous, predicted, _ = case(model, seed)
+        indices = rng.integers(0, SIZE, STAGES)
+        reconstruct(model, previous, indices, STAGES, out)
+        words = sum(model["codebooks"][s, i].astype(np.int64) for s, i in enumerate(indices))
+        assert out.tolist() == (predicted + words).tolist()
+    for level in (-ENVELOPE_LIMIT, ENVELOPE_LIMIT - 1):
+        model["bias"] = 100 * level
+        reconstruct(model, previous, indices, STAGES, out)
+        assert (out == level).all()
+
+
+def test_indices_come_back_and_cost_what_is_said() -> None:
+    model, rng = make_model(), np.random.default_rng(1)
+    coder, data = np.zeros(STATE_SIZE, np.int64), np.zeros(1024, np.uint8)
+    messages = rng.integers(0, SIZE, (50, STAGES))
+    enc_init(coder)
+    for indices in messages:
+        put(model, indices, STAGES, coder, data)
+    said = sum(price(model, indices, STAGES) for indices in messages) / COST_ONE
+    assert enc_tell_bits(coder) / 8 == pytest.approx(said, abs=1)
+    assert enc_finish(coder, data, data.size)
+    dec_init(coder, data, 0, data.size)
+    got = np.zeros(STAGES, np.int64)
+    for indices in messages:
+        get(model, STAGES, coder, data, got)
+        assert got.tolist() == indices.tolist()

@@ -1,0 +1,56 @@
+"""Frames as the shipped codec's encoder chooses them, for tests of what happens inside one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from codec import Codec
+from codec.bitstream import cbr_packet_sizes
+from codec.coding.frame import limited_bits, set_envelope, set_step, shape_steps, update
+from codec.coding.frame import state_dtype as coding_state_dtype
+from codec.config import FRAME_LENGTH
+from codec.encoder import FrameEncoder, choose_frame, default_stages
+from codec.records import new
+
+
+def stages_of(rate: float) -> int:
+    return default_stages(round(rate * 1000))
+
+
+def frame_encoder(codec: Codec, rate: float = 13.2) -> FrameEncoder:
+    return codec.frame_encoder(codec.header(0, 16000, rate))
+
+
+def sizes_of(rate: float, count: int) -> np.ndarray:
+    return np.array(cbr_packet_sizes(round(rate * 1000), count), np.int64)
+
+
+def chosen_frames(
+    codec: Codec, wave: np.ndarray, frame_bytes: int, intra: bool = False, stages: int = 3
+) -> Iterator[tuple[Any, Any, np.ndarray]]:
+    """Yield coding model, encoder state and spectrum of each frame when its integers are chosen."""
+    encoder = frame_encoder(codec)
+    model, state = encoder.model["intra" if intra else "coding"], encoder.state
+    whole = np.ascontiguousarray(wave[: len(wave) // FRAME_LENGTH * FRAME_LENGTH])
+    spectra, envelopes = encoder.analyse(whole)
+    kind = (limited_bits(frame_bytes), intra, stages)
+    for spectrum, envelope in zip(spectra, envelopes, strict=True):
+        choose_frame(model, state, envelope, spectrum, kind)
+        yield model, state, spectrum
+        update(state["coding"])
+
+
+def coding_state(codec: Codec) -> Any:
+    """Return the state of a coder before the first frame."""
+    state = new(coding_state_dtype(codec.config))
+    state["past"]["envelope"] = codec._encoder["coding"]["envelope"]["initial"]
+    return state
+
+
+def set_frame(model: Any, state: Any, kind: tuple, delta: int, levels: np.ndarray) -> None:
+    """Make a frame of any integers; ``kind`` is (frame bits, intra, envelope stages)."""
+    frame_bits, intra, stages = kind
+    set_envelope(model, state, intra, stages)
+    set_step(state["frame"], shape_steps(model, state, frame_bits, stages), delta)
+    state["frame"]["levels"] = levels
