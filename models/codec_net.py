@@ -38,7 +38,7 @@ from models.dsp import (
     random_noise,
     track_pitch,
 )
-from models.enhancer import Enhancer
+from models.enhancer import DecodedFrames, Enhancer
 from models.msvq import PredictiveMSVQ
 from models.quantizers import QuantizerOutput
 
@@ -86,28 +86,6 @@ class Quantized(NamedTuple):
     uncoded: Tensor
 
 
-class DecodedFrames(NamedTuple):
-    """What the decoder has of each frame, received or concealed.
-
-    Attributes
-    ----------
-    coefficients, uncoded : float Tensor, shape [B, F, 2, N]
-    envelope, band_step : float Tensor, shape [B, F, bands]    octaves
-    log_bits : float Tensor, shape [B, F]
-    lag, periodicity : Tensors, shape [B, F, 2]                of the segments that blocks complete
-    loss : float Tensor, shape [B, F, NUM_LOSS_FEATURES]       None: no frame is lost
-    """
-
-    coefficients: Tensor
-    uncoded: Tensor
-    envelope: Tensor
-    band_step: Tensor
-    log_bits: Tensor
-    lag: Tensor
-    periodicity: Tensor
-    loss: Tensor | None
-
-
 def intra_stages(num_stages: Tensor, config: CodecConfig) -> Tensor:
     """Return the envelope stages of intra frames, as the decoder has them."""
     return (num_stages + INTRA_EXTRA_STAGES).clamp_max(config.num_stages)
@@ -140,6 +118,7 @@ class CodecNet(nn.Module):
         hard: bool = False,
         intra: Tensor | None = None,
         lost: Tensor | None = None,
+        preroll: int = 0,
     ) -> CodecOutput:
         """Code and decode a batch at the given frame sizes.
 
@@ -152,6 +131,7 @@ class CodecNet(nn.Module):
         intra : bool Tensor, shape [B]             sequences of intra frames
         lost : bool Tensor, shape [B, F]           frames that the decoder does not get; their
                                                    sequences should be intra
+        preroll : int                              first frames; the enhancer learns nothing there
 
         Returns
         -------
@@ -167,7 +147,7 @@ class CodecNet(nn.Module):
         noise = random_noise(spectrum)
         band_step = step[..., None] + offset
         frames = self.conceal(quantized, decoded, band_step, log_bits, lost)
-        enhanced, comb = self.enhance(frames, noise)
+        enhanced, comb = self.enhance(frames, noise, preroll)
         out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
         depth = frames.band_step - frames.envelope
         return CodecOutput(out, envelope, vq, quantized.levels, bits, step, depth)
@@ -299,20 +279,20 @@ class CodecNet(nn.Module):
             coefficients, quantized.uncoded, envelope, band_step, log_bits, lag, periodicity, loss
         )
 
-    def enhance(self, frames: DecodedFrames, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the enhanced spectrum [B, F, 2, N] and comb gains [B, F, 2, comb bands]."""
-        spectrum, comb, _ = self.enhancer(
-            frames.coefficients,
-            frames.envelope,
-            frames.band_step,
-            frames.log_bits,
-            noise,
-            frames.lag,
-            frames.periodicity,
-            uncoded=frames.uncoded,
-            loss=frames.loss,
-        )
-        return spectrum, comb
+    def enhance(
+        self, frames: DecodedFrames, noise: Tensor, preroll: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """Return the enhanced spectrum [B, F, 2, N] and comb gains [B, F, 2, comb bands].
+
+        The first ``preroll`` frames have no gradient: they are there to fill the memory.
+        """
+        if not preroll:
+            spectrum, comb, _ = self.enhancer(frames, noise)
+            return spectrum, comb
+        with torch.no_grad():
+            before = self.enhancer(frames.cut(None, preroll), noise[:, :preroll])
+        after = self.enhancer(frames.cut(preroll, None), noise[:, preroll:], before[2])
+        return torch.cat([before[0], after[0]], 1), torch.cat([before[1], after[1]], 1)
 
     def synthesize(self, spectrum: Tensor, lag: Tensor, comb: Tensor, length: int) -> Tensor:
         """Return the waveform [B, length] of a spectrum, comb filtered."""

@@ -1,20 +1,20 @@
-"""Causal learned enhancer: dequantized bins in, enhanced spectrum out (the decoder's float side).
+"""Causal learned enhancer: dequantized coefficients in, enhanced spectrum out.
 
 ::
 
-    bins of both blocks / envelope ─┐
-    step / envelope per band ───────┤► linear ─► causal conv (3 packets) ─► GRU ─► linear ─┐
-    envelope shape, level, rate ────┘                                                      │
-    periodicity, lag ───────────────┘                                                      │
-    bins of 2 packets ─► conv over frequency (local branch) ─► gain, value ──────────────(+)
-              ┌── gain [2, N], value [2, N], noise level [2, bands], comb [2, 3] ◄─────────┘
+    coefficients of both blocks / envelope ─┐
+    step / envelope per band ───────────────┤► dense ─► conv over 3 frames ─► GRU ─► dense ─┐
+    envelope shape, level, rate ────────────┤                                               │
+    periodicity, lag, losses ───────────────┘                                               │
+    coefficients of 2 frames ─► conv over frequency (local branch) ─► gain, value ─────────(+)
+              ┌── gain [2, N], value [2, N], noise level [2, bands], comb [2, 3] ◄──────────┘
               ▼
-    y = bins * gain + envelope * (value + noise level * noise where the bin was zero)
+    y = coefficient * gain + envelope * (value + noise level * noise where the level was zero)
     y / (1 + comb) ─► inverse MDCT ─► comb filter
 
-It works on whole packets: block 0 may look at block 1, which the packet holds anyway, so the
-algorithmic delay stays at one packet plus the MDCT overlap. Everything is relative to the
-envelope, so the output scales with the input.
+It works on whole frames: block 0 may look at block 1, which the packet holds anyway, so the delay
+stays at one frame plus the MDCT overlap. Everything is relative to the envelope, so the output
+scales with the input. The recurrent memory leaks: what is long past fades from it.
 """
 
 from __future__ import annotations
@@ -24,47 +24,131 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from codec.config import NUM_LOSS_FEATURES, NUM_LTPF_BANDS, CodecConfig
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    GRU_LEAK,
+    HOP_LENGTH,
+    NUM_BANDS,
+    NUM_LOSS_FEATURES,
+    NUM_LTPF_BANDS,
+    CodecConfig,
+)
 from codec.dsp.ltpf import band_response
+from codec.enhancer import (
+    LAG_CENTRE,
+    LEVEL_FLOOR,
+    LIMIT_REACH,
+    LOSS_HEADROOM,
+    NOISE_MAX,
+    NOISE_MIN,
+    NOISE_OFFSET,
+    NUM_INPUTS,
+    NUM_OUTPUTS,
+    PERIODIC_FROM,
+    PERIODIC_RANGE,
+    VALUE_REACH,
+)
 from models.dsp import band_interpolation
 
-# A bin may get a predicted value if one within this many bins of it was coded.
-VALUE_REACH = 4
-# Packets that the recurrent layer looks back at after a restart. It is trained on 2 s, its memory
-# drifts in longer runs: at 8 kbit/s that costs 0.1 PESQ. So no memory gets old (codec/decoder.py).
-WARM_UP = 20
-# Octaves: quieter packets than this look like it to the enhancer, whose training had hardly any. In
-# the digital silence between words of synthetic speech it lost its bearings for a second
-# (PESQ 1.5 instead of 3.2 at 13.2 kbit/s).
-LEVEL_FLOOR = -11.0
-# Packets that suffer from losses: by how much their energy, over so many bins, may exceed what is
-# known of it (1.5 dB).
-LOSS_HEADROOM, LIMIT_BINS = 1.4, 9
-# The comb filter is shut where the correlation at the lag is below the first value.
-PERIODIC_FROM, PERIODIC_RANGE = 0.3, 0.5
+# Of the inputs: what brings them to about ±1.
+SHAPE_SCALE, STEP_SCALE, LEVEL_SCALE, LEVEL_CENTRE, SIZE_CENTRE = 0.25, 0.5, 0.25, 8.0, 8.0
+SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH  # outputs: gains, values, then levels of the noise
 
 
-class EnhancerState(NamedTuple):
-    """What the packets of one call leave to the next.
+class DecodedFrames(NamedTuple):
+    """What the decoder has of each frame, received or concealed.
 
     Attributes
     ----------
-    level : float Tensor, shape [B, 1]            mean envelope of the last packet; NaN: none yet
-    conv : float Tensor, shape [B, 2, H]          input of the convolution
-    gru : float Tensor, shape [1, B, H]           memory of the recurrent layer
-    before : float Tensor, shape [B, <= WARM_UP, H]   its last inputs
-    bins : float Tensor, shape [B, 2, N]          of the last packet
+    coefficients : float Tensor, shape [B, F, 2, N]     dequantized
+    uncoded : float Tensor, shape [B, F, 2, N]          1 where noise goes: where the level is 0
+    envelope, band_step : float Tensor, shape [B, F, bands]   octaves
+    log_bits : float Tensor, shape [B, F]               log2 of the packet's bits
+    lag, periodicity : Tensors, shape [B, F, 2]         of the segments that the blocks complete
+    loss : float Tensor, shape [B, F, NUM_LOSS_FEATURES]   None: no frame is lost
+    """
+
+    coefficients: Tensor
+    uncoded: Tensor
+    envelope: Tensor
+    band_step: Tensor
+    log_bits: Tensor
+    lag: Tensor
+    periodicity: Tensor
+    loss: Tensor | None = None
+
+    def cut(self, begin: int | None, end: int | None) -> DecodedFrames:
+        """Return some of the frames."""
+        part = slice(begin, end)
+        return DecodedFrames(
+            self.coefficients[:, part],
+            self.uncoded[:, part],
+            self.envelope[:, part],
+            self.band_step[:, part],
+            self.log_bits[:, part],
+            self.lag[:, part],
+            self.periodicity[:, part],
+            None if self.loss is None else self.loss[:, part],
+        )
+
+
+class EnhancerState(NamedTuple):
+    """What the frames of one call leave to the next.
+
+    Attributes
+    ----------
+    level : float Tensor, shape [B, 1]               of the last frame, octaves; NaN: none yet
+    conv : float Tensor, shape [B, 2, H]             last inputs of the convolution
+    memory : float Tensor, shape [B, H]              of the recurrent layer
+    coefficients : float Tensor, shape [B, 2, N]     of the last frame
     """
 
     level: Tensor
     conv: Tensor
-    gru: Tensor
-    before: Tensor
-    bins: Tensor
+    memory: Tensor
+    coefficients: Tensor
+
+
+def compress(x: Tensor) -> Tensor:
+    """Return sign(x) ln(1 + |x|)."""
+    return x.sign() * torch.log1p(x.abs())
+
+
+class LeakyGRU(nn.Module):
+    """Gated recurrent unit whose memory is multiplied by ``GRU_LEAK`` before each frame.
+
+    What it knows fades with a time constant of a second, so that it cannot drift in long signals.
+    Parameters have the names, shapes and initial values of ``nn.GRU``'s.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        bound = size**-0.5
+
+        def parameter(*shape: int) -> nn.Parameter:
+            return nn.Parameter(torch.empty(shape).uniform_(-bound, bound))
+
+        self.weight_ih_l0, self.weight_hh_l0 = (parameter(3 * size, size) for _ in range(2))
+        self.bias_ih_l0, self.bias_hh_l0 = (parameter(3 * size) for _ in range(2))
+
+    @torch.compiler.disable  # a loop over all frames is not worth unrolling
+    def forward(self, x: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the outputs [B, F, H] of inputs [B, F, H], and the memory [B, H] after them."""
+        gates = nn.functional.linear(x, self.weight_ih_l0, self.bias_ih_l0)
+        outputs = []
+        for gate in gates.unbind(1):
+            memory = memory * GRU_LEAK
+            own = nn.functional.linear(memory, self.weight_hh_l0, self.bias_hh_l0)
+            reset, update, new = gate.chunk(3, -1)
+            own_reset, own_update, own_new = own.chunk(3, -1)
+            new = torch.tanh(new + torch.sigmoid(reset + own_reset) * own_new)
+            memory = new + torch.sigmoid(update + own_update) * (memory - new)
+            outputs.append(memory)
+        return torch.stack(outputs, 1), memory
 
 
 class Enhancer(nn.Module):
-    """Turn dequantized bins into the spectrum that is inverse-transformed.
+    """Turn dequantized coefficients into the spectrum that is inverse-transformed.
 
     Parameters
     ----------
@@ -72,9 +156,11 @@ class Enhancer(nn.Module):
 
     Notes
     -----
-    The noise level is set per band, not per bin: with one level per bin the network learns to
-    please PESQ with noise in a few bins of each Bark band, which is heard (and seen) as stripes.
-    For a like reason ``value`` is confined to the neighbourhood of coded bins.
+    The noise level is set per band, not per coefficient: with one level per coefficient the network
+    learns to please PESQ with noise in a few of each Bark band, which is heard (and seen) as
+    stripes. For a like reason ``value`` is confined to the neighbourhood of what was coded: where
+    nothing was, it could only be the same pattern in every frame, which pleases spectral measures,
+    and is heard as a 50 Hz buzz.
     """
 
     interpolation: Tensor
@@ -82,31 +168,29 @@ class Enhancer(nn.Module):
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
-        self.config = config
         self.register_buffer("interpolation", band_interpolation(), persistent=False)
         self.register_buffer("comb_response", torch.from_numpy(band_response()), persistent=False)
-        hidden, bins, bands = config.enhancer_hidden, config.hop_length, config.num_bands
-        blocks = config.blocks_per_packet
-        self.inputs = nn.Linear(blocks * bins + 2 * bands + 3, hidden)
+        hidden, channels, blocks = config.enhancer_hidden, config.local_channels, BLOCKS_PER_FRAME
+        self.hidden = hidden
+        self.inputs = nn.Linear(NUM_INPUTS, hidden)
         self.conv = nn.Conv1d(hidden, hidden, 3)
-        self.gru = nn.GRU(hidden, hidden, batch_first=True)
-        self.outputs = nn.Linear(2 * hidden, blocks * (2 * bins + bands))
+        self.gru = LeakyGRU(hidden)
+        self.outputs = nn.Linear(2 * hidden, NUM_OUTPUTS)
         with torch.no_grad():
             self.outputs.weight.mul_(0.1)
             self.outputs.bias.zero_()
         self.pitch_inputs = nn.Linear(2 * blocks, hidden, bias=False)
         self.comb_outputs = nn.Linear(2 * hidden, blocks * NUM_LTPF_BANDS)
-        # Packets that are lost have an output layer of their own; what is learned of losses leaves
-        # a file without them as it is.
+        # Lost frames have an output layer of their own; what is learned of losses leaves a file
+        # without them as it is.
         self.loss_inputs = nn.Linear(NUM_LOSS_FEATURES, hidden, bias=False)
         nn.init.zeros_(self.loss_inputs.weight)
-        self.lost_outputs = nn.Linear(2 * hidden, blocks * (2 * bins + bands))
+        self.lost_outputs = nn.Linear(2 * hidden, NUM_OUTPUTS)
         self.lost_outputs.load_state_dict(self.outputs.state_dict())
         nn.init.zeros_(self.pitch_inputs.weight)
         nn.init.zeros_(self.comb_outputs.weight)
         nn.init.constant_(self.comb_outputs.bias, -2.0)
-        channels = config.local_channels
-        # Per bin: both blocks of this packet and of the last one, and the step over the envelope.
+        # Per coefficient: both blocks of this frame and of the last one, and step over envelope.
         self.local = nn.Sequential(
             nn.Conv1d(2 * blocks + 1, channels, 7, padding=3),
             nn.GELU(),
@@ -119,155 +203,137 @@ class Enhancer(nn.Module):
             nn.init.zeros_(self.local_outputs.bias)
 
     def new_state(self, batch: int = 1, device: torch.device | str = "cpu") -> EnhancerState:
-        """Return the state before the first packet."""
-        config = self.config
-        hidden = config.enhancer_hidden
+        """Return the state before the first frame."""
         return EnhancerState(
             torch.full((batch, 1), torch.nan, device=device),
-            torch.zeros(batch, 2, hidden, device=device),
-            torch.zeros(1, batch, hidden, device=device),
-            torch.zeros(batch, 0, hidden, device=device),
-            torch.zeros(batch, config.blocks_per_packet, config.hop_length, device=device),
+            torch.zeros(batch, 2, self.hidden, device=device),
+            torch.zeros(batch, self.hidden, device=device),
+            torch.zeros(batch, BLOCKS_PER_FRAME, HOP_LENGTH, device=device),
         )
 
-    def restart(self, state: EnhancerState) -> EnhancerState:
-        """Return the state with a fresh memory that has seen the last WARM_UP packets only."""
-        return state._replace(gru=self.gru(state.before)[1])
-
-    def _limit(self, spectrum: Tensor, bins: Tensor, scale: Tensor, loss: Tensor) -> Tensor:
-        """Hold lost packets, and those after them, to the level that is known of them.
-
-        A gap can leave the memory where it was never trained, and the first packet after it would
-        be a click. The energy in a stretch of a few bins may exceed that of the envelope or of the
-        decoded bins, whichever is more, by LOSS_HEADROOM.
-        """
-
-        def energy(x: Tensor) -> Tensor:  # in double: hostile files have magnitudes of 1e26
-            squared = x.double().square().flatten(0, 1)
-            return torch.nn.functional.avg_pool1d(
-                squared, LIMIT_BINS, 1, LIMIT_BINS // 2, count_include_pad=False
-            ).view(x.shape)
-
-        allowed = LOSS_HEADROOM * torch.maximum(energy(scale.expand_as(bins)), energy(bins))
-        gain = (allowed / energy(spectrum).clamp_min(1e-30)).clamp_max(1.0).sqrt()
-        affected = (loss != 0).any(-1)[..., None, None]
-        return torch.where(affected, spectrum * gain.to(spectrum), spectrum)
-
     def forward(
-        self,
-        bins: Tensor,
-        envelope: Tensor,
-        log_step: Tensor,
-        log_bits: Tensor,
-        noise: Tensor,
-        lag: Tensor,
-        periodicity: Tensor,
-        state: EnhancerState | None = None,
-        uncoded: Tensor | None = None,
-        loss: Tensor | None = None,
+        self, frames: DecodedFrames, noise: Tensor, state: EnhancerState | None = None
     ) -> tuple[Tensor, Tensor, EnhancerState]:
         """Return the enhanced spectrum, the comb filter's gains and the state for what follows.
 
         Parameters
         ----------
-        bins : float Tensor, shape [B, P, 2, N]       dequantized MDCT bins
-        envelope : float Tensor, shape [B, P, bands]  decoded envelope, octaves
-        log_step : float Tensor, shape [B, P, bands]  quantizer step, octaves
-        log_bits : float Tensor, shape [B, P]         log2 of the packet's bits
-        noise : float Tensor, shape [B, P, 2, N]      noise, random signs
-        lag, periodicity : Tensors, shape [B, P, 2]   of the segments that each block completes
+        frames : DecodedFrames
+        noise : float Tensor, shape [B, F, 2, N]   random signs
         state : EnhancerState, None at the start
-        uncoded : float Tensor, shape [B, P, 2, N]    1 where noise goes; None: where bins are 0
-        loss : float Tensor, shape [B, P, NUM_LOSS_FEATURES]   of ``models.plc``; None: no
-                loss; noise goes into all bins of lost packets
 
         Returns
         -------
-        spectrum : shape [B, P, 2, N]
-        comb : shape [B, P, 2, comb bands]   gains 0..1 for ``models.dsp.comb_filter``
+        spectrum : shape [B, F, 2, N]
+        comb : shape [B, F, 2, comb bands]   gains 0..1 for ``models.dsp.comb_filter``
         state : as the argument
         """
-        config = self.config
-        batch, packets = bins.shape[:2]
-        blocks, num_bins = config.blocks_per_packet, config.hop_length
-        fine = (envelope @ self.interpolation.T)[:, :, None]  # [B, P, 1, N]
-        scale = torch.exp2(fine)
-        mean = envelope.mean(-1, keepdim=True)
-        heard = mean.clamp_min(LEVEL_FLOOR)
+        coefficients, loss = frames.coefficients, frames.loss
         if state is None:
-            state = self.new_state(batch, bins.device)
-        last_level = torch.where(state.level.isnan(), heard[:, 0], state.level)
+            state = self.new_state(len(coefficients), coefficients.device)
+        scale = torch.exp2(frames.envelope @ self.interpolation.T)[:, :, None]  # [B, F, 1, N]
+        features, level = self._features(frames, coefficients / scale, state)
+        hidden, conv, memory = self._remember(features, state)
+        out = self.outputs(hidden)
+        # In training all parameters have a gradient, whether a frame is lost or not.
+        if loss is not None and (self.training or (loss[..., 0] > 0.5).any()):
+            out = torch.where(loss[..., :1] > 0.5, self.lost_outputs(hidden), out)
+        local = self._local(frames, scale, state)
+        shape = coefficients.shape
+        gain = 1.0 + 0.5 * out[..., :SPLIT].view(shape) + local[:, :, 0]
+        value = self._confine(out[..., SPLIT : 2 * SPLIT].view(shape) + local[:, :, 1], frames)
+        noise_level = out[..., 2 * SPLIT :].unflatten(-1, (BLOCKS_PER_FRAME, NUM_BANDS))
+        noise_level = 2.0 * noise_level + float(NOISE_OFFSET)
+        amplitude = noise_level.clamp(float(NOISE_MIN), float(NOISE_MAX)).exp()
+        amplitude = amplitude @ self.interpolation.T
+        uncoded = frames.uncoded
+        if loss is not None:
+            lost = loss[..., :1, None] > 0.5  # [B, F, 1, 1]
+            # With signs of its own the value would be the same in all lost frames, and was learned
+            # to be a click. With the noise's it is not.
+            value = torch.where(lost, value * noise, value)
+            uncoded = torch.where(lost, 1.0, uncoded)
+        spectrum = coefficients * gain + scale * (value + amplitude * noise * uncoded)
+        if loss is not None and not self.training:
+            spectrum = self._limit(spectrum, coefficients, scale, loss)
+        comb = torch.sigmoid(self.comb_outputs(hidden)).unflatten(-1, (BLOCKS_PER_FRAME, -1))
+        voiced = (frames.periodicity - float(PERIODIC_FROM)) / float(PERIODIC_RANGE)
+        comb = comb * voiced.clamp(0.0, 1.0)[..., None]
+        spectrum = spectrum / (1.0 + comb @ self.comb_response)
+        return spectrum, comb, EnhancerState(level, conv, memory, coefficients[:, -1])
 
-        relative = bins / scale
-        compressed = relative.sign() * torch.log1p(relative.abs())
-        change = heard - torch.cat([last_level[:, None], heard[:, :-1]], 1)
+    def _features(
+        self, frames: DecodedFrames, relative: Tensor, state: EnhancerState
+    ) -> tuple[Tensor, Tensor]:
+        """Return the first layer's output [B, F, H] and the level of the last frame [B, 1]."""
+        envelope = frames.envelope
+        mean = envelope.mean(-1, keepdim=True)
+        heard = mean.clamp_min(float(LEVEL_FLOOR))
+        last = torch.where(state.level.isnan(), heard[:, 0], state.level)
+        change = heard - torch.cat([last[:, None], heard[:, :-1]], 1)
         features = torch.cat(
             [
-                compressed.flatten(2),
-                0.25 * (envelope - mean),
-                0.5 * (log_step - envelope),
-                0.25 * (heard + 8.0),
-                0.25 * change,
-                log_bits[..., None] - 8.0,
+                compress(relative).flatten(2),
+                SHAPE_SCALE * (envelope - mean),
+                STEP_SCALE * (frames.band_step - envelope),
+                LEVEL_SCALE * (heard + LEVEL_CENTRE),
+                LEVEL_SCALE * change,
+                frames.log_bits[..., None] - SIZE_CENTRE,
             ],
             dim=-1,
         )
-        pitch = torch.cat([periodicity, periodicity * torch.log2(lag.to(bins) / 100.0)], -1)
+        octaves = torch.log2(frames.lag.to(envelope) / LAG_CENTRE)
+        pitch = torch.cat([frames.periodicity, frames.periodicity * octaves], -1)
         hidden = self.inputs(features) + self.pitch_inputs(pitch)
-        if loss is not None:
-            hidden = hidden + self.loss_inputs(loss)
-        hidden = torch.nn.functional.gelu(hidden)  # [B, P, H]
+        if frames.loss is not None:
+            hidden = hidden + self.loss_inputs(frames.loss)
+        return nn.functional.gelu(hidden), heard[:, -1]
+
+    def _remember(self, hidden: Tensor, state: EnhancerState) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what convolution and recurrent layer make of [B, F, H], [B, F, 2H], and states."""
         extended = torch.cat([state.conv, hidden], 1)
         # The convolution as one matrix product: four times as fast on short stretches.
-        width = self.conv.kernel_size[0]
-        stretches = extended.unfold(1, width, 1).flatten(2)  # [B, P, H * width]
-        convolved = torch.nn.functional.linear(
-            stretches, self.conv.weight.flatten(1), self.conv.bias
-        )
-        hidden = hidden + torch.nn.functional.gelu(convolved)
-        before = torch.cat([state.before, hidden], 1)[:, -WARM_UP:]
-        recurrent, memory = self.gru(hidden, state.gru)
-        hidden = torch.cat([hidden, recurrent], -1)
-        out = self.outputs(hidden)
-        if loss is not None:
-            lost = loss[..., :1] > 0.5  # [B, P, 1]
-            if self.training or lost.any():  # in training: every parameter has a gradient
-                out = torch.where(lost, self.lost_outputs(hidden), out)
+        stretches = extended.unfold(1, self.conv.kernel_size[0], 1).flatten(2)
+        weight = self.conv.weight.flatten(1)
+        convolved = nn.functional.linear(stretches, weight, self.conv.bias)
+        hidden = hidden + nn.functional.gelu(convolved)
+        recurrent, memory = self.gru(hidden, state.memory)
+        return torch.cat([hidden, recurrent], -1), extended[:, -2:], memory
 
-        split = blocks * num_bins
-        gain = 1.0 + 0.5 * out[..., :split].view(batch, packets, blocks, num_bins)
-        value = out[..., split : 2 * split].view(batch, packets, blocks, num_bins)
-        level = out[..., 2 * split :].view(batch, packets, blocks, config.num_bands)
-        amplitude = torch.exp((2.0 * level - 0.7).clamp(-8.0, 2.0)) @ self.interpolation.T
-
-        previous = torch.cat([state.bins[:, None], bins[:, :-1]], 1) / scale
-        previous = previous.sign() * torch.log1p(previous.abs())
-        ratio = 0.5 * ((log_step - envelope) @ self.interpolation.T)[:, :, None]
-        grid = torch.cat([compressed, previous, ratio], 2).flatten(0, 1)  # [B*P, 5, N]
-        local = self.local_outputs(self.local(grid)).view(batch, packets, 2, blocks, num_bins)
-        gain = gain + local[:, :, 0]
-        value = value + local[:, :, 1]
-        # Values only near coded bins. Where nothing was coded they could only be the same pattern
-        # in every packet, which pleases spectral measures, and is heard as a 50 Hz buzz.
-        coded = (bins != 0).any(2).to(bins).flatten(0, 1)[:, None]  # [B*P, 1, N]
-        near = torch.nn.functional.max_pool1d(coded, 2 * VALUE_REACH + 1, 1, VALUE_REACH)
-        value = value * near.view(batch, packets, 1, num_bins)
-        if loss is not None:
-            # Nothing was coded in lost packets, either: with signs of its own the value would be
-            # the same in all of them, and was learned to be a click. With the noise's it is not.
-            value = torch.where(lost[..., None], value * noise, value)
-        if uncoded is None:
-            uncoded = (bins == 0).to(bins)
-        if loss is not None:
-            uncoded = torch.where(lost[..., None], 1.0, uncoded)
-        spectrum = bins * gain + scale * (value + amplitude * noise * uncoded)
-        if loss is not None and not self.training:
-            spectrum = self._limit(spectrum, bins, scale, loss)
-        comb = torch.sigmoid(self.comb_outputs(hidden)).view(batch, packets, blocks, -1)
-        comb = comb * ((periodicity - PERIODIC_FROM) / PERIODIC_RANGE).clamp(0.0, 1.0)[..., None]
-        spectrum = spectrum / (1.0 + comb @ self.comb_response)
-        return (
-            spectrum,
-            comb,
-            EnhancerState(heard[:, -1], extended[:, -2:], memory, before, bins[:, -1]),
+    def _local(self, frames: DecodedFrames, scale: Tensor, state: EnhancerState) -> Tensor:
+        """Return what the convolutions over frequency add, [B, F, (gain, value), 2, N]."""
+        coefficients = frames.coefficients
+        previous = torch.cat([state.coefficients[:, None], coefficients[:, :-1]], 1)
+        ratio = STEP_SCALE * ((frames.band_step - frames.envelope) @ self.interpolation.T)
+        grid = torch.cat(
+            [compress(coefficients / scale), compress(previous / scale), ratio[:, :, None]], 2
         )
+        local = self.local_outputs(self.local(grid.flatten(0, 1)))  # [B * F, 4, N]
+        batch, count = coefficients.shape[:2]
+        return local.view(batch, count, 2, BLOCKS_PER_FRAME, HOP_LENGTH)
+
+    def _confine(self, value: Tensor, frames: DecodedFrames) -> Tensor:
+        """Return values [B, F, 2, N] near coded coefficients only."""
+        coded = (frames.coefficients != 0).any(2).to(value).flatten(0, 1)[:, None]  # [B * F, 1, N]
+        near = nn.functional.max_pool1d(coded, 2 * VALUE_REACH + 1, 1, VALUE_REACH)
+        return value * near.view(*value.shape[:2], 1, HOP_LENGTH)
+
+    def _limit(self, spectrum: Tensor, coefficients: Tensor, scale: Tensor, loss: Tensor) -> Tensor:
+        """Hold lost frames, and those after them, to the level that is known of them.
+
+        A gap can leave the memory where it was never trained, and the first frame after it would be
+        a click. The energy in a stretch of a few coefficients may exceed that of the envelope or of
+        the decoded coefficients, whichever is more, by LOSS_HEADROOM.
+        """
+
+        def energy(x: Tensor) -> Tensor:  # in double: hostile files have magnitudes of 1e26
+            squared = x.double().square().flatten(0, 1)
+            return nn.functional.avg_pool1d(
+                squared, 2 * LIMIT_REACH + 1, 1, LIMIT_REACH, count_include_pad=False
+            ).view(x.shape)
+
+        known = torch.maximum(energy(scale.expand_as(coefficients)), energy(coefficients))
+        allowed = float(LOSS_HEADROOM) * known
+        gain = (allowed / energy(spectrum).clamp_min(1e-30)).clamp_max(1.0).sqrt()
+        affected = (loss != 0).any(-1)[..., None, None]
+        return torch.where(affected, spectrum * gain.to(spectrum), spectrum)

@@ -53,6 +53,9 @@ class TrainConfig:
     steps: int = option("Optimizer steps of the codec.", 10000, low=1)
     batch_size: int = option("Crops in each step, for each process.", 8, low=1)
     crop_seconds: float = option("Length of a crop in seconds (PESQ needs 0.34).", 2.0, low=0.4)
+    preroll_seconds: float = option(
+        "Up to this much more before most crops, to fill the enhancer's memory.", 0.0, low=0.0
+    )
     learning_rate: float = option("Peak learning rate of Adam.", 8e-4, low=0.0)
     decay_fraction: float = option(
         "Last part of the steps: learning rate falls, the envelope's quantizer is fixed.",

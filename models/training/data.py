@@ -119,11 +119,11 @@ class CropSampler:
         """Return the length of all recordings in hours."""
         return len(self.samples) / SAMPLE_RATE / 3600
 
-    def _crop(self, rng: np.random.Generator) -> np.ndarray:
-        crop: np.ndarray = np.zeros(self.crop_samples, np.float32)
+    def _crop(self, rng: np.random.Generator, length: int) -> np.ndarray:
+        crop: np.ndarray = np.zeros(length, np.float32)
         for _ in range(MAX_DRAWS):
-            start = int(rng.integers(0, len(self.samples) - self.crop_samples + 1))
-            raw = self.samples[start : start + self.crop_samples]
+            start = int(rng.integers(0, len(self.samples) - length + 1))
+            raw = self.samples[start : start + length]
             blocks = raw[: len(raw) // HOP_LENGTH * HOP_LENGTH].reshape(-1, HOP_LENGTH)
             silent = (np.abs(blocks).max(1) == 0).mean()
             crop = raw.astype(np.float32) / FULL_SCALE
@@ -131,10 +131,11 @@ class CropSampler:
                 break
         return crop
 
-    def batch(self, step: int, size: int) -> Tensor:
-        """Return the crops of one step, float32 [size, crop_samples], within ±1."""
+    def batch(self, step: int, size: int, more: int = 0) -> Tensor:
+        """Return the crops of one step, float32 [size, crop_samples + more], within ±1."""
         rng = np.random.default_rng([self.seed, step])
-        crops = np.stack([self._crop(rng) for _ in range(size)])
+        length = self.crop_samples + more
+        crops = np.stack([self._crop(rng, length) for _ in range(size)])
         if self.augment:
             for i in range(size):
                 crop = crops[i]

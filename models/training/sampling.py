@@ -22,6 +22,8 @@ INTRA_SHARE = 0.2
 # Losses of a sequence: share of lost frames, probability that a loss goes on; none at the start.
 LOSS_RATES, LOSS_BURSTS, LOSS_FREE = (0.02, 0.2), (0.0, 0.4), 5
 MIN_FRAMES = 4  # of a crop
+# With a preroll, share of steps without one, and its fewest frames otherwise.
+NO_PREROLL, MIN_PREROLL = 0.2, 20
 
 
 class Batch(NamedTuple):
@@ -34,6 +36,7 @@ class Batch(NamedTuple):
     num_stages : int64 Tensor, shape [B]
     intra : bool Tensor, shape [B]
     lost : bool Tensor, shape [B, F]
+    preroll : int                              first frames, which fill the enhancer's memory
     """
 
     waveform: Tensor
@@ -41,6 +44,7 @@ class Batch(NamedTuple):
     num_stages: Tensor
     intra: Tensor
     lost: Tensor
+    preroll: int = 0
 
     @property
     def rate_kbps(self) -> Tensor:
@@ -119,15 +123,29 @@ def draw_losses(
     return torch.from_numpy(intra), torch.from_numpy(lost)
 
 
+def draw_preroll(config: TrainConfig, sampler: CropSampler, step: int) -> int:
+    """Return how many frames come before the crops of a step."""
+    spare = (len(sampler.samples) - sampler.crop_samples) // FRAME_LENGTH
+    most = min(int(config.preroll_seconds * FRAMES_PER_SECOND), spare)
+    rng = np.random.default_rng([config.seed, step, 2])
+    if most < MIN_PREROLL or rng.random() < NO_PREROLL:
+        return 0
+    return int(rng.integers(MIN_PREROLL, most + 1))
+
+
 def draw_batch(
     config: TrainConfig, sampler: CropSampler, step: int, max_stages: int, group: ProcessGroup
 ) -> Batch:
     """Return this process's part of the batch of a step, on the device of the run."""
     rng = np.random.default_rng([config.seed, step, 1])
     batch_size = config.batch_size * group.size
-    frames = num_frames(sampler.crop_samples)
-    waveform = sampler.batch(step, batch_size)
+    preroll = draw_preroll(config, sampler, step)
+    frames = num_frames(sampler.crop_samples) + preroll
+    waveform = sampler.batch(step, batch_size, preroll * FRAME_LENGTH)
     frame_bits, stages = draw_rates(rng, batch_size, frames, max_stages)
     intra, lost = draw_losses(rng, batch_size, frames, config.loss_share)
-    whole = (waveform, frame_bits, stages, intra, lost)
-    return Batch(*(group.part(tensor).to(config.device) for tensor in whole))
+
+    def own(tensor: Tensor) -> Tensor:
+        return group.part(tensor).to(config.device)
+
+    return Batch(own(waveform), own(frame_bits), own(stages), own(intra), own(lost), preroll)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from codec.config import FRAME_LENGTH
 from models.codec_net import CodecNet, CodecOutput
 from models.quantizers import perplexity, reset_moments
 from models.training.config import TrainConfig
@@ -72,7 +73,10 @@ def train_step(
     seed_noise(config, step, group)
     batch = draw_batch(config, sampler, step, net.config.num_stages, group)
     counted = usage_of(net)
-    out = net(batch.waveform, batch.frame_bits, batch.num_stages, hard, batch.intra, batch.lost)
+    out = net(
+        batch.waveform, batch.frame_bits, batch.num_stages, hard, batch.intra, batch.lost,
+        batch.preroll,
+    )  # fmt: skip
     perplexities = share_usage(net, counted, out.vq.perplexity, group)
     loss = objective(config, net, loss_fn, batch, out, hard)
     norm = descend(state, loss.total, learning_rate_at(config, step), group)
@@ -114,7 +118,8 @@ def objective(
     hard: bool,
 ) -> Objective:
     """Return the loss of a batch."""
-    loss, terms = loss_fn(batch.waveform, out.waveform, batch.rate_kbps)
+    begin = batch.preroll * FRAME_LENGTH
+    loss, terms = loss_fn(batch.waveform[:, begin:], out.waveform[:, begin:], batch.rate_kbps)
     distortion = (out.vq.hard - out.envelope).square().mean()
     # A band whose step is far above its envelope is never coded and gets no gradient: stay near.
     depth = (out.depth - DEPTH_LIMIT).clamp_min(0.0).square().mean()

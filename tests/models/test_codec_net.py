@@ -126,3 +126,23 @@ def test_a_finer_step_takes_noise_away() -> None:
         gradients.append(net.allocation.network[4].bias.grad)
     assert gradients[0].abs().min() > 0.0
     assert not torch.allclose(*gradients)
+
+
+@pytest.mark.parametrize("preroll", [1, 10])
+def test_a_preroll_only_fills_the_memory(speech: np.ndarray, preroll: int) -> None:
+    """What comes out is the same; what the enhancer learns is not."""
+    waveform, stages = speech_batch(speech), torch.tensor([4, 3])
+    bits = torch.full((2, FRAMES), 264.0)
+    lost = torch.zeros(2, FRAMES, dtype=torch.bool)
+    lost[1, preroll - 1 : preroll + 2] = True
+    outputs, gradients = [], []
+    for frames in (0, preroll):
+        torch.manual_seed(0)
+        net = CodecNet(SMALL).train()
+        torch.manual_seed(1)
+        out = net(waveform, bits, stages, True, torch.tensor([True, True]), lost, frames).waveform
+        out[:, preroll * 320 :].square().mean().backward()
+        outputs.append(out.detach())
+        gradients.append(net.enhancer.inputs.weight.grad)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+    assert not torch.equal(*gradients)

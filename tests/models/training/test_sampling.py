@@ -60,7 +60,26 @@ def test_processes_share_the_batch(tmp_path: Path) -> None:
     doubled = make_config(tmp_path, tmp_path, loss_share=1.0, batch_size=4)
     whole = sampling.draw_batch(doubled, sampler, 5, 3, ALONE)
     for name, value in whole._asdict().items():
+        if name == "preroll":
+            assert value == parts[0].preroll == parts[1].preroll == 0
+            continue
         together = torch.cat([getattr(part, name) for part in parts])
         assert torch.equal(together, value), name
     assert whole.rate_kbps.shape == (4,)
     assert ((whole.rate_kbps > 3) & (whole.rate_kbps < 60)).all()
+
+
+def test_prerolls_vary_and_fit(tmp_path: Path) -> None:
+    config = make_config(write_speech(tmp_path), tmp_path, preroll_seconds=2.0)
+    _, sampler = begin(config)
+    drawn = [sampling.draw_preroll(config, sampler, step) for step in range(100)]
+    assert 5 < drawn.count(0) < 40
+    assert all(n == 0 or sampling.MIN_PREROLL <= n <= 100 for n in drawn)
+    assert len(set(drawn)) > 20
+    batch = sampling.draw_batch(config, sampler, drawn.index(max(drawn)), 3, ALONE)
+    assert batch.preroll == max(drawn)
+    assert (
+        batch.frame_bits.shape[1]
+        == 20 + batch.preroll
+        == sampling.num_frames(batch.waveform.shape[1])
+    )

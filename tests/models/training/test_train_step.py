@@ -85,7 +85,7 @@ def test_a_step_without_losses_trains_no_concealment(data_dir: Path) -> None:
 
 
 def test_freezing_the_concealment(data_dir: Path) -> None:
-    state, before = train_some(data_dir, freeze="concealment", loss_share=1.0)
+    state, before = train_some(data_dir, freeze="concealment", loss_share=1.0, preroll_seconds=1.0)
     changed = changed_parts(state, before)
     assert not {"enhancer.loss_inputs", "enhancer.lost_outputs"} & changed
     assert {"enhancer.outputs", "intra_msvq.codebooks"} <= changed
