@@ -8,29 +8,40 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from codec.api import Codec
-    from codec.bitstream import BitstreamError
+    from codec.errors import AudioError, BitstreamError, CodecError, WeightsError
     from codec.stream import StreamDecoder, StreamEncoder
 
-__all__ = ["BitstreamError", "Codec", "StreamDecoder", "StreamEncoder", "__version__"]
+__all__ = [
+    "AudioError",
+    "BitstreamError",
+    "Codec",
+    "CodecError",
+    "StreamDecoder",
+    "StreamEncoder",
+    "WeightsError",
+    "__version__",
+]
 __version__ = "0.1.0"
 
 
+_HOMES = {
+    "Codec": "codec.api",
+    "StreamDecoder": "codec.stream",
+    "StreamEncoder": "codec.stream",
+    "AudioError": "codec.errors",
+    "BitstreamError": "codec.errors",
+    "CodecError": "codec.errors",
+    "WeightsError": "codec.errors",
+}
+
+
 def __getattr__(name: str) -> Any:
-    """Import the heavy parts (torch, numba) only when they are asked for."""
-    if name == "Codec":
-        from codec.api import Codec
-
-        return Codec
-    if name == "BitstreamError":
-        from codec.bitstream import BitstreamError
-
-        return BitstreamError
-    if name in ("StreamDecoder", "StreamEncoder"):
-        from codec import stream
-
-        return getattr(stream, name)
-    raise AttributeError(f"module 'codec' has no attribute '{name}'")
+    """Import what is heavy (numba) only when it is asked for."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'codec' has no attribute '{name}'")
+    return getattr(import_module(_HOMES[name]), name)

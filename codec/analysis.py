@@ -116,9 +116,9 @@ def analyse(model, samples, spectrum, envelope):
         last[b] = np.float32(0.25) * (last[b] - level[b])
     hidden = np.empty((1, model.b1.size), np.float32)
     correction = np.empty((1, NUM_BANDS), np.float32)
-    dense(features, model.w1, model.b1, hidden)
+    dense(features, model.w1[:], model.b1[:], hidden)
     gelu(hidden[0])
-    dense(hidden, model.w2, model.b2, correction)
+    dense(hidden, model.w2[:], model.b2[:], correction)
     for b in range(NUM_BANDS):
         value = (level[b] + correction[0, b]) * np.float32(LOG_ONE)
         envelope[b] = max(value, np.float32(LOG_FLOOR))

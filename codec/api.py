@@ -77,7 +77,7 @@ class Codec:
     @staticmethod
     def is_compiled() -> bool:
         """Tell whether the kernels are in the cache (else the first call takes long)."""
-        return is_cached("encode_frames", "decode_frames")
+        return is_cached("encode_frames", "decode_spectra", "enhance_spectra")
 
     def frame_encoder(self, header: Header) -> FrameEncoder:
         """Return an encoder of the frames of a file with this header."""

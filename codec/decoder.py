@@ -6,8 +6,8 @@
               (lost: concealment)  └─► inverse MDCT ─► pitch ─┘
 
 A frame's samples depend on the packets up to it and on nothing else: not on how many frames are
-decoded in one call. Frames are taken ``BATCH`` at a time only so that the enhancer reads its weights
-less often.
+decoded in one call. The enhancer takes ``BATCH`` of them at a time only to read its weights less
+often.
 """
 
 from __future__ import annotations
@@ -35,12 +35,13 @@ from codec.config import (
     CodecConfig,
 )
 from codec.dsp import ltpf, mdct
-from codec.jit import kernel
+from codec.jit import inlined, kernel
 from codec.model import COST_ONE, coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
 
 BATCH = 8
+AT_ONCE = 512  # frames between two stages: bounds the memory of long signals
 _LOG_ONE = np.float32(LOG_ONE)
 
 
@@ -71,7 +72,6 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     return record(
         stages=(np.int64, 2),  # of the envelope, in predicted and in intra frames
         broken=np.int64,  # 1: a packet was lost, and no intra frame has come since
-        frame=np.int64,  # number of the next one
         coding=coding_state_dtype(config),
         plc=plc.STATE,
         coded_overlap=(np.float32, HOP_LENGTH),  # of the inverse MDCT before the enhancer,
@@ -101,7 +101,7 @@ class DecodedIntegers(NamedTuple):
     received: np.ndarray
 
 
-@kernel
+@inlined
 def receive_frame(model, state, intra, data):
     """Decode the next frame's integers to ``state.coding.frame``; False: there are none.
 
@@ -124,7 +124,7 @@ def receive_frame(model, state, intra, data):
     return True
 
 
-@kernel
+@inlined
 def describe_frame(model, frame, num_bytes, parameters):
     """Tell the enhancer what it must know of a received frame."""
     for b in range(NUM_BANDS):
@@ -134,7 +134,7 @@ def describe_frame(model, frame, num_bytes, parameters):
     parameters.log_bits = np.float32(log_bits) / np.float32(1024)
 
 
-@kernel
+@inlined
 def finish_samples(model, state, spectrum, parameters, track):
     """Transform a frame back before the enhancer, and find the pitch of both segments if asked."""
     samples = np.empty(FRAME_LENGTH, np.float32)
@@ -152,61 +152,59 @@ def finish_samples(model, state, spectrum, parameters, track):
 
 
 @kernel
-def decode_spectrum(model, state, intra, data, parameters, spectrum):
-    """Decode or conceal one frame, up to its dequantized spectrum [2, N]."""
-    received = receive_frame(model, state, intra, data)
-    if received:
-        frame = state.coding.frame
-        coefficients.dequantize(frame.levels, frame.log_step, spectrum)
-        describe_frame(model, frame, data.size, parameters)
-        plc.receive(state.plc, parameters)
-    else:
-        plc.conceal(state.plc, model.transform, state.coded, parameters, spectrum)
-    finish_samples(model, state, spectrum, parameters, received)
-
-
-@kernel
-def synthesize(model, state, parameters, spectrum, gains, samples):
-    """Transform a frame's enhanced spectrum [2, N] back and filter it, to ``samples`` [2N]."""
-    plain = np.empty(FRAME_LENGTH, np.float32)
-    mdct.inverse(model.transform, spectrum, state.overlap, plain)
-    for block in range(BLOCKS_PER_FRAME):
-        first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH
-        lag = parameters.lag[block]
-        ltpf.postfilter(state.ltpf, plain[first:last], lag, gains[block], samples[first:last])
-
-
-@kernel
-def decode_frames(model, state, data, sizes, intra, samples):
-    """Decode consecutive frames and move the state past them.
+def decode_spectra(model, state, packets, intra, parameters, spectra):
+    """Decode or conceal consecutive frames, up to their dequantized spectra.
 
     Parameters
     ----------
     model, state : records
-    data : uint8 array           the packets one after the other
-    sizes : int64 [P]            bytes of each; 0: lost
+    packets : (data, sizes)           uint8 array of all packets; int64 [P] bytes of each, 0: lost
     intra : bool [P]
-    samples : float32 [P * 2N]   result: the first N of a file's lie before its signal
+    parameters : PARAMETERS [P]       result: what else the enhancer must know
+    spectra : float32 [P, 2, N]       result
     """
-    parameters = np.zeros(BATCH, enhancer.PARAMETERS)
-    spectrum = np.empty((BATCH, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    enhanced = np.empty((BATCH, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    gains = np.empty((BATCH, BLOCKS_PER_FRAME, NUM_LTPF_BANDS), np.float32)
+    data, sizes = packets
     position = 0
-    for first in range(0, sizes.size, BATCH):
-        count = min(BATCH, sizes.size - first)
-        for i in range(count):
-            packet = data[position : position + sizes[first + i]]
-            decode_spectrum(model, state, intra[first + i], packet, parameters[i], spectrum[i])
-            position += packet.size
+    for p in range(sizes.size):
+        packet = data[position : position + sizes[p]]
+        position += packet.size
+        received = receive_frame(model, state, intra[p], packet)
+        if received:
+            frame = state.coding.frame
+            coefficients.dequantize(frame.levels, frame.log_step, spectra[p])
+            describe_frame(model, frame, packet.size, parameters[p])
+            plc.receive(state.plc, parameters[p])
+        else:
+            plc.conceal(state.plc, model.transform, state.coded, parameters[p], spectra[p])
+        finish_samples(model, state, spectra[p], parameters[p], received)
+
+
+@kernel
+def enhance_spectra(model, state, parameters, spectra, enhanced, gains):
+    """Enhance consecutive frames, ``BATCH`` at a time; see ``enhancer.enhance``."""
+    for first in range(0, spectra.shape[0], BATCH):
+        last = min(first + BATCH, spectra.shape[0])
         enhancer.enhance(
-            model.enhancer, state.enhancer, parameters[:count], state.frame, spectrum[:count],
-            enhanced[:count], gains[:count],
-        )  # fmt: skip
-        for i in range(count):
-            out = samples[(first + i) * FRAME_LENGTH : (first + i + 1) * FRAME_LENGTH]
-            synthesize(model, state, parameters[i], enhanced[i], gains[i], out)
-        state.frame += count
+            model.enhancer,
+            state.enhancer,
+            parameters[first:last],
+            spectra[first:last],
+            enhanced[first:last],
+            gains[first:last],
+        )
+
+
+@kernel
+def synthesize(model, state, parameters, enhanced, gains, samples):
+    """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N]."""
+    plain = np.empty(FRAME_LENGTH, np.float32)
+    for p in range(enhanced.shape[0]):
+        mdct.inverse(model.transform, enhanced[p], state.overlap, plain)
+        for block in range(BLOCKS_PER_FRAME):
+            first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH
+            out = samples[p * FRAME_LENGTH + first : p * FRAME_LENGTH + last]
+            lag = parameters[p].lag[block]
+            ltpf.postfilter(state.ltpf, plain[first:last], lag, gains[p, block], out)
 
 
 @kernel
@@ -230,7 +228,7 @@ def decode_integers(model, state, data, sizes, intra, out):
 
 @kernel
 def side_costs(model, state, data, sizes, intra, costs):
-    """Write the code lengths of envelope and step of received frames to ``costs`` [P, 2], 1/256 bit.
+    """Write the code lengths of envelope and step of frames to ``costs`` [P, 2], 1/256 bit.
 
     Both stand first in every packet; nothing else is decoded.
     """
@@ -281,8 +279,22 @@ class FrameDecoder:
         -------
         float32 array, shape [P * 2N]   the first N of a file's lie before its signal
         """
-        samples = np.empty(len(packets) * FRAME_LENGTH, np.float32)
-        decode_frames(self.model, self.state, *_joined(packets), intra, samples)
+        pieces = [
+            self._decode(packets[i : i + AT_ONCE], intra[i : i + AT_ONCE])
+            for i in range(0, len(packets), AT_ONCE)
+        ]
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.float32)
+
+    def _decode(self, packets: Sequence[bytes | None], intra: np.ndarray) -> np.ndarray:
+        model, state, count = self.model, self.state, len(packets)
+        parameters = np.zeros(count, enhancer.PARAMETERS)
+        spectra = np.empty((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+        enhanced = np.empty_like(spectra)
+        gains = np.empty((count, BLOCKS_PER_FRAME, NUM_LTPF_BANDS), np.float32)
+        samples = np.empty(count * FRAME_LENGTH, np.float32)
+        decode_spectra(model, state, _joined(packets), intra, parameters, spectra)
+        enhance_spectra(model, state, parameters, spectra, enhanced, gains)
+        synthesize(model, state, parameters, enhanced, gains, samples)
         return samples
 
     def side_costs(self, packets: Sequence[bytes], intra: np.ndarray) -> np.ndarray:

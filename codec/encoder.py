@@ -26,7 +26,7 @@ from codec.coding.frame import (
 )
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_BANDS, CodecConfig
-from codec.jit import kernel
+from codec.jit import inlined, kernel
 from codec.model import coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
@@ -91,7 +91,7 @@ def analyse_frames(model, state, samples, spectra, envelopes):
             state.past[n] = seen[FRAME_LENGTH + n]
 
 
-@kernel
+@inlined
 def choose_frame(model, state, proposed, spectrum, kind):
     """Choose all integers of a frame: envelope, step and levels, in ``state.coding.frame``.
 
@@ -115,7 +115,7 @@ def choose_frame(model, state, proposed, spectrum, kind):
     rate_control.choose_step(model, state, spectrum, (expected, frame_bits, side))
 
 
-@kernel
+@inlined
 def encode_frame(model, state, proposed, spectrum, kind, data):
     """Encode one frame into all of ``data`` and move the state past it; see ``choose_frame``.
 

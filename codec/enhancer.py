@@ -106,6 +106,7 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     """Return the record type of what one frame leaves to the next."""
     hidden = config.enhancer_hidden
     return record(
+        frame=np.int64,  # number of the next one, for its noise
         started=np.int64,  # 0 before the first frame
         level=np.float32,  # of the last frame, octaves
         conv=(np.float32, (2, hidden)),  # inputs of the convolution
@@ -215,13 +216,13 @@ def _hidden(model, state, inputs, pitch, loss, both):
         for o in range(size):
             extended[i, o] = state.conv[i, o]
     hidden = extended[2:]
-    dense(inputs, model.inputs, model.inputs_bias, hidden)
-    add_dense(pitch, model.pitch, hidden)
-    add_dense(loss, model.loss, hidden)
+    dense(inputs, model.inputs[:], model.inputs_bias[:], hidden)
+    add_dense(pitch, model.pitch[:], hidden)
+    add_dense(loss, model.loss[:], hidden)
     for f in range(count):
         gelu(hidden[f])
     convolved = np.empty((count, size), np.float32)
-    dense(extended[:count], model.conv[0], model.conv_bias, convolved)
+    dense(extended[:count], model.conv[0], model.conv_bias[:], convolved)
     add_dense(extended[1 : count + 1], model.conv[1], convolved)
     add_dense(hidden, model.conv[2], convolved)
     for i in range(2):
@@ -233,8 +234,8 @@ def _hidden(model, state, inputs, pitch, loss, both):
             convolved[f, o] += hidden[f, o]
     gates = np.empty((count, 3 * size), np.float32)
     recurrent = np.empty((count, size), np.float32)
-    dense(convolved, model.gates, model.gates_bias, gates)
-    gru(gates, model.memory, model.memory_bias, _LEAK, state.memory, recurrent)
+    dense(convolved, model.gates[:], model.gates_bias[:], gates)
+    gru(gates, model.memory[:], model.memory_bias[:], _LEAK, state.memory[:], recurrent)
     for f in range(count):
         for o in range(size):
             both[f, o] = convolved[f, o]
@@ -373,14 +374,13 @@ def _take_off(model, periodicity, gains, spectrum):
 
 
 @kernel
-def enhance(model, state, parameters, first, spectrum, enhanced, gains):
+def enhance(model, state, parameters, spectrum, enhanced, gains):
     """Enhance consecutive frames; the state moves on.
 
     Parameters
     ----------
     model, state : records
     parameters : PARAMETERS [P]
-    first : int                        number of the first frame in the file
     spectrum : float32 [P, 2, N]       dequantized coefficients
     enhanced : float32 [P, 2, N]       result
     gains : float32 [P, 2, bands]      result: of the long-term postfilter, 0..1
@@ -411,24 +411,19 @@ def enhance(model, state, parameters, first, spectrum, enhanced, gains):
     both = np.empty((count, 2 * size), np.float32)
     _hidden(model, state, inputs, pitch, loss, both)
     outputs = np.empty((count, NUM_OUTPUTS), np.float32)
-    dense(both, model.outputs, model.outputs_bias, outputs)
+    dense(both, model.outputs[:], model.outputs_bias[:], outputs)
     opening = np.empty((count, BLOCKS_PER_FRAME * NUM_LTPF_BANDS), np.float32)
-    dense(both, model.ltpf, model.ltpf_bias, opening)
+    dense(both, model.ltpf[:], model.ltpf_bias[:], opening)
     for f in range(count):
         frame = parameters[f]
         if frame.loss[0] > np.float32(0.5):  # lost frames have an output layer of their own
-            one = slice_of(both, f)
-            dense(one, model.lost_outputs, model.lost_outputs_bias, slice_of(outputs, f))
+            one, out = both[f : f + 1], outputs[f : f + 1]
+            dense(one, model.lost_outputs[:], model.lost_outputs_bias[:], out)
         values = (outputs[f], local[f], scale[f])
-        _combine(model, frame, first + f, values, spectrum[f], enhanced[f])
+        _combine(model, frame, state.frame, values, spectrum[f], enhanced[f])
         sigmoid(opening[f])
         for block in range(BLOCKS_PER_FRAME):
             for b in range(NUM_LTPF_BANDS):
                 gains[f, block, b] = opening[f, block * NUM_LTPF_BANDS + b]
         _take_off(model, frame.periodicity, gains[f], enhanced[f])
-
-
-@kernel
-def slice_of(x, f):
-    """Return row ``f`` of a matrix as a matrix of one row."""
-    return x[f : f + 1]
+        state.frame += 1

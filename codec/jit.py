@@ -7,7 +7,8 @@ else is needed (2^x, log2, tanh) is made of those in ``codec.dsp.fixed``.
 
 numba's own cache notices a change in the file of a kernel, but not in the files of the kernels that
 it calls. Here the cache's folder is named after a hash of all sources that kernels are made of, so
-that a changed source never meets old machine code. Folders of other hashes are removed when one is made.
+that a changed source never meets old machine code. Folders of other hashes are removed when one
+is made.
 
 The cache lies in ``NUMBA_CACHE_DIR`` if that is set, else beside this package, else in the user's
 cache folder, else in a temporary folder of the user's own. Where none can be written, kernels are
@@ -40,7 +41,7 @@ def source_hash() -> str:
     digest = hashlib.sha256(numba.__version__.encode())
     for path in sorted(PACKAGE.rglob("*.py")):
         source = path.read_bytes()
-        if path.name in CONSTANTS or b"\n@kernel" in source:
+        if path.name in CONSTANTS or b"from codec.jit import" in source:
             digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + source)
     return digest.hexdigest()[:16]
 
@@ -97,6 +98,15 @@ def kernel(function: Callable[..., Any]) -> Any:
         return numba.njit(nogil=True, error_model="numpy", cache=folder is not None)(function)
     finally:
         numba.config.CACHE_DIR = former
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Make a function a part of each kernel that calls it, as if it were written there.
+
+    For steps that are named for the reader's sake and called from one place: a kernel of its own
+    would be optimised twice.
+    """
+    return numba.njit(nogil=True, error_model="numpy", inline="always")(function)
 
 
 def is_cached(*names: str) -> bool:

@@ -10,17 +10,20 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from codec.config import NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
+from codec.coding import allocation as integer
+from codec.config import LOG_ONE, NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
 
+LOG2_ONE = 1 << 10  # log2 of frame sizes is Q10 in integers
 # Inputs of the network: envelope shape, previous envelope on the same mean, level, frame size.
-LEVEL_CENTRE = -8.0
-SIZE_CENTRE = 8.0
+LEVEL_CENTRE = -integer.LEVEL_CENTRE / LOG_ONE
+SIZE_CENTRE = integer.SIZE_CENTRE / LOG2_ONE
+SHAPE_SHARE = 0.2  # of the envelope's shape that goes into the step
 # Offsets lie within ± this many octaves. Without a limit a band whose levels are all zero has no
 # gradient, drifts ever farther and never comes back.
-OFFSET_LIMIT = 4.0
+OFFSET_LIMIT = integer.OFFSET_LIMIT / LOG_ONE
 # The table of offsets by rate: its first row holds at 8 kbit/s, each further one half an octave on.
-FIRST_KNOT = 7498 / 1024  # log2 of 160 bits, as the integer path has it
-KNOTS_PER_OCTAVE = 2
+FIRST_KNOT = integer.FIRST_KNOT / LOG2_ONE  # log2 of 160 bits
+KNOTS_PER_OCTAVE = LOG2_ONE >> integer.KNOT_SHIFT
 
 
 class StepAllocation(nn.Module):
@@ -88,7 +91,7 @@ class StepAllocation(nn.Module):
         -------
         float Tensor, shape [B, F, bands]   octaves, to be added to the frame's step
         """
-        offset = 0.2 * (envelope - envelope.mean(-1, keepdim=True))
+        offset = SHAPE_SHARE * (envelope - envelope.mean(-1, keepdim=True))
         offset = offset + self.table(log_bits)
         offset = offset + self.network(self.features(envelope, previous, log_bits))
         offset = offset - offset.mean(-1, keepdim=True)

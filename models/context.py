@@ -22,6 +22,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from codec.coding.context import ROW_OFFSET
 from codec.config import (
     BLOCKS_PER_FRAME,
     MAGNITUDE_BASE,
@@ -31,11 +32,11 @@ from codec.config import (
     TABLE_COLUMNS,
     CodecConfig,
 )
+from codec.model import HIDDEN_LIMIT
 
 ROWS_PER_OCTAVE = 8
-ROW_OFFSET = 24
-FEATURE_ONE = 64.0
-ACTIVATION_LIMIT = 4095 / 256
+FEATURE_ONE = 64.0  # features are Q6,
+ACTIVATION_LIMIT = HIDDEN_LIMIT / 256  # hidden activations Q8
 
 
 def laplace_log_probabilities(num_rows: int) -> Tensor:

@@ -24,18 +24,12 @@ from codec.config import (
     BLOCKS_PER_FRAME,
     FRAME_LENGTH,
     HOP_LENGTH,
-    LOG_FLOOR,
-    LOG_ONE,
     NUM_LOSS_FEATURES,
 )
+from codec.plc import FADE, FIRST_LOG_BITS, LONGEST_GAP, RECOVERY, SILENCE
 from models.dsp import MIN_LAG, PITCH_FRAME, inverse_mdct, mdct_matrix, track_pitch
 
-# Octaves of amplitude by which each further frame of a gap is lower: -3 dB every 20 ms.
-FADE = 0.5
-# Frames after a gap of which the enhancer is told that it was there.
-RECOVERY = 8
-SILENCE = LOG_FLOOR / LOG_ONE  # octaves: the envelope's floor
-MAX_GAP = 8  # frames; the enhancer is told no longer gaps
+FADE_OCTAVES, FLOOR = float(FADE), float(SILENCE)
 
 
 class Concealed(NamedTuple):
@@ -107,8 +101,8 @@ def conceal(
     gap = lags.new_zeros(batch)  # frames lost in a row, up to now
     since = lags.new_full((batch,), RECOVERY)  # frames received in a row
     lag, periodicity = lags[:, 0], periodicities[:, 0]
-    held_envelope = torch.full_like(envelope[:, 0], SILENCE)
-    held_step, held_bits = held_envelope, torch.full_like(log_bits[:, 0], 8.0)
+    held_envelope = torch.full_like(envelope[:, 0], FLOOR)
+    held_step, held_bits = held_envelope, torch.full_like(log_bits[:, 0], float(FIRST_LOG_BITS))
     for f, some in enumerate(lost.any(0).tolist()):
         away = lost[:, f]
         recovering = ~away & (since < RECOVERY)
@@ -120,17 +114,17 @@ def conceal(
             found, similarity = track_pitch(history)
             lag = torch.where(first, found[:, 0], lag)
             periodicity = torch.where(first, similarity[:, 0].to(periodicity), periodicity)
-            faded = (held_envelope - FADE).clamp_min(SILENCE)
+            faded = (held_envelope - FADE_OCTAVES).clamp_min(FLOOR)
             held_envelope = torch.where(first[:, None], held_envelope, faded)
             blocks = repeat_period(history, lag)
-            blocks = torch.where(first[:, None, None], blocks, blocks * 2.0**-FADE)
+            blocks = torch.where(first[:, None, None], blocks, blocks * 2.0**-FADE_OCTAVES)
             blocks = blocks * away[:, None, None]
             spectrum[:, 2 * f : 2 * f + 2] += blocks
             windowed = blocks @ basis.T  # [B, 2, 2N]
             coded[:, start : start + FRAME_LENGTH] += windowed[:, 0]
             coded[:, start + HOP_LENGTH : start + HOP_LENGTH + FRAME_LENGTH] += windowed[:, 1]
             features[:, f, 0] = away.to(features)
-            features[:, f, 1] = gap.clamp_max(MAX_GAP).to(features) / MAX_GAP * away
+            features[:, f, 1] = gap.clamp_max(LONGEST_GAP).to(features) / LONGEST_GAP * away
             lags[:, f], periodicities[:, f] = lag, periodicity
         held_envelope = torch.where(away[:, None], held_envelope, envelope[:, f])
         held_step = torch.where(away[:, None], held_step, band_step[:, f])

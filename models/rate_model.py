@@ -14,11 +14,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from codec.coding.allocation import SIDE_BITS
 from codec.config import BLOCKS_PER_FRAME, ROUNDING
 
 LOG2E = 1.4426950408889634
-# Bits of a frame that are neither envelope nor coefficients: the step's symbol, the coder's end.
-SIDE_BITS = 5.0
 # Share of training sequences whose steps are moved away from where the Laplace bits put them, by
 # STEP_SPREAD octaves around STEP_MEAN, over runs of STEP_RUN frames: where the envelope fits
 # badly, as in digital silence, the context model pays far fewer bits: the true step is octaves

@@ -1,8 +1,8 @@
 """Step allocation: which step size each band gets, and which step the whole frame is expected to.
 
 A small integer network maps the decoded envelope and the frame's bits to an offset of each band's
-step from the frame's (noise shaping). Both sides compute, too, the step at which a Laplace source of
-this envelope would need the frame's bits; only the difference to the step in use is transmitted.
+step from the frame's (noise shaping). Both sides compute, too, the step at which a Laplace source
+of this envelope would need the frame's bits; only the difference to the step in use is transmitted.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ def allocate(model, envelope, previous, frame_bits, offset):
     h1 = np.empty(hidden, np.int64)
     h2 = np.empty(hidden, np.int64)
     out = np.empty(NUM_BANDS, np.int64)
-    _dense(x, model.w1, model.b1, 12, True, h1)
-    _dense(h1, model.w2, model.b2, 12, True, h2)
-    _dense(h2, model.w3, model.b3, 14, False, out)  # Q10 -> Q8
+    _dense(x, model.w1[:], model.b1[:], 12, True, h1)
+    _dense(h1, model.w2[:], model.b2[:], 12, True, h2)
+    _dense(h2, model.w3[:], model.b3[:], 14, False, out)  # Q10 -> Q8
     size = min(max(log_bits - FIRST_KNOT, 0), (NUM_RATE_KNOTS - 1) << KNOT_SHIFT)
     row = min(size >> KNOT_SHIFT, NUM_RATE_KNOTS - 2)
     t = size - (row << KNOT_SHIFT)

@@ -125,7 +125,8 @@ def put(model, indices, num_stages, coder, data):
     """Code the indices."""
     for s in range(num_stages):
         i = indices[s]
-        enc_symbol(coder, data, model.index_cdf[s, i], model.index_cdf[s, i + 1], TOTAL_BITS)
+        low, high = np.int64(model.index_cdf[s, i]), np.int64(model.index_cdf[s, i + 1])
+        enc_symbol(coder, data, low, high, TOTAL_BITS)
 
 
 @kernel
@@ -141,5 +142,5 @@ def get(model, num_stages, coder, data, indices):
             else:
                 last = middle
         indices[s] = first
-        low, high = model.index_cdf[s, first], model.index_cdf[s, first + 1]
+        low, high = np.int64(model.index_cdf[s, first]), np.int64(model.index_cdf[s, first + 1])
         dec_consume(coder, data, low, high, TOTAL_BITS)

@@ -1,4 +1,4 @@
-"""One frame: what it consists of, what it leaves to the next one, and how it is written and read."""
+"""One frame: what it consists of, what it leaves to the next, and how it is written and read."""
 
 from __future__ import annotations
 

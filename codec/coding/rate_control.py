@@ -1,9 +1,9 @@
 """Rate control of a frame: the step size whose levels fill its bytes.
 
-The true cost of a step needs the context model, the most expensive part of the encoder. So steps are
-searched with an estimate from the baseline distributions alone (envelope over step), scaled by the
-ratio of true cost to estimate, which is known from the frame before and corrected at each true cost.
-Two or three of these are enough.
+The true cost of a step needs the context model, the most expensive part of the encoder. So steps
+are searched with an estimate from the baseline distributions alone (envelope over step), scaled by
+the ratio of true cost to estimate, which is known from the frame before and corrected at each true
+cost. Two or three of these are enough.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Variable bitrate (VBR): which bytes each frame of a signal gets.
 
 The demand of a frame is the geometric mean of two rules, better together than either. First, the
-bits that its envelope needs at a step of constant distance to its level to the power ``LEVEL_POWER``:
-with 0 the noise would have one level in the whole file, and pauses no bits; with 1 every frame
-would have the same signal-to-noise ratio. Second, the level itself: energy to the power
+bits that its envelope needs at a step of constant distance to its level to the power
+``LEVEL_POWER``: with 0 the noise would have one level in the whole file, and pauses no bits; with 1
+every frame would have the same signal-to-noise ratio. Second, the level itself: energy to the power
 ``ENERGY_EXPONENT``. Both were chosen on validation clips.
 """
 

@@ -90,7 +90,7 @@ def track_pitch(frame):
     Returns
     -------
     periodicity : float32   normalised correlation at the lag, 0..1
-    lag : int               samples, MIN_LAG..MAX_LAG - 1; the first one of several that are equally good
+    lag : int               samples, MIN_LAG..MAX_LAG - 1; the first of several that are as good
     """
     count = MAX_LAG - MIN_LAG
     # correlation[i] belongs to the lag MAX_LAG - 1 - i, so that i and the samples run together.

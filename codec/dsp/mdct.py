@@ -7,9 +7,9 @@
     block 1        [0 ......... 2N)
     block 2               [N ......... 3N)
 
-Block ``i`` covers the samples ``[(i-1)N, (i+1)N)``: its first half overlaps the block before it. The
-transform is written as one matrix product: with N = 160 that is as fast as a fast transform, has
-one order of additions, and is easier to read.
+Block ``i`` covers the samples ``[(i-1)N, (i+1)N)``: its first half overlaps the block before it.
+The transform is written as one matrix product: with N = 160 that is as fast as a fast transform,
+has one order of additions, and is easier to read.
 
 References
 ----------
@@ -62,7 +62,7 @@ def forward(transform, samples, spectrum):
     for b in range(spectrum.shape[0]):
         for k in range(spectrum.shape[1]):
             spectrum[b, k] = 0
-    add_dense(samples, transform.forward, spectrum)
+    add_dense(samples, transform.forward[:], spectrum)
 
 
 @kernel
@@ -78,7 +78,7 @@ def inverse(transform, spectrum, overlap, samples):
     """
     blocks, size = spectrum.shape
     both = np.zeros((blocks, 2 * size), np.float32)
-    add_dense(spectrum, transform.inverse, both)
+    add_dense(spectrum, transform.inverse[:], both)
     for b in range(blocks):
         for n in range(size):
             samples[b * size + n] = both[b, n] + overlap[n]

@@ -5,7 +5,7 @@ Knows nothing of torch, so that the command line can show its help at once.
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
 PARTS = ("analysis", "msvq", "intra_msvq", "allocation", "enhancer", "concealment")
@@ -123,3 +123,16 @@ class TrainConfig:
     resume: bool = option("Continue the run in --out exactly where it stopped.", False)
     checkpoint_every: int = option("Steps from one checkpoint to the next.", 500, low=1)
     validate_every: int = option("Steps from one validation to the next.", 2000, low=1)
+
+
+def options_table() -> str:
+    """Return the options of ``codec train`` as a Markdown table."""
+    lines = ["| option | default | |", "|---|---|---|"]
+    for field_ in fields(TrainConfig):
+        if field_.default is MISSING:
+            continue
+        name = field_.metadata["name"] or field_.name
+        default = "" if field_.default in (None, "") else f"{field_.default}"
+        about = field_.metadata["help"]
+        lines.append(f"| `--{name.replace('_', '-')}` | {default} | {about} |")
+    return "\n".join(lines)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from codec.config import HOP_LENGTH, NUM_LOSS_FEATURES, NUM_LTPF_BANDS
+from codec.plc import LONGEST_GAP, RECOVERY, SILENCE
 from models.dsp import (
     HISTORY,
     MIN_LAG,
@@ -18,7 +19,7 @@ from models.dsp import (
     random_noise,
     track_pitch,
 )
-from models.plc import MAX_GAP, RECOVERY, SILENCE, Concealed, conceal, repeat_period
+from models.plc import Concealed, conceal, repeat_period
 
 HOP = HOP_LENGTH
 
@@ -130,7 +131,7 @@ def test_a_gap_is_described_and_fades() -> None:
     features = out.features[0]
     assert features.shape == (30, NUM_LOSS_FEATURES)
     assert features[:, 0].bool().tolist() == lost[0]
-    wanted = [min(i, MAX_GAP) / MAX_GAP for i in range(length)]
+    wanted = [min(i, LONGEST_GAP) / LONGEST_GAP for i in range(length)]
     assert features[3 : 3 + length, 1].tolist() == pytest.approx(wanted)
     after = features[3 + length : 3 + length + RECOVERY + 2, 2].tolist()
     assert after == [0.5**i for i in range(RECOVERY)] + [0.0, 0.0]
