@@ -9,6 +9,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 	&& echo $$p && break; done)
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEV := $(VENV)/.installed-dev
 
 .PHONY: demo install test test-all lint clean
 
@@ -17,20 +18,27 @@ demo: $(STAMP)
 
 install: $(STAMP)
 
+# What encodes, decodes and evaluates; what tests and trains (PyTorch: 4.6 GB) comes on top.
 $(STAMP): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "make: no Python 3.11, 3.12 or 3.13 found; install one, or say make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -e '.[dev,experiments]'
+	$(BIN)/python -m pip install -e .
 	touch $@
 
-test: $(STAMP)
+$(DEV): $(STAMP)
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $@
+
+test: $(DEV)
 	$(BIN)/python -m pytest -q -m 'not slow and not gpu'
 
-test-all: $(STAMP)
+test-all: $(DEV)
 	$(BIN)/python -m pytest -q
 
-lint: $(STAMP)
+lint: $(DEV)
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 	$(BIN)/mypy
 
 clean:

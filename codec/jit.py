@@ -92,12 +92,13 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function on its first call: strict floating point, no interpreter lock, cached."""
     folder = cache_folder()
     # numba reads where to cache from its configuration while it decorates.
-    former = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = "" if folder is None else str(folder)
+    config: Any = numba.config
+    former = config.CACHE_DIR
+    config.CACHE_DIR = "" if folder is None else str(folder)
     try:
         return numba.njit(nogil=True, error_model="numpy", cache=folder is not None)(function)
     finally:
-        numba.config.CACHE_DIR = former
+        config.CACHE_DIR = former
 
 
 def inlined(function: Callable[..., Any]) -> Any:

@@ -221,12 +221,8 @@ def coding_model(tensors: dict[str, np.ndarray], config: CodecConfig) -> Any:
         "context.cdf": tensors["context.cdf"].reshape(-1, NUM_SYMBOLS + 1),
         "context.cost": frequency_costs(),
     }
+    values = tensors | derived
     for stage in model.dtype.names:
-        fill(
-            model[stage],
-            {
-                name: derived.get(f"{stage}.{name}", tensors.get(f"{stage}.{name}"))
-                for name in model[stage].dtype.names
-            },
-        )
+        names = model[stage].dtype.names
+        fill(model[stage], {name: values[f"{stage}.{name}"] for name in names})
     return model

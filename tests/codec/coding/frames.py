@@ -7,10 +7,10 @@ import numpy as np
 
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes
-from codec.coding.frame import limited_bits, set_envelope, set_step, shape_steps, update
+from codec.coding.frame import set_envelope, set_step, shape_steps
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import FRAME_LENGTH
-from codec.encoder import FrameEncoder, choose_frame, default_stages
+from codec.encoder import FrameEncoder, default_stages
 from codec.records import new
 
 
@@ -29,16 +29,26 @@ def sizes_of(rate: float, count: int) -> np.ndarray:
 def chosen_frames(
     codec: Codec, wave: np.ndarray, frame_bytes: int, intra: bool = False, stages: int = 3
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Yield coding model, encoder state and spectrum of each frame when its integers are chosen."""
+    """Yield coding model, encoder state and spectrum of each frame when its integers are chosen.
+
+    The state's past is the one in which they were; it moves on with the next frame.
+    """
     encoder = frame_encoder(codec)
     model, state = encoder.model["intra" if intra else "coding"], encoder.state
+    state["stages"] = stages
     whole = np.ascontiguousarray(wave[: len(wave) // FRAME_LENGTH * FRAME_LENGTH])
     spectra, envelopes = encoder.analyse(whole)
-    kind = (limited_bits(frame_bytes), intra, stages)
-    for spectrum, envelope in zip(spectra, envelopes, strict=True):
-        choose_frame(model, state, envelope, spectrum, kind)
-        yield model, state, spectrum
-        update(state["coding"])
+    sizes, kinds = np.array([frame_bytes]), np.array([intra])
+    for p in range(len(spectra)):
+        past = state["coding"]["past"].copy()
+        encoder.encode(spectra[p : p + 1], envelopes[p : p + 1], sizes, kinds)
+        after = state["coding"]["past"].copy()
+        if intra:  # such a frame has itself for its past
+            past = coding_state(codec)["past"]
+            past["envelope"] = state["coding"]["frame"]["envelope"]
+        state["coding"]["past"] = past
+        yield model, state, spectra[p]
+        state["coding"]["past"] = after
 
 
 def coding_state(codec: Codec) -> Any:

@@ -39,13 +39,12 @@ def test_estimated_bits_are_the_bits_used(
 
 @pytest.mark.parametrize("size", [40, 80])
 def test_the_step_is_the_finest_that_fits(codec: Codec, speech: np.ndarray, size: int) -> None:
-    """Against all steps in turn; the estimate may stop one step too early."""
+    """The next finer one does not fit; seldom the estimate stops one step too early."""
     finest = []
     for model, state, spectrum in chosen_frames(codec, speech[4000:10000], size, stages=3):
         coding = state["coding"]
         frame = coding["frame"]
         side = envelope.price(model["envelope"], frame["indices"], 3)
-        chosen = frame.copy()
         expected = int(frame["step"]) - int(frame["delta"]) * STEP_RESOLUTION
         budget = 8 * size * COST_ONE - side
         cost = price(model, coding, 8 * size)
@@ -55,8 +54,6 @@ def test_the_step_is_the_finest_that_fits(codec: Codec, speech: np.ndarray, size
             finest.append(
                 try_step(model, coding, spectrum, 8 * size, (expected, finer)) > budget - 128
             )
-        coding["frame"] = chosen
-        price(model, coding, 8 * size)
     assert len(finest) > 10 and np.mean(finest) > 0.85
 
 
@@ -81,7 +78,6 @@ def test_filling_takes_nothing_but_magnitudes(codec: Codec, speech: np.ndarray) 
         coding = state["coding"]
         frame = coding["frame"]
         expected = int(frame["step"]) - int(frame["delta"]) * STEP_RESOLUTION
-        chosen = frame.copy()
         cost = try_step(model, coding, spectrum, 160, (expected, int(frame["delta"]) - 1))
         before = frame["levels"].copy()
         budget = int(0.97 * cost)
@@ -90,8 +86,6 @@ def test_filling_takes_nothing_but_magnitudes(codec: Codec, speech: np.ndarray) 
         after = frame["levels"]
         assert (np.abs(after) <= np.abs(before)).all() and (after * before >= 0).all()
         assert not fill_frame(model, coding, spectrum, 160, (price(model, coding, 160), 0))
-        coding["frame"] = chosen
-        price(model, coding, 160)
 
 
 def test_estimate_falls_with_the_step(codec: Codec, speech: np.ndarray) -> None:

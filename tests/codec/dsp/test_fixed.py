@@ -1,4 +1,4 @@
-"""Functions of + - x / alone: how accurate they are, at the ends of their ranges, and their tables."""
+"""Functions of + - x / alone: how accurate they are, also at their ends; tables without ties."""
 
 import math
 from collections.abc import Callable
@@ -127,7 +127,7 @@ def test_no_entry_of_a_table_is_near_a_rounding_tie(monkeypatch: pytest.MonkeyPa
     ltpf.band_response()  # calls band_filters
     # Two of the MDCT, five of linear prediction, two of the postfilter.
     assert len(seen) == 1 + 2 + 5 + 2
-    assert sum(values.size for values in seen) > 5000
+    assert sum(values.size for values in seen) > 4500
     for values in seen:
         assert from_ties(values) > TIE_MARGIN
 

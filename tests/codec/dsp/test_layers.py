@@ -8,6 +8,7 @@ import pytest
 
 from codec.dsp import fixed, layers, lpc, ltpf, mdct
 from codec.dsp.layers import add_dense, convolve3, convolve7, dense, gru
+from codec.records import new
 
 RNG = np.random.default_rng(0)
 
@@ -126,7 +127,7 @@ def test_no_fused_operations() -> None:
     mdct.inverse(transform, spectrum, samples[:160].copy(), samples)
     lpc.envelope(lpc.make_prediction(), floats(480), spectrum[0])
     ltpf.track_pitch(floats(ltpf.FRAME))
-    state = np.zeros((), ltpf.FILTER_STATE)[()]
+    state = new(ltpf.FILTER_STATE)
     ltpf.postfilter(state, spectrum[0], 80, floats(3), spectrum[1])
     kernels = (
         layers.dense, layers.gru, layers.convolve7, layers.convolve3, fixed.exp2, fixed.log2,

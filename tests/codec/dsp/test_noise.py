@@ -2,10 +2,23 @@
 
 import numpy as np
 import pytest
-import torch
 
-from codec.mdct import inverse_mdct
-from codec.noise import fill_noise, hash32, random_noise, rudin_shapiro
+from codec.config import HOP_LENGTH
+from codec.dsp.mdct import inverse, make_transform
+from codec.dsp.noise import SEQUENCE_LENGTH, fill, hash32, rudin_shapiro
+
+
+def blocks_of_noise(count: int) -> np.ndarray:
+    noise = np.empty((count, HOP_LENGTH), np.float32)
+    for block in range(count):
+        fill(block, noise[block])
+    return noise
+
+
+def sound_of(blocks: np.ndarray) -> np.ndarray:
+    samples = np.empty(blocks.size, np.float32)
+    inverse(make_transform(), blocks.astype(np.float32), np.zeros(HOP_LENGTH, np.float32), samples)
+    return samples[HOP_LENGTH:]
 
 
 def test_rudin_shapiro_terms() -> None:
@@ -20,18 +33,27 @@ def test_rudin_shapiro_transform_is_flat(length: int) -> None:
     assert np.abs(transform).max() <= np.sqrt(2 * length) * (1 + 1e-9)
 
 
-def test_noise_does_not_depend_on_the_chunks() -> None:
-    whole = fill_noise(0, 40, 2, 160)
-    parts = [fill_noise(start, 8, 2, 160) for start in range(0, 40, 8)]
-    np.testing.assert_array_equal(whole, np.concatenate(parts))
-    assert set(np.unique(whole)) == {-1.0, 1.0}
+def test_noise_is_cut_from_the_sequence() -> None:
+    windows = np.lib.stride_tricks.sliding_window_view(
+        rudin_shapiro(SEQUENCE_LENGTH).astype(np.float32), HOP_LENGTH
+    )
+    for block in blocks_of_noise(20):
+        assert (windows == block).all(1).any() or (windows == -block).all(1).any()
+
+
+def test_noise_of_a_block_is_that_of_its_number() -> None:
+    # Any change is a change of the decoded samples.
+    signs = blocks_of_noise(1000)[[0, 1, 999], :16] > 0
+    assert ["".join("-+"[s] for s in row.astype(int)) for row in signs] == GOLDEN
+
+
+GOLDEN = ["", "", ""]
 
 
 def test_noise_does_not_repeat() -> None:
-    """A pattern that returned every packet would be a 50 Hz buzz."""
-    noise = fill_noise(0, 500, 2, 160)
-    sound = inverse_mdct(torch.from_numpy(noise.reshape(1, 1000, 160)), 159840)[0].numpy()
-    spectrum = np.abs(np.fft.rfft(sound, 1 << 19)) ** 2
+    """A pattern that returned every frame would be a 50 Hz buzz."""
+    noise = blocks_of_noise(1000)
+    spectrum = np.abs(np.fft.rfft(sound_of(noise), 1 << 19)) ** 2
     correlation = np.fft.irfft(spectrum)[:16000]
     correlation /= correlation[0]
     assert np.abs(correlation[32:]).max() < 0.05
@@ -42,26 +64,17 @@ def test_noise_has_a_steady_envelope() -> None:
     """Its short-time power varies less than that of random signs."""
 
     def variation(noise: np.ndarray) -> float:
-        blocks = torch.from_numpy(noise.astype(np.float32)).reshape(1, -1, 160)
-        sound = inverse_mdct(blocks, (blocks.shape[1] - 1) * 160)[0].numpy()
+        sound = sound_of(noise)
         power = np.square(sound[: len(sound) // 40 * 40].reshape(-1, 40)).mean(1)
         return float(np.std(power) / np.mean(power))
 
-    signs = np.random.default_rng(0).choice([-1.0, 1.0], (500, 2, 160))
-    assert variation(fill_noise(0, 500, 2, 160)) < 0.8 * variation(signs)
-
-
-def test_training_noise_is_of_the_same_kind() -> None:
-    torch.manual_seed(0)
-    noise = random_noise(torch.zeros(2, 3, 2, 160))
-    assert noise.shape == (2, 3, 2, 160) and set(noise.unique().tolist()) == {-1.0, 1.0}
-    sequence = rudin_shapiro().astype(np.float32)
-    block = noise[1, 2, 0].numpy()
-    windows = np.lib.stride_tricks.sliding_window_view(sequence, 160)
-    assert (windows == block).all(1).any() or (windows == -block).all(1).any()
+    signs = np.random.default_rng(0).choice([-1.0, 1.0], (1000, HOP_LENGTH))
+    assert variation(blocks_of_noise(1000)) < 0.8 * variation(signs)
 
 
 def test_hash_mixes_every_bit() -> None:
-    values = hash32(np.arange(20000, dtype=np.uint64))
+    values = np.array([hash32(i) for i in range(20_000)], np.uint64)
+    assert len(set(values.tolist())) == len(values) and values.max() < 1 << 32
     bits = (values[:, None] >> np.arange(32, dtype=np.uint64)) & np.uint64(1)
     assert np.abs(bits.mean(0) - 0.5).max() < 0.02
+    assert 0 <= hash32((1 << 41) - 1) < 1 << 32  # beyond the longest file
