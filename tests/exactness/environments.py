@@ -77,6 +77,13 @@ QUICK = {
     "spawned": way("spawn"),
     "fork server": way("forkserver"),
 }  # fmt: skip
+# ... a part of it in these, in seconds. The order matters: a fresh process comes first.
+WAYS = ("fork_fresh", "fork", "threads", "pickled", "spawn", "forkserver")
+SOME = ("length_321", "vbr_13.2", "open_16.4", "damaged_8", "lost", "bursts_9.6")
+FAST = {
+    "threads and processes": Environment({}, (*SOME, *(f"--way={way}" for way in WAYS))),
+    "NumPy without AVX": Environment(QUICK["NumPy without AVX"].variables, SOME),
+}
 # ... and other code in these, which takes a minute to compile.
 GENERIC = compiled(NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES="")
 RECOMPILED = {

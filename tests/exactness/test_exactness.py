@@ -1,6 +1,7 @@
 """The same bytes give the same samples, and the same samples the same bytes, wherever it is done.
 
-Workers code the golden files (``worker.py``) in the environments of ``environments.py``.
+Workers code the golden files (``worker.py``) in the environments of ``environments.py``: some of
+them in seconds, all of them, and with other machine code, in the slow tests.
 """
 
 from __future__ import annotations
@@ -9,7 +10,6 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,31 +29,24 @@ def check(found: dict[str, Any]) -> None:
 # --- this interpreter -----------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def generic(tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
-    """A worker that compiles everything anew; it runs beside the tests that do not need it."""
-    process = environments.start(environments.GENERIC, tmp_path_factory.mktemp("kernels"))
-    yield process
-    process.kill()
-    process.communicate()
+@pytest.mark.parametrize("name", environments.FAST)
+def test_some_files(name: str, tmp_path: Path) -> None:
+    check(environments.finish(environments.start(environments.FAST[name], tmp_path)))
 
 
-@pytest.mark.usefixtures("generic")
+@pytest.mark.slow
 @pytest.mark.parametrize("name", environments.QUICK)
 def test_processes_and_threads(name: str, tmp_path: Path) -> None:
     check(environments.finish(environments.start(environments.QUICK[name], tmp_path)))
 
 
-def test_generic_processor(generic: subprocess.Popen[str]) -> None:
-    found = environments.finish(generic)
-    assert found["environment"]["cpu"] == "generic"
-    check(found)
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [n for n in environments.RECOMPILED if n != "generic CPU"])
+@pytest.mark.parametrize("name", environments.RECOMPILED)
 def test_other_machine_code(name: str, tmp_path: Path) -> None:
-    check(environments.finish(environments.start(environments.RECOMPILED[name], tmp_path)))
+    environment = environments.RECOMPILED[name]
+    found = environments.finish(environments.start(environment, tmp_path))
+    assert found["environment"]["cpu"] == environment.variables.get("NUMBA_CPU_NAME", "")
+    check(found)
 
 
 @pytest.mark.slow

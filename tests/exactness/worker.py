@@ -1,6 +1,6 @@
 """Code the golden files in this process and print what came of it, as one JSON object.
 
-    python tests/exactness/worker.py [NAME ...] [--way WAY] [--quick]
+    python tests/exactness/worker.py [NAME ...] [--way WAY ...] [--quick]
 
 Names are golden files to decode and signals to encode (``tests/golden/make_golden.py`` has them);
 none: all of them. The printed ``stages``, ``decoded`` and ``encoded`` must be those of golden.json.
@@ -12,6 +12,8 @@ Ways to do it, beside ``plain``:
     fork                 in a forked child, after this process has decoded something
     fork_fresh           in a forked child, before anything was coded
     spawn, forkserver    in a child process that multiprocessing starts so, the codec pickled
+
+Several of them are done one after the other and must agree.
 """
 
 from __future__ import annotations
@@ -138,11 +140,16 @@ def main() -> None:
     """Print what was found."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--way", default="plain")
+    parser.add_argument("--way", action="append")
     parser.add_argument("--quick", action="store_true", help="only the shortest files")
     options = parser.parse_args()
     todo = tasks(list(QUICK) if options.quick else options.names)
-    found = run(Codec.load(), todo, options.way)
+    codec, ways = Codec.load(), options.way or ["plain"]
+    results = {way: run(codec, todo, way) for way in ways}
+    found = results[ways[0]]
+    for way, other in results.items():
+        if other != found:
+            raise SystemExit(f"{way} gives something else than {ways[0]}")
 
     import numba
     import numpy as np
