@@ -1,14 +1,11 @@
 """Layers: the values of float64, the bits of one order of additions, frames that do not meet."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import pytest
 
-from codec.dsp import fixed, layers, lpc, ltpf, mdct
 from codec.dsp.layers import add_dense, convolve3, convolve7, dense, gru
-from codec.records import new
 
 RNG = np.random.default_rng(0)
 
@@ -92,49 +89,3 @@ def test_convolutions(convolve: Callable, taps: int) -> None:
         for t in range(taps):
             wanted = wanted + weights[:, c, t, None] * x[c, reach + t : reach + t + size]
     np.testing.assert_array_equal(out, wanted)
-
-
-# --------------------------------------------------------------------------------------------------
-# Machine code
-
-
-def assembly(kernel: Any) -> str:
-    """Return the machine code of all that a kernel calls, as text.
-
-    ``inspect_asm`` says nothing of kernels that come from the cache, so it is made anew from the
-    optimised code that the cache keeps.
-    """
-    texts = []
-    for compiled in kernel.overloads.values():
-        library = compiled.library
-        module = library._get_module_for_linking()
-        texts.append(library._codegen._tm.emit_assembly(module))
-    assert texts, f"{kernel.__name__} was not called"
-    return "\n".join(texts)
-
-
-def test_no_fused_operations() -> None:
-    """A fused multiply-add rounds once instead of twice, where a machine has one."""
-    dense(floats(1, 8), floats(8, 4), floats(4), floats(1, 4))
-    gru(floats(1, 12), floats(4, 12), floats(12), np.float32(1), floats(1, 4), floats(1, 4))
-    convolve7(floats(2, 166), floats(3, 2, 7), floats(3), floats(3, 160))
-    convolve3(floats(2, 166), floats(3, 2, 3), floats(3), floats(3, 160))
-    row = floats(16)
-    fixed.exp2(row, row)
-    fixed.log2(row, row)
-    fixed.gelu(row)
-    transform, spectrum, samples = mdct.make_transform(), floats(2, 160), np.zeros(320, np.float32)
-    mdct.inverse(transform, spectrum, samples[:160].copy(), samples)
-    lpc.envelope(lpc.make_prediction(), floats(480), spectrum[0])
-    ltpf.track_pitch(floats(ltpf.FRAME))
-    state = new(ltpf.FILTER_STATE)
-    ltpf.postfilter(state, spectrum[0], 80, floats(3), spectrum[1])
-    kernels = (
-        layers.dense, layers.gru, layers.convolve7, layers.convolve3, fixed.exp2, fixed.log2,
-        fixed.gelu, mdct.inverse, lpc.envelope, ltpf.track_pitch, ltpf.postfilter,
-    )  # fmt: skip
-    for kernel in kernels:
-        text = assembly(kernel).lower()
-        assert "mul" in text  # it is machine code
-        for fused in ("fmadd", "fmsub", "fnmadd", "fnmsub", "fmla", "fmls"):
-            assert fused not in text, f"{kernel.__name__}: {fused}"
