@@ -3,31 +3,30 @@
 import copy
 import dataclasses
 import hashlib
+import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-import codec.api
-import codec.decoder
-import codec.encoder
 from codec import BitstreamError, Codec
-from codec.bitstream import HEADER_BYTES, cbr_bytes, read_stream, write_stream
-from codec.config import REPORT_RATES_KBPS
-from codec.encoder import analyse
-from codec.errors import AudioError
-from codec.weights import WeightsError
+from codec.bitstream import cbr_bytes, read_stream, write_stream
+from codec.config import HEADER_BYTES, REPORT_RATES_KBPS
+from codec.errors import AudioError, WeightsError
 from evaluation.metrics import pesq_wb, psnr
 
-ROOT = Path(codec.api.__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 LSB = 1 / 32768
 LENGTHS = (0, 1, 159, 160, 161, 319, 320, 321, 16000)
 
-# The fixture `codec` hides the package of the same name inside the tests.
-api, decoder_module, encoder_module = codec.api, codec.decoder, codec.encoder
+
+@pytest.fixture(scope="module")
+def talk(demo_speech: np.ndarray) -> np.ndarray:
+    """Three seconds of three speakers, one a synthesizer with digital silence between words."""
+    return np.concatenate([demo_speech[16000:48000], demo_speech[96000:112000]])
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +77,27 @@ def test_other_rates_and_two_channels(codec: Codec, sample_rate: int) -> None:
 
 
 def test_tensors_are_taken_too(codec: Codec, speech: np.ndarray) -> None:
+    torch = pytest.importorskip("torch")
     tensor = torch.from_numpy(speech[:8000])
     assert codec.encode(tensor) == codec.encode(speech[:8000])
     assert codec.encode(tensor[None].double().requires_grad_()) == codec.encode(speech[:8000])
+
+
+@pytest.mark.parametrize(("dtype", "scale"), [(np.int16, 1 << 15), (np.int32, 1 << 31)])
+def test_integer_pcm_is_scaled(codec: Codec, speech: np.ndarray, dtype: type, scale: int) -> None:
+    pcm = np.round(scale * speech[:8000].astype(np.float64)).astype(dtype)
+    assert codec.encode(pcm) == codec.encode(pcm.astype(np.float32) / np.float32(scale))
+
+
+def test_channels_first_or_last(codec: Codec, speech: np.ndarray) -> None:
+    wave = np.stack([speech[:8000], 0.25 * speech[:8000]])
+    mixed = codec.encode(wave)
+    assert codec.encode(wave.T) == mixed == codec.encode(wave.mean(0))
+    for channel in (1, 2):
+        assert codec.encode(wave, channel=channel) == codec.encode(wave[channel - 1])
+        assert codec.encode(wave.T, channel=channel) == codec.encode(wave[channel - 1])
+    with pytest.raises(AudioError, match="no channel 3"):
+        codec.encode(wave, channel=3)
 
 
 def test_input_is_not_changed(codec: Codec, speech: np.ndarray) -> None:
@@ -101,9 +118,9 @@ def test_nan_and_infinity(codec: Codec, bad: float) -> None:
         codec.encode(wave)
 
 
-@pytest.mark.parametrize("dtype", [np.int16, np.int32, np.uint8])
-def test_integers_are_refused(codec: Codec, dtype: type) -> None:
-    with pytest.raises(ValueError, match="give floats"):
+@pytest.mark.parametrize("dtype", [np.int8, np.int64, np.bool_, np.complex64])
+def test_types_that_are_not_clear(codec: Codec, dtype: type) -> None:
+    with pytest.raises(AudioError, match="give floats within ±1, or PCM"):
         codec.encode(np.zeros(1000, dtype))
 
 
@@ -166,15 +183,14 @@ def test_wrong_weights_files(tmp_path: Path) -> None:
 def test_payload_is_exactly_at_the_nominal_rate(
     codec: Codec, speech: np.ndarray, rate: float
 ) -> None:
-    long = np.tile(speech, 4)[:160000]
-    data = codec.encode(long, 16000, rate)
+    data = codec.encode(speech, 16000, rate)
     header, packets = read_stream(data)
     assert header.nominal_bitrate_bps == round(rate * 1000)
     payload = sum(map(len, packets))
     assert payload == cbr_bytes(header.nominal_bitrate_bps, len(packets))
     assert 8 * payload / (0.02 * len(packets)) == pytest.approx(1000 * rate, rel=1e-3)
-    # The whole file, header and checksums included, over its 10 seconds.
-    assert 8 * len(data) / 10 == pytest.approx(1000 * rate, rel=0.02)
+    # The whole file, header and checksums included, over its 3 seconds.
+    assert 8 * len(data) / 3 == pytest.approx(1000 * rate, rel=0.03)
 
 
 @pytest.mark.parametrize("rate", [8.0, 13.2, 32.0])
@@ -198,8 +214,10 @@ def test_vbr_total(codec: Codec, speech: np.ndarray, rate: float) -> None:
 
 
 def digest(codec: Codec, data: bytes) -> str:
-    _, integers = codec.decode_integers(data)
-    return hashlib.sha256(b"".join(part.tobytes() for part in integers)).hexdigest()
+    """Return a hash of all integers and samples."""
+    integers = codec.decode_integers(data)[1]
+    parts = [*integers, codec.decode(data)]
+    return hashlib.sha256(b"".join(part.tobytes() for part in parts)).hexdigest()
 
 
 def test_encoding_twice_gives_the_same_bytes(
@@ -208,97 +226,69 @@ def test_encoding_twice_gives_the_same_bytes(
     assert codec.encode(speech, 16000, 13.2) == stream
 
 
-def test_number_of_threads_does_not_matter(codec: Codec, stream: bytes) -> None:
-    one, integers = codec.decode(stream), digest(codec, stream)
-    torch.set_num_threads(2)
-    try:
-        two = codec.decode(stream)
-        assert digest(codec, stream) == integers
-    finally:
-        torch.set_num_threads(1)
-    assert np.abs(one - two).max() <= LSB
+def test_threads_do_not_meet(codec: Codec, speech: np.ndarray, stream: bytes) -> None:
+    """One codec in several threads, each coding another part, gives what one thread gives."""
+
+    def code(start: int) -> tuple[bytes, bytes]:
+        data = codec.encode(speech[start : start + 8000], 16000, 8.0 + start / 4000)
+        return data, codec.decode(data).tobytes()
+
+    starts = list(range(0, 40000, 4000))
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(code, starts)) == [code(start) for start in starts]
+
+
+def test_pickled_codecs_are_the_same(codec: Codec, stream: bytes) -> None:
+    again = pickle.loads(pickle.dumps(codec))
+    assert again.fingerprint == codec.fingerprint
+    assert digest(again, stream) == digest(codec, stream)
 
 
 def test_integers_do_not_depend_on_the_enhancer(codec: Codec, stream: bytes) -> None:
-    other = Codec(codec.weights)
-    with torch.no_grad():
-        for parameter in other.enhancer.parameters():
-            parameter.add_(0.01 * torch.randn_like(parameter))
-    assert digest(other, stream) == digest(codec, stream)
+    weights = copy.copy(codec.weights)
+    weights.tensors = dict(weights.tensors)
+    rng = np.random.default_rng(0)
+    for name, value in weights.tensors.items():
+        if name.startswith("enhancer."):
+            noise = 0.01 * rng.standard_normal(value.shape)
+            weights.tensors[name] = (value + noise).astype(np.float16)
+    other = Codec(weights)
+    pairs = zip(codec.decode_integers(stream)[1], other.decode_integers(stream)[1], strict=True)
+    assert all(np.array_equal(a, b) for a, b in pairs)
     assert np.abs(other.decode(stream) - codec.decode(stream)).max() > LSB
 
 
 def test_another_process_decodes_the_same(codec: Codec, stream: bytes, tmp_path: Path) -> None:
+    """To the last bit, and without PyTorch."""
     (tmp_path / "a.bin").write_bytes(stream)
     script = (
-        "import sys, hashlib, numpy as np, torch\n"
+        f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from codec import Codec\n"
-        "torch.set_num_threads(2)\n"
-        "c, data = Codec.load(), open('a.bin', 'rb').read()\n"
-        "np.save('a.npy', c.decode(data))\n"
-        "parts = c.decode_integers(data)[1]\n"
-        "print(hashlib.sha256(b''.join(p.tobytes() for p in parts)).hexdigest())\n"
+        "Codec.load().decode(open('a.bin', 'rb').read()).tofile('a.raw')\n"
+        "assert 'torch' not in sys.modules\n"
     )
-    result = subprocess.run(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"],
-        cwd=tmp_path, capture_output=True, text=True, check=True,
-    )  # fmt: skip
-    assert result.stdout.strip() == digest(codec, stream)
-    assert np.abs(np.load(tmp_path / "a.npy") - codec.decode(stream)).max() <= LSB
+    subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
+    samples = np.fromfile(tmp_path / "a.raw", np.float32)
+    assert np.array_equal(samples, codec.decode(stream))
 
 
-def test_what_follows_does_not_change_what_was(codec: Codec, speech: np.ndarray) -> None:
-    """The decoder looks back only, and the runs it works in depend on the packet's number alone."""
-    _, integers = codec.decode_integers(codec.encode(speech, 16000, 13.2))
-    whole = decoder_module.synthesise(codec.enhancer, codec.config, integers, len(speech))
-    run, offset = decoder_module.RUN_PACKETS, decoder_module.RUN_OFFSET
-    for packets in (7, 10, offset - 1, offset, offset + 1, run, run + 9, run + offset + 4):
-        first = type(integers)(*(values[:packets] for values in integers))
-        length = min((2 * packets - 1) * 160, len(speech))
-        part = decoder_module.synthesise(codec.enhancer, codec.config, first, length)
-        np.testing.assert_array_equal(part, whole[:length])
+def test_what_follows_does_not_change_what_was(codec: Codec, stream: bytes) -> None:
+    """The decoder looks back only."""
+    header, packets = read_stream(stream)
+    whole = codec.decode(stream)
+    for count in (1, 7, 8, 9, 51):
+        length = 320 * count - 160
+        first = dataclasses.replace(header, num_samples=length)
+        part = codec.decode(write_stream(first, packets[:count]))
+        assert np.array_equal(part, whole[:length])
 
 
 def test_memory_does_not_get_old(codec: Codec, demo_speech: np.ndarray) -> None:
     """Speech late in a long file is decoded as well as at its start."""
     talk = demo_speech[:32000]
-    decoded = codec.decode(codec.encode(np.tile(talk, 8), 16000, 8.0))
-    quality = [psnr(talk, decoded[i * 32000 : (i + 1) * 32000]) for i in range(8)]
+    decoded = codec.decode(codec.encode(np.tile(talk, 5), 16000, 8.0))
+    quality = [psnr(talk, decoded[i * 32000 : (i + 1) * 32000]) for i in range(5)]
     assert min(quality[1:]) > quality[0] - 1.0
-
-
-def test_analysing_in_pieces(
-    codec: Codec, speech: np.ndarray, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    envelopes, spectra = analyse(codec.analysis, codec.config, speech, 151)
-    monkeypatch.setattr(encoder_module, "ANALYSIS_PACKETS", 7)
-    in_pieces = analyse(codec.analysis, codec.config, speech, 151)
-    np.testing.assert_allclose(in_pieces[0], envelopes, atol=0.1)  # 1/256 octave is 1
-    np.testing.assert_allclose(in_pieces[1], spectra, atol=1e-5)
-
-
-def test_encoder_is_the_graphs_front_end(codec: Codec, speech: np.ndarray) -> None:
-    """Encoder and training graph cut the same packets and propose the same envelopes."""
-    from codec.mdct import mdct
-
-    waveform = torch.from_numpy(speech[: 99 * 160])[None]
-    with torch.no_grad():
-        spectrum = mdct(waveform, 100, 160).view(1, 50, 2, 160)
-        envelope = codec.analysis(waveform, spectrum)
-    envelopes, spectra = analyse(codec.analysis, codec.config, speech[: 99 * 160], 50)
-    np.testing.assert_allclose(spectra, spectrum[0].numpy(), atol=1e-5)
-    np.testing.assert_allclose(envelopes, 256 * envelope[0].numpy(), atol=0.1)
-
-
-def test_training_after_encoding(codec: Codec, stream: bytes) -> None:
-    """The codec's inference leaves nothing behind that autograd refuses."""
-    from codec.mdct import inverse_mdct, mdct, mdct_matrix
-
-    mdct_matrix.cache_clear()
-    codec.decode(stream)
-    waveform = torch.randn(1, 320, requires_grad=True)
-    inverse_mdct(mdct(waveform, 3, 160), 320).square().sum().backward()
-    assert waveform.grad is not None
 
 
 # --------------------------------------------------------------------------------------------------
@@ -306,31 +296,33 @@ def test_training_after_encoding(codec: Codec, stream: bytes) -> None:
 
 
 @pytest.mark.parametrize("vbr", [False, True])
-def test_speech_quality(codec: Codec, demo_speech: np.ndarray, vbr: bool) -> None:
+def test_more_bits_sound_better(codec: Codec, talk: np.ndarray, vbr: bool) -> None:
     rates = (8.0, 32.0) if vbr else (8.0, 24.4, 32.0)
-    decoded = [codec.decode(codec.encode(demo_speech, 16000, rate, vbr)) for rate in rates]
-    pesq = [pesq_wb(demo_speech, wave) for wave in decoded]
-    quality = [psnr(demo_speech, wave) for wave in decoded]
-    assert pesq == sorted(pesq) and pesq[-1] > pesq[0] + 0.1
+    decoded = [codec.decode(codec.encode(talk, 16000, rate, vbr)) for rate in rates]
+    quality = [psnr(talk, wave) for wave in decoded]
     assert quality == sorted(quality) and quality[-1] > quality[0] + 3
-    assert pesq[-1] > 2.5 and quality[-1] > 10
-    if not vbr:
-        assert pesq[1] > 2.5
+    assert quality[-1] > 10
 
 
-def test_level_is_kept(codec: Codec, demo_speech: np.ndarray) -> None:
+@pytest.mark.parametrize("vbr", [False, True])
+def test_perceived_quality(codec: Codec, talk: np.ndarray, vbr: bool) -> None:
+    pytest.importorskip("pesq")
+    decoded = [codec.decode(codec.encode(talk, 16000, rate, vbr)) for rate in (8.0, 24.4)]
+    low, high = (pesq_wb(talk, wave) for wave in decoded)
+    assert high > low + 0.1 and high > 2.5
+
+
+def test_level_is_kept(codec: Codec, talk: np.ndarray) -> None:
     for gain in (0.01, 1.0):
-        decoded = codec.decode(codec.encode(gain * demo_speech, 16000, 24.4))
-        assert 0.8 < np.std(decoded) / np.std(gain * demo_speech) < 1.1
+        decoded = codec.decode(codec.encode(gain * talk, 16000, 24.4))
+        assert 0.8 < np.std(decoded) / np.std(gain * talk) < 1.1
         # No delay either: the correlation is highest at lag 0.
         lags = np.arange(-5, 6)
-        correlation = [np.dot(np.roll(decoded, lag), demo_speech) for lag in lags]
+        correlation = [np.dot(np.roll(decoded, lag), talk) for lag in lags]
         assert lags[int(np.argmax(correlation))] == 0
 
 
-def test_a_quiet_stretch_does_not_spoil_what_follows(
-    codec: Codec, demo_speech: np.ndarray
-) -> None:
+def test_a_quiet_stretch_does_not_spoil_what_follows(codec: Codec, demo_speech: np.ndarray) -> None:
     """Near silence, envelope and step are far apart: the enhancer must not suffer."""
     rng = np.random.default_rng(0)
     quiet = rng.integers(-1, 2, 32000).astype(np.float32) / 32768
@@ -355,16 +347,16 @@ def test_silence_between_words_does_not_spoil_them(codec: Codec, demo_speech: np
         assert psnr(talk[start:end], decoded[start:end]) > 6.0
 
 
-def test_independent_packets_cost_quality_not_bits(codec: Codec, demo_speech: np.ndarray) -> None:
+def test_intra_frames_cost_quality_not_bits(codec: Codec, talk: np.ndarray) -> None:
     """The same size to the byte; what prediction would have saved is missing.
 
-    One of the sentences is synthetic, with digital silence between the words: it once lost 10 dB.
+    One of the speakers is a synthesizer, with digital silence between the words.
     """
     for rate in (8.0, 24.4):
-        predicted = codec.encode(demo_speech, 16000, rate)
-        independent = codec.encode(demo_speech, 16000, rate, independent=True)
+        predicted = codec.encode(talk, 16000, rate)
+        independent = codec.encode(talk, 16000, rate, independent=True)
         assert len(independent) == len(predicted)
         header, _ = read_stream(independent)
         assert header.independent and not read_stream(predicted)[0].independent
-        quality = [psnr(demo_speech, codec.decode(data)) for data in (predicted, independent)]
+        quality = [psnr(talk, codec.decode(data)) for data in (predicted, independent)]
         assert quality[0] - 1.5 < quality[1] < quality[0] + 0.3

@@ -1,26 +1,24 @@
 """Lost packets: what was there stays exact, the rest is filled in, and soon all is well again."""
 
-from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from conftest import synthetic_speech
 
-from codec import Codec, StreamDecoder
-from codec.bitstream import read_stream
-from codec.concealment import Concealment, repeat_period
-from codec.config import FRAMES_PER_GROUP
-from codec.decoder import Synthesis
-from codec.mdct import inverse_mdct
-from models.codec_net import conceal
+from codec import Codec, StreamDecoder, plc
+from codec.bitstream import intra_packets, read_stream
+from codec.config import BLOCKS_PER_FRAME, FRAMES_PER_GROUP, HOP_LENGTH, NUM_BANDS
+from codec.dsp import ltpf, mdct
+from codec.enhancer import PARAMETERS
+from codec.records import new
 
 SPEECH = synthetic_speech(4.0, seed=5)
 PACKETS = 201
 # A concealed voiced sound may be in phase with the next one: some more than the clean peak.
 PEAK, JUMP = 2.0, 2.0
-KINDS = [(8.0, True), (13.2, True), (24.4, True), (13.2, False)]
+KINDS = [(8.0, True), (24.4, True), (13.2, False)]
 
 
 @lru_cache(maxsize=8)
@@ -117,7 +115,8 @@ def test_integers_of_received_packets_are_exact(codec: Codec, file: tuple, name:
     lost = LOSSES[name]
     kept = [None if missing else packet for missing, packet in zip(lost, packets, strict=True)]
     _, whole = codec.decode_integers(data)
-    got = codec._integers(header, kept)
+    intra = intra_packets(PACKETS, header.independent)
+    got = codec.frame_decoder(header).integers(kept, intra)
     there = ~gone(lost, independent)
     np.testing.assert_array_equal(got.received, there)
     if independent:
@@ -125,7 +124,7 @@ def test_integers_of_received_packets_are_exact(codec: Codec, file: tuple, name:
     else:  # all groups that begin after the last loss are there
         after = -(-(int(np.flatnonzero(lost)[-1]) + 1) // FRAMES_PER_GROUP) * FRAMES_PER_GROUP
         assert got.received[after:].all()
-    for part in ("envelope", "offset", "step", "bins", "packet_bits"):
+    for part in ("envelope", "offset", "step", "levels"):
         np.testing.assert_array_equal(getattr(got, part)[there], getattr(whole, part)[there])
 
 
@@ -143,16 +142,14 @@ def test_offline_is_the_stream(codec: Codec, name: str) -> None:
         assert np.array_equal(got, codec.decode_lossy(data, LOSSES[name])[: len(got)])
 
 
-def test_the_end_of_long_losses_is_exact_again(codec: Codec) -> None:
-    """The enhancer's memory starts afresh between the groups' ends; then nothing is left."""
+def test_what_is_left_of_long_losses_fades(codec: Codec) -> None:
+    """The enhancer's memory leaks: a second after a gap it is hardly heard any more."""
     for independent in (True, False):
         data, wanted = coded(codec, 13.2, independent), clean(codec, 13.2, independent)
         lost = np.zeros(PACKETS, np.bool_)
         lost[52:90] = True
         got = codec.decode_lossy(data, lost)
-        same = got == wanted
-        # From packet 130 on, where a new run of the enhancer begins, warmed up on sound packets.
-        assert same[samples_of(132).start :].all()
+        assert snr(wanted[samples_of(150).start :], got[samples_of(150).start :]) > 20
 
 
 # --------------------------------------------------------------------------------------------------
@@ -201,11 +198,9 @@ def test_a_short_gap_is_filled(codec: Codec) -> None:
 def test_recovery_within_two_packets(codec: Codec, length: int) -> None:
     """Independent packets: SNR against what is decoded without losses, packets after the gap.
 
-    Measured with weights whose concealment was not trained yet (medians, worst rate): 22 dB in the
-    first whole packet after the gap, 29 dB in the next one. The packet that ends the gap overlaps
-    with it.
+    The packet that ends the gap overlaps with it; the next one is the first whole one.
     """
-    for rate in (8.0, 13.2, 24.4):
+    for rate in (8.0, 24.4):
         data, wanted = coded(codec, rate, True), clean(codec, rate, True)
         found: list[list[float]] = [[], []]
         for shift in (0, 5, 11):
@@ -220,7 +215,7 @@ def test_recovery_within_two_packets(codec: Codec, length: int) -> None:
                         found[k].append(snr(wanted[place], got[place]))
         medians = [float(np.median(values)) for values in found]
         assert min(map(len, found)) > 10
-        assert medians[0] > 15 and medians[1] > 20, (rate, medians)
+        assert medians[0] > 14 and medians[1] > 15, (rate, medians)
         assert np.mean(np.array(found[1]) > 6) > 0.9
 
 
@@ -238,64 +233,84 @@ def test_predicted_packets_recover_with_the_next_group(codec: Codec) -> None:
 # The parts
 
 
-@pytest.mark.parametrize("lag", [32, 57, 100, 160, 159, 300])
-def test_a_period_goes_on(lag: int) -> None:
+@pytest.fixture(scope="module")
+def transform() -> Any:
+    return mdct.make_transform()
+
+
+def started() -> Any:
+    state = new(plc.STATE)
+    plc.start(state)
+    return state
+
+
+def conceal(state: Any, transform: Any, history: np.ndarray) -> tuple[Any, np.ndarray]:
+    """Return what stands in for a lost frame."""
+    parameters = new(PARAMETERS)
+    spectrum = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    plc.conceal(state, transform, history, parameters, spectrum)
+    return parameters, spectrum
+
+
+def received(value: float) -> Any:
+    """Return the parameters of a frame that arrived."""
+    parameters = new(PARAMETERS)
+    parameters["envelope"], parameters["log_step"] = value, value - 1
+    parameters["log_bits"] = 8.5
+    return parameters
+
+
+@pytest.mark.parametrize("period", [ltpf.MIN_LAG, 57, 100, 160, 159, 300])
+def test_a_period_goes_on(transform: Any, period: int) -> None:
     """A periodic signal is continued without an error, whatever the lag."""
-    rng = np.random.default_rng(lag)
-    signal = np.tile(rng.standard_normal(lag), 50)[:1600]
-    history, coming = signal[:-480], signal[-480:]
-    blocks = repeat_period(history, lag, 160)
-    out = inverse_mdct(torch.from_numpy(blocks)[None], 160)[0].numpy()
-    np.testing.assert_allclose(out, coming[160:320], atol=1e-6)
+    signal = np.random.default_rng(period).standard_normal(period)
+    signal = np.tile(signal, 50)[:1600].astype(np.float32)
+    history, coming = signal[: ltpf.FRAME].copy(), signal[ltpf.FRAME :]
+    state = started()
+    parameters, spectrum = conceal(state, transform, history)
+    assert state["lag"] % period == 0 and state["periodicity"] > 0.999
+    assert (parameters["lag"] == state["lag"]).all()
+    samples = np.empty(BLOCKS_PER_FRAME * HOP_LENGTH, np.float32)
+    mdct.inverse(transform, spectrum, np.zeros(HOP_LENGTH, np.float32), samples)
+    # The first block's first half lacks the block before it.
+    np.testing.assert_allclose(samples[HOP_LENGTH:], coming[HOP_LENGTH : 2 * HOP_LENGTH], atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["0.2", "0.5", "bursts of 10", "bursts of 30", "the first"])
-def test_training_conceals_as_the_decoder_does(
-    codec: Codec, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    """`models.codec_net.conceal` on a whole sequence is what `Synthesis` does unit by unit."""
-    count, config = 120, codec.config
-    header, packets = read_stream(coded(codec, 13.2, True))
-    lost = LOSSES[name][:count]
-    kept = [None if g else packet for g, packet in zip(lost, packets[:count], strict=True)]
-    integers = codec._integers(header, kept)
+def test_a_gap_is_described_and_fades(transform: Any) -> None:
+    state, history = started(), np.random.default_rng(0).standard_normal(ltpf.FRAME)
+    history = history.astype(np.float32)
+    plc.receive(state, received(-3.0))
+    length = plc.LONGEST_GAP + 4
+    gap = [conceal(state, transform, history) for _ in range(length)]
+    for i, (parameters, _) in enumerate(gap):
+        wanted = [1.0, min(i, plc.LONGEST_GAP) / plc.LONGEST_GAP, 0.0]
+        assert parameters["loss"].tolist() == wanted
+        # Held, then fading to the floor.
+        assert (parameters["envelope"] == max(-3.0 - i * plc.FADE, plc.SILENCE)).all()
+        assert (parameters["log_step"] == -4.0).all() and parameters["log_bits"] == 8.5
+        assert (parameters["lag"] == state["lag"]).all()  # found once
+    power = [np.square(spectrum).sum() for _, spectrum in gap]
+    np.testing.assert_allclose(power[1] / power[0], 0.5, rtol=1e-5)
+    assert state["gap"] == length and state["since"] == 0
 
-    units: list[tuple] = []
-    original: Callable = Concealment.fill
 
-    def fill(self, received, coded, spectrum, envelope, band_step, log_bits):
-        got = original(self, received, coded, spectrum, envelope, band_step, log_bits)
-        arrays = (spectrum, envelope, band_step, log_bits, got.features)
-        units.append((*(array.copy() for array in arrays), got.pitch))
-        return got
+def test_the_frames_after_a_gap_are_told(transform: Any) -> None:
+    state, history = started(), np.zeros(ltpf.FRAME, np.float32)
+    for lost in (1, 3):
+        for _ in range(lost):
+            conceal(state, transform, history)
+        told = []
+        for _ in range(plc.RECOVERY + 2):
+            parameters = received(-5.0)
+            plc.receive(state, parameters)
+            assert not parameters["loss"][:2].any()
+            told.append(float(parameters["loss"][2]))
+        assert told == [0.5**i for i in range(plc.RECOVERY)] + [0.0, 0.0]
+        assert state["gap"] == 0
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Concealment, "fill", fill)
-        Synthesis(codec.enhancer, config).push(integers)
-    assert len(units) == count // 10
-    wanted = [np.concatenate([unit[i] for unit in units]) for i in range(5)]
 
-    envelope = torch.from_numpy(integers.envelope).float()[None] / 256
-    band_step = torch.from_numpy(integers.step[:, None] + integers.offset).float()[None] / 256
-    width = torch.exp2(band_step @ codec.enhancer.interpolation.T)[:, :, None]
-    bins = (torch.from_numpy(integers.bins).float()[None] * width).flatten(1, 2)
-    log_bits = torch.log2(torch.from_numpy(integers.packet_bits).float().clamp_min(1))[None]
-    got = conceal(config, bins, torch.from_numpy(lost)[None], envelope, band_step, log_bits)
-
-    def of_lost(values: np.ndarray) -> np.ndarray:
-        return values.reshape(count, -1)[lost]
-
-    names = ("bins", "envelope", "band_step", "log_bits")
-    for field, value in zip(names, wanted, strict=False):
-        np.testing.assert_allclose(
-            of_lost(getattr(got, field)[0].numpy()), of_lost(value), atol=1e-4, err_msg=field
-        )
-    np.testing.assert_array_equal(got.features[0].numpy(), wanted[4])
-    pitches = {10 * u + p: pitch for u, unit in enumerate(units) for p, pitch in unit[5].items()}
-    assert sorted(pitches) == np.flatnonzero(lost).tolist()
-    for p, pitch in pitches.items():
-        assert int(got.lag[0, p]) == pitch.lag
-        assert float(got.periodicity[0, p]) == pytest.approx(pitch.periodicity, abs=1e-4)
-    # Received packets are as they were.
-    received = np.repeat(~lost, 2)
-    np.testing.assert_array_equal(got.bins[0].numpy()[received], bins[0].numpy()[received])
+def test_before_the_first_frame_there_is_silence(transform: Any) -> None:
+    parameters, spectrum = conceal(started(), transform, np.zeros(ltpf.FRAME, np.float32))
+    assert not spectrum.any()
+    assert parameters["envelope"].tolist() == NUM_BANDS * [plc.SILENCE]
+    assert parameters["log_bits"] == plc.FIRST_LOG_BITS

@@ -1,5 +1,6 @@
 """Weights files: what is accepted, and that nothing hostile is."""
 
+import copy
 import json
 import os
 import pickle
@@ -10,23 +11,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).resolve().parent / "fuzz"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "fuzz"))
 
-import hostile  # noqa: E402
 import hostile_weights  # noqa: E402
 from hostile_weights import Source  # noqa: E402
-from test_fuzz import extreme_integers  # noqa: E402
 
 import codec.weights as weights_module  # noqa: E402
-from codec import Codec  # noqa: E402
 from codec.config import CodecConfig  # noqa: E402
-from codec.decoder import synthesise  # noqa: E402
+from codec.errors import WeightsError  # noqa: E402
+from codec.model import FIELDS, NETWORK_LIMIT, field_shape  # noqa: E402
 from codec.weights import (  # noqa: E402
     DEFAULT_WEIGHTS,
-    NETWORK_LIMIT,
-    WeightsError,
+    INTRA_PREFIX,
     check_config,
-    load_side_tables,
     load_weights,
 )
 
@@ -48,16 +45,13 @@ def error_of(path: Path, data: bytes | None = None) -> str:
 
 
 def test_shipped_weights_are_accepted(source: Source) -> None:
-    weights, side = load_weights(), load_side_tables()
-    assert weights.config == side.config == CodecConfig.from_dict(source.config)
-    assert weights.fingerprint == side.fingerprint
-    assert weights.tables.index_cdf.tolist() == side.index_cdf
-    assert weights.intra.index_cdf.tolist() == side.intra_index_cdf
-    assert weights.tables.step_cdf.tolist() == side.step_cdf
-    assert weights.intra.step_cdf.tolist() == side.intra_step_cdf
+    weights = load_weights()
+    assert weights.config == CodecConfig.from_dict(source.config)
+    assert len(weights.fingerprint) == 4
     # Nothing comes near a limit: they refuse what is hostile, not what is trained.
-    largest = max(np.abs(value).max() for value in weights.networks.values())
-    assert largest < NETWORK_LIMIT / 2
+    networks = [value for value in weights.tensors.values() if value.dtype == np.float16]
+    assert len(networks) > 20
+    assert max(float(np.abs(value).max()) for value in networks) < NETWORK_LIMIT / 2
 
 
 def test_same_values_after_writing_again(tmp_path: Path, source: Source) -> None:
@@ -65,32 +59,49 @@ def test_same_values_after_writing_again(tmp_path: Path, source: Source) -> None
     path.write_bytes(source.with_tensors({}))
     again, shipped = load_weights(path), load_weights()
     assert again.config == shipped.config and again.card == {}
-    for name, value in shipped.tables._asdict().items():
-        np.testing.assert_array_equal(getattr(again.tables, name), value)
+    assert again.tensors.keys() == shipped.tensors.keys()
+    for name, value in shipped.tensors.items():
+        np.testing.assert_array_equal(again.tensors[name], value)
+
+
+def test_an_intra_frame_has_tensors_of_its_own() -> None:
+    weights = load_weights()
+    predicted, intra = weights.of_kind(False), weights.of_kind(True)
+    for field in FIELDS:
+        shape = field_shape(field, weights.config)
+        assert predicted[field.name].shape == intra[field.name].shape == shape
+        assert (predicted[field.name] is intra[field.name]) == (not field.own)
+    assert intra["step.cdf"] is weights.tensors[f"{INTRA_PREFIX}step.cdf"]
+
+
+def test_every_file_has_its_own_fingerprint(tmp_path: Path, source: Source) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(source.data)
+    assert load_weights(path).fingerprint == load_weights().fingerprint
+    bias = source.tensors["enhancer.outputs.bias"] + np.float16(0.5)
+    path.write_bytes(source.with_tensors({"enhancer.outputs.bias": bias}))
+    assert load_weights(path).fingerprint != load_weights().fingerprint
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("sample_rate", 48000, "sample_rate is 48000, expected 16000"),
-        ("hop_length", 1 << 40, "band_edges"),
         ("num_stages", 9, "num_stages is 9, expected 1..8"),
-        ("num_stages", 3, "expected"),
+        ("num_stages", 3, "expected int16"),
         ("codebook_bits", 1 << 60, "codebook_bits is"),
         ("codebook_bits", -1, "codebook_bits is -1"),
-        ("max_step_delta", 65, "step deltas reach 65 x 16"),
-        ("step_resolution", 0, "step_resolution is 0"),
+        ("table_rows", 1, "table_rows is 1, expected 2..512"),
+        ("context_hidden", 12, "no multiple of 8"),
+        ("context_hidden", 0, "context_hidden is 0"),
+        ("context_hidden", True, "context_hidden is a bool"),
         ("enhancer_hidden", 10**9, "enhancer_hidden is 1000000000, expected 1..1024"),
         ("enhancer_hidden", 383, "expected float16"),
         ("enhancer_hidden", 384.0, "enhancer_hidden is a float"),
-        ("context_hidden", True, "context_hidden is a bool"),
+        ("enhancer_hidden", float("nan"), "enhancer_hidden is a float"),
         ("local_channels", None, "local_channels is a NoneType"),
-        ("rounding", float("nan"), "rounding is nan"),
-        ("rdo_lambda", float("inf"), "rdo_lambda is inf"),
-        ("log_floor", "0", "log_floor is a str"),
-        ("band_edges", [0] * 20 + [160], "band_edges do not rise"),
-        ("band_edges", 7, "not iterable"),
-        ("unknown", 7, "unknown config keys: unknown"),
+        ("allocation_hidden", "96", "allocation_hidden is a str"),
+        ("analysis_hidden", [96], "analysis_hidden is a list"),
+        ("sample_rate", 48000, "unknown config keys: sample_rate"),
     ],
 )
 def test_configs(name: str, value: object, message: str, tmp_path: Path, source: Source) -> None:
@@ -104,7 +115,7 @@ def test_configs(name: str, value: object, message: str, tmp_path: Path, source:
 
 
 def test_the_largest_config_that_is_allowed_is_small(tmp_path: Path, source: Source) -> None:
-    """The modules that tell the shapes are built for it: a second, and some tens of MB."""
+    """Nothing is built for it before its shapes are seen to be wrong."""
     config = source.config | {"enhancer_hidden": 1024, "local_channels": 256}
     check_config(CodecConfig.from_dict(config))
     assert "expected float16" in error_of(tmp_path / "w.safetensors", source.with_config(config))
@@ -115,34 +126,31 @@ def test_config_text(config: str, tmp_path: Path, source: Source) -> None:
     error_of(tmp_path / "w.safetensors", source.with_config(config))
 
 
-
-
 @pytest.mark.parametrize(
     ("name", "at", "value", "message"),
     [
-        ("tables.exp2_table", (7,), -1, "exp2_table has values outside"),
-        ("tables.exp2_table", (7,), 1 << 30, "exp2_table has values outside"),
-        ("tables.compress_table", (2047,), -1, "compress_table has values outside"),
-        ("tables.expected_bits", (0,), 1 << 30, "expected_bits has values outside"),
-        ("tables.log2_bits", (9,), -1, "log2_bits has values outside"),
-        ("tables.interpolation", (9, 0), 19, "interpolation points outside the bands"),
-        ("tables.interpolation", (9, 0), -1, "interpolation points outside the bands"),
-        ("tables.interpolation", (9, 1), 257, "interpolation has values outside"),
-        ("tables.scale_offset", (3,), 1 << 20, "scale_offset has values outside"),
-        ("tables.band_edges", (3,), 7, "band_edges are not those of the config"),
-        ("intra.initial", (3,), -(1 << 31), "initial has values outside"),
-        ("tables.allocation_rate", (0, 0), 1 << 20, "allocation_rate has values outside"),
-        ("tables.context_w1", (3,), 1 << 21, "32-bit accumulators"),
-        ("tables.context_band", (1, 2, 3), (1 << 31) - 1, "32-bit accumulators"),
-        ("intra.context_w2", (0, 0), -(1 << 31), "32-bit accumulators"),
-        ("intra.context_b2", (0,), (1 << 31) - 1, "32-bit accumulators"),
-        ("intra.cdf", (5, 0), 1, "cdf is not a cumulative distribution"),
-        ("tables.cdf", (5, 3), 32768, "cdf is not a cumulative distribution"),
-        ("intra.index_cdf", (0, -1), 32767, "index_cdf is not a cumulative distribution"),
-        ("tables.step_cdf", (0, 5), -5, "step_cdf is not a cumulative distribution"),
-        ("enhancer.gru.weight_hh_l0", (5, 5), np.nan, "values beyond"),
-        ("enhancer.outputs.bias", (5,), np.inf, "values beyond"),
-        ("analysis.network.0.bias", (5,), -1000, "values beyond"),
+        ("context.exp2", (7,), -1, "context.exp2 has values outside"),
+        ("context.exp2", (7,), 1 << 30, "context.exp2 has values outside"),
+        ("context.compress", (2047,), -1, "context.compress has values outside"),
+        ("allocation.expected_bits", (0,), 1 << 30, "expected_bits has values outside"),
+        ("allocation.log2_bits", (9,), -1, "log2_bits has values outside"),
+        ("allocation.interpolation", (9, 0), 19, "interpolation points outside the bands"),
+        ("allocation.interpolation", (9, 0), -1, "interpolation has values outside"),
+        ("allocation.interpolation", (9, 1), 257, "interpolation has values outside"),
+        ("allocation.scale_offset", (3,), 1 << 20, "scale_offset has values outside"),
+        ("allocation.rate_offsets", (0, 0), 1 << 20, "rate_offsets has values outside"),
+        ("intra.envelope.initial", (3,), -(1 << 31), "initial has values outside"),
+        ("context.w1", (3,), 1 << 21, "32-bit accumulators"),
+        ("context.band", (1, 2, 3), (1 << 31) - 1, "32-bit accumulators"),
+        ("intra.context.w2", (0, 0), -(1 << 31), "32-bit accumulators"),
+        ("intra.context.b2", (0,), (1 << 31) - 1, "32-bit accumulators"),
+        ("intra.context.cdf", (5, 0), 1, "cdf is not a cumulative distribution"),
+        ("context.cdf", (5, 3), 32768, "cdf is not a cumulative distribution"),
+        ("intra.envelope.index_cdf", (0, -1), 32767, "not a cumulative distribution"),
+        ("step.cdf", (0, 5), -5, "step.cdf is not a cumulative distribution"),
+        ("enhancer.gru.weight_hh_l0", (5, 5), np.nan, "has values outside -16..16"),
+        ("enhancer.outputs.bias", (5,), np.inf, "has values outside -16..16"),
+        ("analysis.network.0.bias", (5,), -1000, "has values outside -16..16"),
     ],
 )
 def test_values(
@@ -155,7 +163,7 @@ def test_values(
 
 
 def test_the_step_allocation_fits_64_bits(tmp_path: Path, source: Source) -> None:
-    names = [f"tables.allocation_w{layer}" for layer in (1, 2, 3)]
+    names = [f"allocation.w{layer}" for layer in (1, 2, 3)]
     large = {name: np.full_like(source.tensors[name], (1 << 31) - 1) for name in names}
     assert "too large for 64 bits" in error_of(tmp_path / "w", source.with_tensors(large))
 
@@ -168,13 +176,9 @@ def test_shapes(tmp_path: Path, source: Source) -> None:
             value[:0], np.stack([value, value]),
         )  # fmt: skip
         error_of(path, source.with_tensors({name: wrong[i % len(wrong)]}))
-    one_row = np.ascontiguousarray(source.tensors["intra.cdf"][:4])
-    assert "fewer than 2 rows" in error_of(path, source.with_tensors({"intra.cdf": one_row}))
-    extra = {"enhancer.more\nlines" + 300 * "x": np.zeros(3, np.float16)}
-    assert "unknown tensor" in error_of(path, source.with_tensors(extra))
-    assert "unknown table" in error_of(
-        path, source.with_tensors({"tables.more": np.zeros(3, np.int32)})
-    )
+    for name in ("enhancer.more\nlines" + 300 * "x", "intra.allocation.w1", "more"):
+        extra = {name: np.zeros(3, np.float16)}
+        assert "unknown tensor" in error_of(path, source.with_tensors(extra))
 
 
 class _Harmful:
@@ -218,14 +222,14 @@ def run_cases(seed: int, count: int, source: Source, path: Path) -> None:
     for case in range(count):
         done, data, rng = hostile_weights.make_case(seed, case, source)
         try:
-            kinds[hostile_weights.check(path, data, rng).kind] += 1
-        except hostile.Finding as finding:
+            kinds[hostile_weights.check(path, data, rng)] += 1
+        except hostile_weights.Finding as finding:
             pytest.fail(f"seed {seed}, case {case} ({done}): {finding}")
     assert kinds["refused"] > count // 2 and kinds["decoded"] > count // 20, kinds
 
 
 def test_mutated_weights(tmp_path: Path, source: Source) -> None:
-    run_cases(1, 100, source, tmp_path / "w.safetensors")
+    run_cases(1, 80, source, tmp_path / "w.safetensors")
 
 
 @pytest.mark.slow
@@ -235,14 +239,12 @@ def test_many_mutated_weights(tmp_path: Path, source: Source) -> None:
 
 @pytest.mark.parametrize("sign", [1, -1, 0])
 def test_largest_networks_give_finite_samples(sign: int) -> None:
-    """All parameters at their limit, integers too."""
-    weights = load_weights()
+    """All parameters of the float networks at their limit."""
+    weights = copy.copy(load_weights())
     rng = np.random.default_rng(0)
-    for name, value in weights.networks.items():
-        signs = rng.choice([-1, 1], value.shape) if sign == 0 else np.full(value.shape, sign)
-        weights.networks[name] = (NETWORK_LIMIT * signs).astype(np.float16)
-    codec = Codec(weights)
+    for name, value in weights.tensors.items():
+        if value.dtype == np.float16:
+            signs = rng.choice([-1, 1], value.shape) if sign == 0 else np.full(value.shape, sign)
+            weights.tensors[name] = (NETWORK_LIMIT * signs).astype(np.float16)
     for seed in range(4):
-        integers = extreme_integers(seed)
-        samples = synthesise(codec.enhancer, codec.config, integers, 320 * 30 - 160)
-        assert np.isfinite(samples).all()
+        hostile_weights.decode_anything(weights, np.random.default_rng(seed))

@@ -1,0 +1,99 @@
+"""Envelope analysis: level, scale, silence, and independence of how frames are cut."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec import Codec
+from codec.config import BAND_EDGES, FRAME_LENGTH, HOP_LENGTH, LOG_FLOOR, LOG_ONE, NUM_BANDS
+
+
+def analyse(codec: Codec, wave: np.ndarray, model: Any = None) -> tuple[np.ndarray, np.ndarray]:
+    """Return spectra and proposed envelopes; of another model than the shipped one if given."""
+    frames = codec.frame_encoder(codec.header(0, 16000, 13.2))
+    if model is not None:
+        frames.model = model
+    count = len(wave) // FRAME_LENGTH
+    return frames.analyse(np.ascontiguousarray(wave[: count * FRAME_LENGTH], np.float32))
+
+
+@pytest.fixture(scope="module")
+def uncorrected(codec: Codec) -> Any:
+    """A model whose network corrects nothing: envelopes are band energies."""
+    model = codec._encoder.copy()
+    model["analysis"]["w2"], model["analysis"]["b2"] = 0, 0
+    return model
+
+
+@pytest.mark.parametrize("level", [0.2, 0.01, 0.0005])
+def test_envelope_of_white_noise_is_its_level(codec: Codec, uncorrected: Any, level: float) -> None:
+    noise = level * np.random.default_rng(0).standard_normal(FRAME_LENGTH * 100)
+    spectra, envelopes = analyse(codec, noise, uncorrected)
+    assert np.sqrt(np.square(spectra[1:]).mean()) == pytest.approx(level, rel=0.05)
+    mean = envelopes[1:].mean(0) / LOG_ONE - np.log2(level)
+    assert np.abs(mean).max() < 0.4  # a narrow band's log energy is lower than its energy's log
+    assert np.abs(mean[NUM_BANDS // 2 :]).max() < 0.2
+
+
+def test_uncorrected_envelopes_are_band_energies(
+    codec: Codec, uncorrected: Any, speech: np.ndarray
+) -> None:
+    spectra, envelopes = analyse(codec, speech, uncorrected)
+    power = np.square(spectra).mean(1)
+    bands = [power[:, a:b].mean(1) for a, b in zip(BAND_EDGES[:-1], BAND_EDGES[1:], strict=True)]
+    level = 0.5 * np.log2(np.stack(bands, 1) + 2.0 ** (2 * LOG_FLOOR / LOG_ONE))
+    np.testing.assert_allclose(envelopes, np.maximum(LOG_ONE * level, LOG_FLOOR), atol=0.1)
+
+
+def test_the_correction_is_bounded(codec: Codec, uncorrected: Any, speech: np.ndarray) -> None:
+    """The network corrects; it does not replace."""
+    difference = analyse(codec, speech)[1] - analyse(codec, speech, uncorrected)[1]
+    assert np.abs(difference).mean() < 2 * LOG_ONE and np.abs(difference).max() < 8 * LOG_ONE
+    assert np.abs(difference).max() > 0
+
+
+def test_envelope_follows_the_level(codec: Codec, speech: np.ndarray) -> None:
+    """An octave more is an octave more, where the floors are far away."""
+    loud, quiet = analyse(codec, speech)[1], analyse(codec, 0.5 * speech)[1]
+    far = quiet > LOG_FLOOR + 6 * LOG_ONE
+    assert far.mean() > 0.1
+    difference = (loud - quiet)[far] / LOG_ONE
+    assert np.median(difference) == pytest.approx(1.0, abs=0.01)
+    assert np.quantile(np.abs(difference - 1.0), 0.9) < 0.1
+
+
+def test_silence_lies_on_the_floor(codec: Codec, uncorrected: Any) -> None:
+    spectra, envelopes = analyse(codec, np.zeros(10 * FRAME_LENGTH), uncorrected)
+    assert not spectra.any()
+    np.testing.assert_allclose(envelopes, LOG_FLOOR, atol=0.1)
+    corrected = analyse(codec, np.zeros(10 * FRAME_LENGTH))[1]
+    assert (corrected >= LOG_FLOOR).all() and (corrected < LOG_FLOOR + 4 * LOG_ONE).all()
+
+
+@pytest.mark.parametrize("name", ["click", "square", "full scale noise", "beyond full scale"])
+def test_extremes_are_bounded(codec: Codec, name: str) -> None:
+    n = np.arange(20 * FRAME_LENGTH)
+    wave = {
+        "click": (n == 3000).astype(np.float32),
+        "square": np.where(n // 40 % 2 == 0, 1.0, -1.0),
+        "full scale noise": np.random.default_rng(0).choice([-1.0, 1.0], len(n)),
+        "beyond full scale": 65536.0 * np.sin(0.3 * n),
+    }[name]
+    _, envelopes = analyse(codec, wave)
+    assert np.isfinite(envelopes).all() and (envelopes >= LOG_FLOOR).all()
+    # No band's level exceeds that of all its energy in one coefficient.
+    most = np.log2(np.abs(wave).max() * np.sqrt(3 * HOP_LENGTH))
+    assert envelopes.max() < LOG_ONE * (most + 4)
+
+
+def test_frames_in_any_pieces(codec: Codec, speech: np.ndarray) -> None:
+    wave = speech[: 40 * FRAME_LENGTH]
+    spectra, envelopes = analyse(codec, wave)
+    frames, position = codec.frame_encoder(codec.header(0, 16000, 13.2)), 0
+    for count in (1, 0, 7, 2, 30):
+        part = wave[position * FRAME_LENGTH : (position + count) * FRAME_LENGTH]
+        got = frames.analyse(part)
+        assert np.array_equal(got[0], spectra[position : position + count])
+        assert np.array_equal(got[1], envelopes[position : position + count])
+        position += count

@@ -1,0 +1,153 @@
+"""Enhancer: bounded, relative to the envelope, noise where nothing was coded, any pieces."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from codec import Codec
+from codec import enhancer as e
+from codec.bitstream import intra_packets, read_stream
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, NUM_LTPF_BANDS
+from codec.decoder import _joined, decode_spectra, enhance_spectra
+from codec.dsp import noise
+from codec.plc import SILENCE
+
+FRAMES = 60
+LAST_BAND_CENTRE = 143  # beyond it, the envelope is extrapolated by its last value
+
+
+def enhance(
+    codec: Codec, parameters: np.ndarray, spectra: np.ndarray, cuts: tuple[int, ...] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return enhanced spectra and gains of the postfilter, computed in pieces."""
+    frames = codec.frame_decoder(codec.header(0, 16000, 13.2))
+    enhanced = np.empty_like(spectra)
+    gains = np.empty((len(spectra), BLOCKS_PER_FRAME, NUM_LTPF_BANDS), np.float32)
+    edges = [0, *cuts, len(spectra)]
+    for first, last in zip(edges[:-1], edges[1:], strict=True):
+        part = slice(first, last)
+        enhance_spectra(
+            frames.model, frames.state, parameters[part], spectra[part], enhanced[part], gains[part]
+        )
+    assert frames.state["enhancer"]["frame"] == len(spectra)
+    return enhanced, gains
+
+
+@pytest.fixture(scope="module")
+def decoded(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """What the enhancer is given of speech at 9.6 kbit/s; some frames are lost."""
+    data = codec.encode(speech[: FRAMES * 320 - 160], 16000, 9.6, independent=True)
+    header, packets = read_stream(data)
+    kept = [None if p in (20, 21, 22, 40) else packet for p, packet in enumerate(packets)]
+    frames = codec.frame_decoder(header)
+    parameters = np.zeros(FRAMES, e.PARAMETERS)
+    spectra = np.empty((FRAMES, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    intra = intra_packets(FRAMES, True)
+    decode_spectra(frames.model, frames.state, _joined(kept), intra, parameters, spectra)
+    return parameters, spectra
+
+
+def steady(envelope: float, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
+    """Return frames of a flat envelope in which nothing is coded."""
+    parameters = np.zeros(count, e.PARAMETERS)
+    parameters["envelope"], parameters["log_step"] = envelope, envelope + 1
+    parameters["log_bits"], parameters["lag"] = 8.0, 100
+    return parameters, np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+
+
+def signs(count: int) -> np.ndarray:
+    """Return the noise of the first frames of a file."""
+    out = np.empty((count * BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    for number, row in enumerate(out):
+        noise.fill(number, row)
+    return out.reshape(count, BLOCKS_PER_FRAME, HOP_LENGTH)
+
+
+@pytest.mark.parametrize("cuts", [(1, 2, 3), (7, 8, 24, 25), tuple(range(1, FRAMES))])
+def test_frames_in_any_pieces(codec: Codec, decoded: tuple, cuts: tuple[int, ...]) -> None:
+    whole = enhance(codec, *decoded)
+    pieces = enhance(codec, *decoded, cuts)
+    assert np.array_equal(whole[0], pieces[0]) and np.array_equal(whole[1], pieces[1])
+
+
+def test_gains_are_bounded_and_shut_where_nothing_is_periodic(codec: Codec, decoded: tuple) -> None:
+    parameters, spectra = decoded
+    _, gains = enhance(codec, parameters, spectra)
+    assert gains.min() >= 0 and gains.max() <= 1
+    shut = parameters["periodicity"] <= e.PERIODIC_FROM
+    assert 0 < shut.sum() < shut.size
+    assert not gains[shut].any() and (gains[~shut] > 0).all()
+
+
+def test_noise_where_nothing_was_coded(codec: Codec) -> None:
+    """Far from coded coefficients there is noise of the file's signs, and no fixed pattern."""
+    parameters, spectra = steady(-5.0)
+    spectra[:, 0, 80] = 0.1
+    enhanced, _ = enhance(codec, parameters, spectra)
+    far = np.abs(np.arange(HOP_LENGTH) - 80) > e.VALUE_REACH
+    assert np.array_equal(np.sign(enhanced)[..., far], signs(len(spectra))[..., far])
+    # Between the least and the largest level that it can have.
+    level = np.abs(enhanced[..., far]) / 2.0**-5
+    assert level.min() >= 0.99 * np.exp(e.NOISE_MIN) and level.max() <= 1.01 * np.exp(e.NOISE_MAX)
+
+
+def test_silence_stays_silent(codec: Codec) -> None:
+    enhanced, _ = enhance(codec, *steady(float(SILENCE), 100))
+    assert np.abs(enhanced).max() < np.exp(e.NOISE_MAX) * 2.0**SILENCE
+    assert np.sqrt(np.square(enhanced).mean()) < 4 * 2.0**SILENCE
+
+
+def test_output_scales_with_the_envelope(codec: Codec, decoded: tuple) -> None:
+    """Below the level that the network still hears, it knows nothing of the level."""
+    scaled = []
+    for octaves in (16, 18):
+        parameters, spectra = decoded[0].copy(), decoded[1] * np.float32(2.0**-octaves)
+        parameters["envelope"] -= octaves
+        parameters["log_step"] -= octaves
+        assert parameters["envelope"].mean(1).max() < e.LEVEL_FLOOR
+        scaled.append(enhance(codec, parameters, spectra)[0])
+    error = np.square(scaled[0] - 4 * scaled[1]).sum() / np.square(scaled[0]).sum()
+    assert error < 1e-6
+
+
+def energy(x: np.ndarray) -> np.ndarray:
+    """Return the mean square over LIMIT_REACH coefficients on each side."""
+    reach, squared = e.LIMIT_REACH, np.square(x.astype(np.float64))
+    total = np.stack([squared[..., max(k - reach, 0) : k + reach + 1].mean(-1)
+                      for k in range(HOP_LENGTH)], -1)  # fmt: skip
+    return total
+
+
+@pytest.mark.parametrize("gain", [1.0, 1000.0])
+def test_frames_that_suffer_from_losses_are_held(codec: Codec, decoded: tuple, gain: float) -> None:
+    """Whatever the memory holds, a gap and what follows it are as loud as is known of them."""
+    parameters, spectra = decoded[0].copy(), decoded[1].copy()
+    spectra[:20] *= np.float32(gain)  # before the first loss: far from what was trained
+    enhanced, _ = enhance(codec, parameters, spectra)
+    affected = parameters["loss"].any(1)
+    assert 10 < affected.sum() < FRAMES - 10
+    envelope = np.abs(parameters["envelope"]).max()  # a bound of its interpolation is enough
+    assert np.isfinite(envelope)
+    highest = 2.0 ** parameters["envelope"].max(1)[:, None, None]
+    known = np.maximum(np.square(highest), energy(spectra))
+    wide = enhanced[affected].astype(np.float64)
+    # Each coefficient is at most what its stretch's energy allows, over 9 coefficients or fewer.
+    most = 9 * e.LOSS_HEADROOM * np.maximum.reduce(known[affected], axis=-1, keepdims=True)
+    assert (np.square(wide) <= 1.01 * most).all()
+
+
+@pytest.mark.parametrize("octaves", [-32.0, 0.0, 31.0])
+def test_extremes_are_finite(codec: Codec, octaves: float) -> None:
+    rng = np.random.default_rng(0)
+    parameters: Any = np.zeros(30, e.PARAMETERS)
+    parameters["envelope"] = octaves + rng.uniform(-1, 1, (30, 20))
+    parameters["log_step"] = rng.uniform(-60, 60, (30, 20))
+    parameters["log_bits"] = rng.uniform(0, 11, 30)
+    parameters["lag"] = rng.integers(32, 320, (30, BLOCKS_PER_FRAME))
+    parameters["periodicity"] = rng.random((30, BLOCKS_PER_FRAME))
+    parameters["loss"] = rng.random((30, 3)) * (rng.random((30, 1)) < 0.3)
+    spectra = rng.standard_normal((30, BLOCKS_PER_FRAME, HOP_LENGTH)) * 1e9
+    spectra = (spectra * (rng.random(spectra.shape) < 0.3)).astype(np.float32)
+    enhanced, gains = enhance(codec, parameters, spectra)
+    assert np.isfinite(enhanced).all() and np.isfinite(gains).all()
