@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 
 FloatArray = NDArray[np.float32]
 
-CHUNK_BYTES = 1 << 16
+CHUNK_BYTES = 1 << 16  # of audio
+CODED_BYTES = 1 << 13  # of a stream: 8 s at 8 kbit/s
 # Samples by which the last packet of a stream may reach beyond its end.
 _LONGEST_REST = 319
 _PACKETS_AT_ONCE = 500
@@ -320,7 +321,7 @@ def decode_stream(
 def _decoded_pieces(decoder: PieceDecoder, source: IO[bytes]) -> Iterator[FloatArray]:
     """Yield the samples of a stream; the first piece, which may be empty, comes with the header."""
     read = getattr(source, "read1", source.read)
-    while data := read(CHUNK_BYTES):
+    while data := read(CODED_BYTES):
         samples = decoder.push(data)
         if decoder.header is not None:
             yield samples
@@ -337,7 +338,7 @@ def _look_ahead(source: IO[bytes], tolerant: bool) -> tuple[Header, int] | None:
     start = source.tell()
     reader, count = BitstreamReader(tolerant), 0
     try:
-        while data := source.read(CHUNK_BYTES):
+        while data := source.read(CODED_BYTES):
             count += len(reader.push(data))
             if reader.header is not None and not (reader.header.open_end or tolerant):
                 return None

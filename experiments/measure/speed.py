@@ -1,8 +1,8 @@
 """Time encoding and decoding of whole commands beside Opus, in CPU seconds of one core.
 
-    python -m experiments.measure.speed AUDIO_DIR
+    python -m experiments.measure.speed DIR [--bitrate 13.2] [--runs 5]
 
-Joins files of AUDIO_DIR to 60 s at 16 kHz, and runs `codec encode`, `codec decode`, `opusenc` and
+Joins files of DIR to 60 s at 16 kHz, and runs `codec encode`, `codec decode`, `opusenc` and
 `opusdec` (complexity 10) in turn, each bound to one core; printed are the medians of the processes'
 CPU time, and the in-process speed without starting Python. Nothing is asserted.
 """
@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +26,8 @@ import numpy as np
 from codec import Codec
 from codec.config import SAMPLE_RATE
 from codec.io.audio import list_audio, read_audio
-from codec.io.wav import write_wav
 from codec.io.resample import to_codec_rate
+from codec.io.wav import write_wav
 
 SECONDS = 60.0
 
@@ -63,12 +63,15 @@ def best_of(work: Callable[[], object], runs: int) -> float:
     return min(times)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Print a line per command, the ratio, and the speed in one process."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("directory", type=Path, help="folder of recordings")
     parser.add_argument("--bitrate", type=float, default=13.2)
     parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     wave = gather(options.directory)

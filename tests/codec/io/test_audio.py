@@ -82,13 +82,14 @@ def test_bad_files_give_one_line_with_the_name(tmp_path: Path) -> None:
     assert "no such file" in _refused(tmp_path / "missing.wav")
     assert "is a directory" in _refused(tmp_path)
     for name, data in [
-        ("text.wav", b"hello, this is not audio"),
         ("zero.flac", b""),
         ("noise.bin", bytes(range(256)) * 8),
         ("headless.raw", bytes(1000)),
     ]:
         (tmp_path / name).write_bytes(data)
         assert "libsndfile" in _refused(tmp_path / name)
+    (tmp_path / "text.wav").write_bytes(b"hello, this is not audio")
+    assert "is text, no audio" in _refused(tmp_path / "text.wav")
 
 
 def test_header_without_channels(tmp_path: Path) -> None:
