@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,14 @@ class Codec:
         self.config = weights.config
         self.sample_rate = SAMPLE_RATE
         self.fingerprint = weights.fingerprint.hex()
-        self._encoder = encoder.make_model(weights)
-        self._decoder = decoder.make_model(weights)
+
+    @cached_property
+    def _encoder(self) -> Any:
+        return encoder.make_model(self.weights)
+
+    @cached_property
+    def _decoder(self) -> Any:
+        return decoder.make_model(self.weights)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the weights alone."""
