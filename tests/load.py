@@ -1,6 +1,6 @@
 """Load test: code a whole directory through the command line and watch speed and memory.
 
-    python experiments/load.py AUDIO_DIR [--jobs 2] [--bitrate 13.2]
+    python tests/load.py AUDIO_DIR [--jobs 2] [--bitrate 13.2]
 
 Encodes every file of AUDIO_DIR into a temporary folder and decodes it again, with `codec encode`
 and `codec decode`, samples the resident memory of all their processes twice a second, and prints
@@ -8,7 +8,7 @@ for each: seconds, times real time, files that failed, peak memory of all proces
 the largest one, and how much the peak of the last quarter of the run exceeds that of the second
 (growth; the first one is start-up).
 
-    python experiments/load.py --stream-hours 1
+    python tests/load.py --stream-hours 1
 
 Sends an hour of noise-like sound through `codec encode - -` and `codec decode - -` instead.
 """
@@ -27,9 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from codec.io.audio import list_audio, read_audio
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
-COMMAND = [sys.executable, str(Path(__file__).resolve().parent.parent / "cli.py")]
+from codec.io.audio import list_audio, read_audio  # noqa: E402
+
+COMMAND = [sys.executable, str(ROOT / "cli.py")]
 MEGABYTE = 1 << 20
 
 

@@ -132,6 +132,8 @@ class BitstreamReader:
         if not self._is_complete():
             return packets + self._give_up()
         surplus = self._surplus + len(self._data)
+        if surplus and not self._tolerant:
+            raise BitstreamError(_surplus_message(surplus))
         if surplus:
             self.problems.append(_surplus_message(surplus))
         return packets

@@ -1,7 +1,9 @@
 """Write the kept corpus of nasty files anew: ``python tests/fuzz/corpus.py``.
 
 Findings of the fuzzer, and files made by hand. What each one is, and what has to come of it, stands
-in ``corpus.txt``, which this writes as well. A new finding gets an entry in ``entries``.
+in ``nasty/corpus.txt``, which this writes as well; a new finding gets an entry in ``entries``. The
+sound files that mutations begin with (``seeds``) are coded anew with the shipped weights; they need
+not be when those change.
 """
 
 from __future__ import annotations
@@ -9,19 +11,16 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-FOLDER = Path(__file__).resolve().parent
-sys.path[:0] = [str(FOLDER.parent.parent), str(FOLDER)]
+import numpy as np
 
-import hostile  # noqa: E402
-from hostile import (  # noqa: E402
-    RATE_AT,
-    SAMPLES_AT,
-    raise_version,
-    repair_groups,
-    repair_header,
-    set_field,
-)
+FUZZ = Path(__file__).resolve().parent
+NASTY = FUZZ / "nasty"
+sys.path[:0] = [str(FUZZ.parent.parent), str(FUZZ)]
 
+import mutate  # noqa: E402
+from mutate import RATE_AT, SAMPLES_AT, repair_groups, repair_header, set_field  # noqa: E402
+
+from codec import Codec  # noqa: E402
 from codec.bitstream import HEADER_BYTES, Header, write_header, write_stream  # noqa: E402
 from codec.bitstream import write_trailer as end  # noqa: E402
 
@@ -45,7 +44,7 @@ def field(data: bytes, offset: int, value: bytes) -> bytes:
     return repair_header(set_field(data, offset, value))
 
 
-def entries(seeds: hostile.Seeds) -> list[tuple[str, str, str, bytes]]:
+def entries(seeds: mutate.Seeds) -> list[tuple[str, str, str, bytes]]:
     """Return name, outcome, text and bytes of every file."""
     files = dict(zip(seeds.names, seeds.files, strict=True))
     cbr, vbr, groups = files["cbr_13"], files["vbr_8"], files["cbr_8_groups"]
@@ -65,6 +64,9 @@ def entries(seeds: hostile.Seeds) -> list[tuple[str, str, str, bytes]]:
          "Two bytes are missing in the last group: BitstreamReader took its CRC for the end of a "
          "packet and was content with the trailer.",
          files["open"][:77] + files["open"][79:]),
+        ("open_surplus", "salvaged",
+         "Three bytes before the trailer of an open end: BitstreamReader took them in silence.",
+         files["open"][:-7] + b"abc" + files["open"][-7:]),
         # By hand: nothing, or hardly anything.
         ("empty", "refused", "No bytes.", b""),
         ("magic_only", "refused", "Four bytes.", b"NSVQ"),
@@ -141,17 +143,26 @@ def entries(seeds: hostile.Seeds) -> list[tuple[str, str, str, bytes]]:
     ]  # fmt: skip
 
 
+def speech_like(count: int) -> np.ndarray:
+    """Return a tone with harmonics whose level and pitch move, float [count] at 16 kHz."""
+    n = np.arange(count) / 16000
+    phase = 2 * np.pi * (140 * n + 8 * np.sin(2 * np.pi * 0.7 * n))
+    tone = sum(np.sin(k * phase) / k for k in range(1, 20))
+    noise = np.random.default_rng(0).standard_normal(count)
+    return 0.1 * (1 + np.sin(2 * np.pi * 3 * n)) * tone + 0.005 * noise
+
+
 def main() -> None:
-    """Write all files and their list; seeds of an earlier format version are raised first."""
-    for path in hostile.SEED_DIR.glob("*.bin"):
-        path.write_bytes(raise_version(path.read_bytes()))
-    for path in FOLDER.glob("*.bin"):
-        path.unlink()
+    """Write all files and their list."""
+    for folder in (mutate.SEED_DIR, NASTY):
+        for path in folder.glob("*.bin"):
+            path.unlink()
+    mutate.make_seeds(Codec.load(), speech_like(48000))
     lines = []
-    for name, outcome, text, data in entries(hostile.Seeds(FINGERPRINT)):
-        (FOLDER / f"{name}.bin").write_bytes(data)
+    for name, outcome, text, data in entries(mutate.Seeds(FINGERPRINT)):
+        (NASTY / f"{name}.bin").write_bytes(data)
         lines.append(f"{name:26}{outcome:10}{text}")
-    (FOLDER / "corpus.txt").write_text("\n".join(lines) + "\n")
+    (NASTY / "corpus.txt").write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

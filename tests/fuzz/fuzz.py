@@ -1,9 +1,9 @@
 """Send mutated files through every reader, and count what comes of them.
 
-    python experiments/fuzz.py --cases 200000 --seed 0 --jobs 2 [--json OUT] [--findings DIR]
-    python experiments/fuzz.py --case 1234 --seed 0          # one case again, in this process
+    python tests/fuzz/fuzz.py --cases 200000 --seed 0 --jobs 2 [--json OUT] [--findings DIR]
+    python tests/fuzz/fuzz.py --case 1234 --seed 0          # one case again, in this process
 
-What is promised, and how files are mutated, stands in ``tests/fuzz/hostile.py``. Each worker
+What is promised stands in ``hostile.py``, how files are mutated in ``mutate.py``. Each worker
 process may take ``--memory`` MiB of address space beyond what it has when it begins. A worker that
 dies, or that is busy with one file for a minute, is a finding, too; another one goes on behind it.
 Findings are written to a folder, the file (``.bin``) and what went wrong (``.txt``); the exit
@@ -24,18 +24,19 @@ from pathlib import Path
 from queue import Empty
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "fuzz")]
+import numpy as np
+
+FUZZ = Path(__file__).resolve().parent
+sys.path[:0] = [str(FUZZ.parent.parent), str(FUZZ)]
 
 import hostile  # noqa: E402
-import torch  # noqa: E402
+import mutate  # noqa: E402
 
 from codec import Codec  # noqa: E402
-from codec.weights import load_side_tables  # noqa: E402
 
 # Samples are computed for every SYNTHESIS_EVERY-th case, packet by packet for as many others;
-# allocations are measured in every MEMORY_EVERY-th.
-SYNTHESIS_EVERY, MEMORY_EVERY = 40, 20
+# allocations are measured in every MEMORY_EVERY-th, and every INFO_EVERY-th is described.
+SYNTHESIS_EVERY, MEMORY_EVERY, INFO_EVERY = 40, 20, 8
 HANG_SECONDS = 60.0
 BATCH = 200  # cases between two messages of a worker
 
@@ -60,23 +61,22 @@ class Runner:
     """
 
     def __init__(self, seed: int) -> None:
-        torch.set_num_threads(1)
         codec = Codec.load()
         self.seed = seed
-        self.seeds = hostile.Seeds(codec.weights.fingerprint)
-        self.checker = hostile.Checker(codec, load_side_tables())
+        self.seeds = mutate.Seeds(codec.weights.fingerprint)
+        self.checker = hostile.Checker(codec)
         for data in self.seeds.files:  # compile, and fill all caches
-            self.checker.check(data, hostile.np.random.default_rng(0), True, True)
+            self.checker.check(data, np.random.default_rng(0), True, True)
 
     def run(self, case: int) -> tuple[str, bytes, hostile.Outcome | str]:
         """Return what was done, the file, and the outcome or what went wrong."""
-        done, data, rng = hostile.make_case(self.seed, case, self.seeds)
+        done, data, rng = mutate.make_case(self.seed, case, self.seeds)
         try:
             return done, data, self.checker.check(
                 data, rng,
                 synthesis=case % SYNTHESIS_EVERY == 0,
                 streaming=case % SYNTHESIS_EVERY == 1,
-                memory=case % MEMORY_EVERY == 2,
+                memory=case % MEMORY_EVERY == 2, info=case % INFO_EVERY == 0,
             )  # fmt: skip
         except hostile.Finding as finding:
             return done, data, str(finding)
