@@ -13,6 +13,7 @@ often.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,8 +56,9 @@ def model_dtype(config: CodecConfig) -> np.dtype[Any]:
     )
 
 
+@lru_cache(maxsize=2)
 def make_model(weights: Weights) -> Any:
-    """Return the record of trained weights for the decoder."""
+    """Return the record (one for all uses) of trained weights for the decoder."""
     config, tensors = weights.config, weights.tensors
     model = new(model_dtype(config))
     model["transform"] = mdct.make_transform()

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,8 +44,9 @@ def model_dtype(config: CodecConfig) -> np.dtype[Any]:
     )
 
 
+@lru_cache(maxsize=2)
 def make_model(weights: Weights) -> Any:
-    """Return the record of trained weights for the encoder."""
+    """Return the record (one for all uses) of trained weights for the encoder."""
     config = weights.config
     model = new(model_dtype(config))
     model["analysis"] = make_analysis(weights.tensors, config)

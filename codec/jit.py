@@ -55,7 +55,8 @@ def _roots() -> Iterator[Path]:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         yield home / "nsvq-speech-codec"
     user = os.getuid() if hasattr(os, "getuid") else os.environ.get("USERNAME", "user")
-    yield Path(tempfile.gettempdir()) / f"nsvq-speech-codec-{user}"
+    with contextlib.suppress(FileNotFoundError):  # no folder for temporary files
+        yield Path(tempfile.gettempdir()) / f"nsvq-speech-codec-{user}"
 
 
 def _is_ours(folder: Path) -> bool:

@@ -49,7 +49,7 @@ _RANGES = {
 }  # fmt: skip
 
 
-@dataclass
+@dataclass(eq=False)
 class Weights:
     """Content of a weights file.
 

@@ -1,4 +1,4 @@
-"""Forgive other codecs their delay and, for pSNR, their fixed filtering.
+"""Align for other codecs their delay and, for pSNR, their fixed filtering.
 
 Both are set up for a channel once and for all; they say nothing about how well a codec codes. Ours
 gets no such help.

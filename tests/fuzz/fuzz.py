@@ -65,7 +65,7 @@ class Runner:
         self.seed = seed
         self.seeds = mutate.Seeds(codec.weights.fingerprint)
         self.checker = hostile.Checker(codec)
-        for data in self.seeds.files:  # compile, and fill all caches
+        for data in self.seeds.files:  # fill all caches
             self.checker.check(data, np.random.default_rng(0), True, True)
 
     def run(self, case: int) -> tuple[str, bytes, hostile.Outcome | str]:

@@ -99,6 +99,11 @@ class Checker:
 
     def __init__(self, codec: Codec) -> None:
         self.codec = codec
+        # What is compiled or made but once is not measured.
+        data = codec.encode(np.zeros(1600, np.float32), 16000, 8)
+        codec.decode_lossy(data, np.arange(2) == 1)
+        codec.decode_integers(data)
+        describe_stream(data, codec.weights)
 
     def check(
         self,
