@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' 2>/dev/null \
 	&& echo $$p && break; done)
 BIN := $(VENV)/bin
+JOBS ?= 2
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
@@ -30,7 +31,7 @@ $(DEV): $(STAMP)
 	touch $@
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow and not gpu'
 
 test-all: $(DEV)
 	$(BIN)/python -m pytest -q
