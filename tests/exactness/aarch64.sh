@@ -9,8 +9,8 @@
 # compiled kernels (kernels), 0.3 GB. It may be kept: what is there is not fetched again, and kernels
 # are compiled again only when their sources have changed. Nothing is installed on this system.
 #
-# Needs qemu-aarch64-static (Debian: qemu-user-static), apt-get, dpkg-deb, the keys of Debian's
-# archive, and Python with pip ($PYTHON, else python3).
+# Needs qemu-aarch64-static (Debian: qemu-user-static), apt-get with the sources of a Debian that has
+# Python 3.11 (bookworm), dpkg-deb, and Python with pip ($PYTHON, else python3).
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 python=${PYTHON:-python3}
@@ -23,18 +23,12 @@ fetch_python() {
     local apt=$folder/apt
     rm -rf "$apt" "$folder/root"
     mkdir -p "$apt"/{state/lists,cache/archives,debs}/partial "$folder/root"
-    cat >"$apt/sources.list" <<END
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian bookworm main
-deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] http://deb.debian.org/debian-security bookworm-security main
-END
     cat >"$apt/apt.conf" <<END
 APT::Architecture "arm64";
 APT::Architectures { "arm64"; };
 Dir::State "$apt/state";
 Dir::State::status "/dev/null";
 Dir::Cache "$apt/cache";
-Dir::Etc::SourceList "$apt/sources.list";
-Dir::Etc::SourceParts "/nonexistent";
 END
     (
         export APT_CONFIG=$apt/apt.conf
