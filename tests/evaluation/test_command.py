@@ -12,6 +12,7 @@ from toys import RATE, ToyCodec, syllables, toy_packets
 from typer.testing import CliRunner, Result
 
 import cli
+from commands import coding
 from evaluation import bd_rate, scoring
 from evaluation.baselines import codecs
 from evaluation.baselines.base import Baseline
@@ -39,7 +40,7 @@ def assert_user_error(result: Result, *words: str) -> None:
 
 @pytest.fixture(autouse=True)
 def toy_codec(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "_load_codec", lambda weights: ToyCodec())
+    monkeypatch.setattr(coding, "load_codec", lambda weights: ToyCodec())
     monkeypatch.setattr(scoring, "read_stream", lambda data: (None, toy_packets(data)))
     monkeypatch.setattr(bd_rate, "RESAMPLES", 50)
 
@@ -291,7 +292,7 @@ def test_our_codec(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from codec import Codec
     from codec.bitstream import read_stream
 
-    monkeypatch.setattr(cli, "_load_codec", lru_cache(Codec.load))
+    monkeypatch.setattr(coding, "load_codec", lru_cache(Codec.load))
     monkeypatch.setattr(scoring, "read_stream", read_stream)
     wave, rate = soundfile.read(ROOT / "demo" / "speech" / "slt.flac")
     (tmp_path / "in").mkdir()

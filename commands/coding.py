@@ -1,0 +1,325 @@
+"""Encode and decode what the user names: a file, a directory, standard input or output."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Collection, Generator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import BinaryIO
+
+import typer
+
+from codec import Codec, transcode
+from codec.errors import BitstreamError
+from codec.io.files import atomic_open, is_direct
+from codec.io.wav import Samples
+from codec.pieces import DecodeOptions, EncodeOptions, Outcome, decode_stream
+from codec.pipe import LiveStop, encode_pipe
+from codec.transcode import attempt, choose_target, is_done, list_files, pair_up, run_pairs
+from commands.terminal import (
+    EXIT_SOME_FILES,
+    STANDARD,
+    UserError,
+    closed_streams,
+    complain,
+    count,
+    end_cleanly,
+    note,
+    progress,
+    say,
+)
+
+
+@lru_cache(maxsize=1)
+def load_codec(weights: Path | None) -> Codec:
+    """Load the codec once per process."""
+    codec = Codec.load(weights)
+    if sys.stderr.isatty() and not codec.is_compiled():
+        note("compiling the codec; this takes about half a minute, once")
+    return codec
+
+
+def _describe(outcome: Outcome, name: object, encoding: bool) -> str:
+    """Return the line that says what became of one file."""
+    text = f"{name} -> {outcome.target}: {outcome.seconds:.2f} s"
+    if not encoding:
+        text += f" at {outcome.sample_rate} Hz"
+    elif outcome.num_bytes:
+        rate = (
+            f", {8e-3 * outcome.num_bytes / outcome.seconds:.2f} kbit/s" if outcome.seconds else ""
+        )
+        text += f", {outcome.num_bytes} bytes{rate}"
+    if outcome.problems:
+        text += f", salvaged ({count(len(outcome.problems), 'problem')})"
+    return text
+
+
+@dataclass(frozen=True)
+class CodingRun:
+    """One `encode` or `decode`: what to do with a file, and what was asked for beside it."""
+
+    options: EncodeOptions | DecodeOptions
+    weights: Path | None
+    jobs: int
+    skip_existing: bool
+    dry_run: bool
+    force: bool
+
+    @property
+    def encoding(self) -> bool:
+        """Tell whether this encodes."""
+        return isinstance(self.options, EncodeOptions)
+
+    @property
+    def verb(self) -> str:
+        """Return what is done."""
+        return "encode" if self.encoding else "decode"
+
+    @property
+    def suffix(self) -> str:
+        """Return the suffix of outputs."""
+        return ".bin" if self.encoding else f".{getattr(self.options, 'format', None) or 'wav'}"
+
+    @property
+    def suffixes(self) -> Collection[str]:
+        """Return the suffixes of inputs in a directory."""
+        from codec.io.audio import AUDIO_SUFFIXES
+
+        return AUDIO_SUFFIXES if self.encoding else {".bin"}
+
+    def work(self, source: Path, target: Path, stop: threading.Event) -> Outcome:
+        """Code one file."""
+        codec, options = load_codec(self.weights), self.options
+        if isinstance(options, EncodeOptions):
+            return transcode.encode_file(codec, source, target, options, stop)
+        return transcode.decode_file(codec, source, target, options, stop)
+
+    def choose(self, source: Path, target: str | None) -> Path:
+        """Return where the output goes."""
+        chosen = choose_target(source, target, self.suffix, self.force)
+        if self.encoding and chosen.suffix.lower() in self.suffixes:
+            note(f"{chosen}: is to be a coded stream, not audio; .bin is the usual suffix")
+        return chosen
+
+    def check_pipe(self, source: Path, target: str | None) -> None:
+        """Raise unless standard input and output can be what was asked for."""
+        if self.skip_existing or self.dry_run:
+            option = "--skip-existing" if self.skip_existing else "--dry-run"
+            raise UserError(f"{option}: is for files and directories; leave it out with -")
+        if source == STANDARD and target is None:
+            raise UserError("name an output for what comes from standard input, or -")
+        if source.is_dir():
+            raise UserError(f"{source}: is a directory; name one file to go to standard output")
+
+    def __call__(self, source: Path, target: str | None, raw: Samples | None = None) -> None:
+        """Code a file, a directory, or what comes through standard input or a pipe."""
+        if (
+            STANDARD in (source, Path(target or ""))
+            or raw is not None
+            or (self.encoding and (source.is_fifo() or source.is_socket()))
+        ):
+            self.pipe(source, target, raw)
+            return
+        chosen = self.choose(source, target)
+        end_cleanly()
+        if source.is_dir():
+            self.directory(source, chosen)
+        else:
+            self.file(source, chosen)
+
+    def pipe(self, source: Path, target: str | None, raw: Samples | None) -> None:
+        """Code what can be read once only, or goes to standard output."""
+        self.check_pipe(source, target)
+        codec = load_codec(self.weights)
+        out = STANDARD if target == "-" else self.choose(source, target)
+        if isinstance(self.options, EncodeOptions):
+            run_encode_pipe(codec, source, out, self.options, raw)
+        else:
+            run_decode_pipe(codec, source, out, self.options)
+
+    def file(self, source: Path, target: Path) -> None:
+        """Code a single file and report it."""
+        if self.dry_run:
+            say(f"{source} -> {target}")
+            return
+        if self.skip_existing and is_done(target):
+            say(f"{target}: exists, skipped")
+            return
+        outcome = attempt(self.work, source, target, threading.Event())
+        if outcome.error:
+            raise UserError(outcome.error)
+        for text in [*outcome.notes, *(f"{source}: {problem}" for problem in outcome.problems)]:
+            note(text)
+        if not is_direct(target):  # in /dev/stdout this line would mix with the data
+            say(_describe(outcome, source, self.encoding))
+
+    def directory(self, source: Path, target: Path) -> None:
+        """Code every file of a directory tree; go on past bad files and list them at the end."""
+        sources, notes = list_files(source, self.suffixes)
+        if not sources:
+            what = "audio" if self.encoding else ".bin"
+            raise UserError(f"{source}: no {what} files in this directory; check the path")
+        pairs, failures = pair_up(sources, source, target, self.suffix)
+        skipped = ""
+        if self.skip_existing:
+            wanted = [pair for pair in pairs if not is_done(pair[1])]
+            skipped = f", {count(len(pairs) - len(wanted), 'existing file')} skipped"
+            pairs = wanted
+        for text in notes:
+            note(text)
+        if self.dry_run:
+            for pair in pairs:
+                say(f"{pair[0]} -> {pair[1]}")
+            return
+        started = time.monotonic()
+        done: list[Outcome] = []
+        with (
+            contextlib.closing(run_pairs(self.work, pairs, self.jobs)) as outcomes,
+            progress(self.verb, "file") as show,
+        ):
+            for number, outcome in enumerate(outcomes, 1):
+                show(number, len(pairs))
+                (failures if outcome.error else done).append(outcome)
+        _note_alike(done)
+        for outcome in sorted(failures, key=lambda outcome: outcome.source):
+            complain(outcome.error)
+        totals = _totals(done, time.monotonic() - started)
+        text = f"{self.verb}d {len(done)} of {len(sources)} files into {target}{skipped}{totals}"
+        say(text)
+        if failures:
+            raise typer.Exit(EXIT_SOME_FILES)
+
+
+def _note_alike(outcomes: Sequence[Outcome]) -> None:
+    """Print the notes of many files, each once."""
+    notes: dict[str, list[Path]] = {}
+    for outcome in outcomes:
+        for text in outcome.notes:
+            notes.setdefault(text, []).append(outcome.source)
+        for text in outcome.problems:
+            notes.setdefault(f"{outcome.source}: {text}", []).append(outcome.source)
+    for text, paths in notes.items():
+        if len(paths) > 1:
+            text = f"{text} ({len(paths)} files)"
+        elif str(paths[0]) not in text:
+            text = f"{paths[0]}: {text}"
+        note(text)
+
+
+def _totals(outcomes: Sequence[Outcome], elapsed: float) -> str:
+    """Return hours, bytes, rate and speed of all files together."""
+    seconds = sum(outcome.seconds for outcome in outcomes)
+    num_bytes = sum(outcome.num_bytes for outcome in outcomes)
+    if not seconds:
+        return ""
+    return (
+        f": {seconds / 3600:.2f} h, {num_bytes} bytes, {8e-3 * num_bytes / seconds:.2f} kbit/s, "
+        f"{seconds / elapsed:.0f} times real time"
+    )
+
+
+def _can_seek(file: BinaryIO) -> bool:
+    """Tell whether an open file begins here and can be gone back in."""
+    try:
+        import fcntl
+
+        appended = fcntl.fcntl(file, fcntl.F_GETFL) & os.O_APPEND
+        return file.seekable() and file.tell() == 0 and not appended
+    except (ImportError, OSError, ValueError):
+        return False
+
+
+@contextlib.contextmanager
+def _open_output(target: Path) -> Generator[tuple[BinaryIO, bool]]:
+    """Open an output, or standard output; yield it, and whether it can seek."""
+    if target != STANDARD:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_open(target) as file:
+            yield file, not is_direct(target)
+        return
+    if "stdout" in closed_streams:
+        raise UserError("standard output is closed; redirect it to a file or a program")
+    if sys.stdout.isatty():
+        raise UserError("standard output is a terminal; redirect it to a file or a program")
+    out = sys.stdout.buffer
+    seekable = _can_seek(out)
+    yield out, seekable
+    if seekable:
+        out.seek(0, os.SEEK_END)  # whoever shares it goes on writing there
+    out.flush()
+
+
+@contextlib.contextmanager
+def _open_input(source: Path) -> Generator[BinaryIO]:
+    if source != STANDARD:
+        with source.open("rb") as file:
+            yield file
+        return
+    if "stdin" in closed_streams:
+        raise UserError("standard input is closed; pipe a file or another program into it")
+    if sys.stdin.isatty():
+        raise UserError("standard input is a terminal; pipe a file or another program into it")
+    yield sys.stdin.buffer
+
+
+def _report(outcome: Outcome, name: object, encoding: bool) -> None:
+    """Say what became of what went through standard input or output."""
+    for text in [*outcome.notes, *outcome.problems]:
+        note(text)
+    if outcome.target != STANDARD:
+        say(_describe(outcome, name, encoding))
+
+
+def run_encode_pipe(
+    codec: Codec, source: Path, target: Path, options: EncodeOptions, raw: Samples | None
+) -> None:
+    """Encode from standard input, or from what is to be read as it is."""
+    if source.is_file() and raw is None:
+        with _open_output(target) as (writer, _):
+            _report(transcode.encode_file(codec, source, writer, options), source, encoding=True)
+        return
+    with _open_input(source) as reader, LiveStop(reader).listening() as stop:
+        with _open_output(target) as (writer, seekable):
+            outcome = encode_pipe(
+                codec, reader, partial(_write_through, writer), options,
+                writer.seek if seekable else None, raw, stop,
+            )  # fmt: skip
+            if stop.signal and not outcome.num_samples:
+                sys.exit(128 + stop.signal)  # there is nothing to keep
+    outcome.target = target
+    _report(outcome, _name(source), encoding=True)
+    if stop.signal:
+        where = "the output" if target == STANDARD else target
+        name = signal.Signals(stop.signal).name
+        note(f"stopped by {name}: {where} holds the {outcome.seconds:.2f} s that came in")
+        raise typer.Exit(128 + stop.signal)
+
+
+def run_decode_pipe(codec: Codec, source: Path, target: Path, options: DecodeOptions) -> None:
+    """Decode from standard input, to standard output, or both."""
+    outcome = Outcome(source, target)
+    try:
+        with _open_input(source) as reader, _open_output(target) as (writer, seekable):
+            decode_stream(codec, reader, writer, options, outcome, seekable)
+    except BitstreamError as error:
+        hint = "" if options.salvage else "; --salvage keeps what is intact"
+        raise UserError(f"{_name(source)}: {error}{hint}") from error
+    _report(outcome, _name(source), encoding=False)
+
+
+def _write_through(file: BinaryIO, data: bytes) -> None:
+    """Write and flush, so that the next program has it at once."""
+    if data:
+        file.write(data)
+        file.flush()
+
+
+def _name(source: Path) -> str:
+    return "standard input" if source == STANDARD else str(source)

@@ -1,0 +1,59 @@
+"""What `codec eval` and `codec ratings` share: what can go wrong, and how it is told."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from commands.terminal import UserError, complain, note
+
+if TYPE_CHECKING:
+    from evaluation.results import EvalResult
+
+
+@contextlib.contextmanager
+def needs_evaluation() -> Generator[None]:
+    """Turn what can go wrong in an evaluation into one line."""
+    try:
+        yield
+    except ModuleNotFoundError as error:  # an installation without what `codec eval` needs
+        what = f"{error.name or 'a package'} is not installed"
+        raise UserError(f"{what}: pip install .") from error
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def list_clips(directory: Path) -> list[Path]:
+    """Return the audio files of a directory, at least one."""
+    from codec.io.audio import list_audio
+
+    files = list_audio(directory)
+    if not files:
+        raise UserError(f"{directory}: no audio files in this directory; check the path")
+    return files
+
+
+def count_cpus() -> int:
+    """Return how many CPUs this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def report_failures(result: EvalResult) -> bool:
+    """Print one line for each failure; return whether some clip is not in the figures at all."""
+    lost = False
+    for failure in result.failures.itertuples():
+        codec = "" if failure.codec == result.info.name else f" in {failure.codec}"
+        if failure.metric == "audio" and codec:
+            continue  # said already: ours could not read it either
+        where = f"{failure.file}{codec} at {failure.rate:g} kbit/s"
+        if failure.metric in ("audio", "codec"):
+            lost = True
+            complain(f"{where}: {failure.reason}")
+        else:
+            note(f"{where}: no {failure.metric}: {failure.reason}")
+    return lost

@@ -1,0 +1,360 @@
+"""The options of all commands: how they are written, what they may be, what help says of them."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, fields
+from enum import StrEnum
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from codec.config import MAX_KBPS, MAX_SOURCE_RATE, MIN_KBPS, MIN_SOURCE_RATE
+from commands.terminal import UserError
+
+DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
+
+
+class Rate(StrEnum):
+    """Name the sample rate to decode to."""
+
+    codec = "codec"
+    source = "source"
+
+
+class SampleFormat(StrEnum):
+    """Name samples without a header."""
+
+    s16le = "s16le"
+    s24le = "s24le"
+    s32le = "s32le"
+    u8 = "u8"
+    f32le = "f32le"
+    alaw = "alaw"
+    mulaw = "mulaw"
+
+
+class OutputFormat(StrEnum):
+    """Name what to write."""
+
+    wav = "wav"
+    raw = "raw"
+    flac = "flac"
+    ogg = "ogg"
+    opus = "opus"
+    mp3 = "mp3"
+    aiff = "aiff"
+    au = "au"
+    caf = "caf"
+    w64 = "w64"
+    rf64 = "rf64"
+    sph = "sph"
+
+
+# --------------------------------------------------------------------------------------------------
+# What is written in one string
+
+
+def _check_kbps(value: float) -> float:
+    """Return the bitrate, or raise `UserError` when it is outside 8..32 kbit/s."""
+    if not (math.isfinite(value) and MIN_KBPS <= value <= MAX_KBPS):
+        raise UserError(
+            f"bitrate {value:g} kbit/s is out of range; "
+            f"give a value from {MIN_KBPS:g} to {MAX_KBPS:g}"
+        )
+    return value
+
+
+def _parse_kbps(text: str) -> float:
+    """Return a bitrate inside 8..32 kbit/s."""
+    try:
+        return _check_kbps(float(text))
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number; give kbit/s such as 13.2") from None
+
+
+def _parse_rates(text: str) -> list[float]:
+    """Return the bitrates of a comma-separated list, each inside 8..32 kbit/s."""
+    try:
+        rates = [_check_kbps(float(item)) for item in text.split(",")]
+    except ValueError:
+        raise typer.BadParameter(
+            f"{text!r} are not numbers; give kbit/s such as {DEFAULT_RATES}"
+        ) from None
+    if len(set(rates)) < len(rates):
+        raise typer.BadParameter(f"a rate is named twice in {text!r}; name each once")
+    return rates
+
+
+def _parse_losses(text: str) -> list[float]:
+    """Return percentages of lost packets, 0 first; none for an empty list."""
+    if not text.strip():
+        return []
+    try:
+        losses = {0.0, *map(float, text.split(","))}
+    except ValueError:
+        losses = {math.nan}
+    if not all(0 <= loss <= 100 for loss in losses):
+        raise typer.BadParameter(
+            f"something in {text!r} is not a percentage; give numbers from 0 to 100, such as 3,6,10"
+        )
+    return sorted(losses)
+
+
+def _parse_names(text: str) -> list[str]:
+    """Return the names of a comma-separated list, in small letters."""
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    if text and not names:
+        raise typer.BadParameter(f"no name in {text!r}")
+    if len(set(names)) < len(names):
+        raise typer.BadParameter(f"one is named twice in {text!r}; name each once")
+    return names
+
+
+def _parse_channel(text: str) -> str | int:
+    """Return 'mix', or the number of a channel."""
+    if text == "mix" or text.isdecimal() and int(text) > 0:
+        return text if text == "mix" else int(text)
+    raise typer.BadParameter(f"{text!r} is no channel; give mix, or a number from 1 on")
+
+
+# --------------------------------------------------------------------------------------------------
+# Coding
+
+AudioArgument = Annotated[
+    Path,
+    typer.Argument(metavar="IN", help="Audio file, a directory of them, or - (standard input)"),
+]
+StreamArgument = Annotated[
+    Path,
+    typer.Argument(metavar="IN", help="Stream (.bin), a directory of them, or - (standard input)."),
+]
+InfoArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Stream (.bin) to look at.")]
+OutArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[OUT]", help="File, directory, or - (standard output); without it: "
+                   "beside IN."),
+]  # fmt: skip
+BitrateOption = Annotated[
+    float,
+    typer.Option(
+        parser=_parse_kbps, metavar="KBPS", help="Rate in kbit/s, any value from 8 to 32."
+    ),
+]
+VbrOption = Annotated[
+    bool,
+    typer.Option("--vbr", help="Spend the same average rate where it helps most in the file."),
+]
+IntraOption = Annotated[
+    bool,
+    typer.Option(
+        "--intra-only",
+        "--independent-packets",
+        help="Let no packet need another, for networks that lose some; at 3 to 12 % more rate.",
+    ),
+]
+ChannelOption = Annotated[
+    str,
+    typer.Option(
+        parser=_parse_channel,
+        metavar="mix|N",
+        help="Channel to encode, counted from 1; mix: all, none of them lost.",
+    ),
+]
+RawInputOption = Annotated[
+    SampleFormat | None,
+    typer.Option(help="The input has no header: its samples are these, interleaved."),
+]
+RawRateOption = Annotated[
+    int,
+    typer.Option(
+        min=MIN_SOURCE_RATE, max=MAX_SOURCE_RATE, metavar="HZ", help="Rate of --raw samples."
+    ),
+]
+RawChannelsOption = Annotated[int, typer.Option(min=1, max=1024, help="Channels of --raw samples.")]
+RateOption = Annotated[
+    Rate,
+    typer.Option(help="Sample rate to write: 16 kHz (codec) or that of the input (source)."),
+]
+SampleRateOption = Annotated[
+    int | None,
+    typer.Option(
+        min=MIN_SOURCE_RATE,
+        max=MAX_SOURCE_RATE,
+        metavar="HZ",
+        help="Sample rate to write, any; in place of --rate.",
+    ),
+]
+FormatOption = Annotated[
+    OutputFormat | None,
+    typer.Option(help="What to write; without it what OUT's suffix says, else wav."),
+]
+RawOption = Annotated[
+    bool, typer.Option("--raw", help="Write samples only: the same as --format raw.")
+]
+SalvageOption = Annotated[
+    bool,
+    typer.Option(
+        "--salvage",
+        help="Decode a damaged stream as far as possible: conceal what is lost, and say what.",
+    ),
+]
+JsonOption = Annotated[
+    bool, typer.Option("--json", help="Print one JSON object, for programs to read.")
+]
+WeightsOption = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="Use this .safetensors file in place of the weights that ship with the codec.",
+    ),
+]
+JobsOption = Annotated[int, typer.Option(min=1, help="Work on this many files at once.")]
+SkipOption = Annotated[
+    bool,
+    typer.Option(
+        "--skip-existing",
+        help="Leave out what is done, to go on with an interrupted run: an output that is a "
+        "regular file and not empty. What it was made of, and how, is not compared.",
+    ),
+]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Without OUT: replace an output that is there.")
+]
+DryRunOption = Annotated[
+    bool, typer.Option("--dry-run", help="Print what would be done, and do nothing.")
+]
+
+# --------------------------------------------------------------------------------------------------
+# Evaluation
+
+TestArgument = Annotated[
+    Path,
+    typer.Argument(
+        metavar="TEST_DIR", exists=True, file_okay=False, help="Directory of clean speech to code."
+    ),
+]
+RatesOption = Annotated[
+    Sequence[float],
+    typer.Option(parser=_parse_rates, metavar="LIST", help="Rates in kbit/s, separated by commas."),
+]
+AgainstOption = Annotated[
+    Sequence[str],
+    typer.Option(
+        parser=_parse_names,
+        metavar="LIST",
+        help="Codecs to run on the same clips where their programs are installed, separated by "
+        "commas: opus, opus-audio, lc3, speex, g722.",
+    ),
+]
+ScoresOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="CSV with published scores of other codecs for the same clips, or scores.csv of "
+        "an earlier run; may be given several times.",
+    ),
+]
+BaselineOption = Annotated[
+    str | None,
+    typer.Option(
+        help="Codec to compare with rate by rate; without it the first of --against or --scores."
+    ),
+]
+NameOption = Annotated[str, typer.Option(help="What to call this codec in tables and files.")]
+MetricsOption = Annotated[
+    Sequence[str],
+    typer.Option(
+        parser=_parse_names,
+        metavar="LIST",
+        help="Further metrics, separated by commas: visqol, dnsmos, distillmos (they need the "
+        "extra 'eval').",
+    ),
+]
+EvalOutOption = Annotated[
+    Path | None,
+    typer.Option(
+        file_okay=False,
+        help="Write scores.csv, summary.json, plots (PNG, SVG) and the listening page here.",
+    ),
+]
+PageOption = Annotated[
+    int,
+    typer.Option(min=0, help="Clips on the listening page, listen.html in --out; 0: no page."),
+]
+SaveAudioOption = Annotated[
+    bool,
+    typer.Option("--save-audio", help="Keep the decoded WAV of every clip and rate in --out."),
+]
+EvalJobsOption = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes to work in; without it one for each CPU."),
+]
+EvalVbrOption = Annotated[bool, typer.Option("--vbr", help="Encode with variable bitrate.")]
+EvalIntraOption = Annotated[
+    bool, typer.Option("--independent-packets", help="Encode packets that need no other.")
+]
+LossOption = Annotated[
+    Sequence[float],
+    typer.Option(
+        parser=_parse_losses,
+        metavar="LIST",
+        help="Percentages of packets to lose, separated by commas, such as 3,6,10: each rate "
+        "is scored without losses and with each of these (with independent packets).",
+    ),
+]
+RatingsArgument = Annotated[
+    list[Path],
+    typer.Argument(
+        metavar="FILES",
+        exists=True,
+        dir_okay=False,
+        help="CSV files that the listening page exported.",
+    ),
+]
+RatingsOutOption = Annotated[
+    Path | None,
+    typer.Option(file_okay=False, help="Write ratings.csv and ratings.json here."),
+]
+
+# --------------------------------------------------------------------------------------------------
+# Training
+
+
+def options_of(config: type) -> Callable[[Callable[[Any], None]], Callable[..., None]]:
+    """Give a command that takes a dataclass an option for each field, as its metadata say.
+
+    A field that must be given, and has no option name, is an argument. See
+    `models.training.config.option`.
+    """
+    types = get_type_hints(config)
+    parameters = []
+    for field_ in fields(config):
+        about = dict(field_.metadata)
+        name, required = about.pop("name"), field_.default is MISSING
+        kind: Any = typer.Argument if required and not name else typer.Option
+        made = kind(*([f"--{name}"] if name else []), **about)
+        parameters.append(
+            inspect.Parameter(
+                field_.name,
+                inspect.Parameter.KEYWORD_ONLY,
+                default=inspect.Parameter.empty if required else field_.default,
+                annotation=Annotated[types[field_.name], made],
+            )
+        )
+
+    def decorate(command: Callable[[Any], None]) -> Callable[..., None]:
+        @wraps(command)
+        def run(**values: Any) -> None:
+            command(config(**values))
+
+        vars(run)["__signature__"] = inspect.Signature(parameters)
+        return run
+
+    return decorate
