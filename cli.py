@@ -13,12 +13,12 @@ commands, so that `codec --help` and `codec info` answer at once. What every com
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from codec.config import DEFAULT_KBPS, OURS, SAMPLE_RATE
-from codec.errors import BitstreamError
+from codec.io.storage import is_directory
 from commands import options as opt
 from commands.evaluating import count_cpus, list_clips, needs_evaluation, report_failures
 from commands.terminal import (
@@ -26,7 +26,7 @@ from commands.terminal import (
     Group,
     Interrupted,
     UserError,
-    check_input,
+    find_input,
     note,
     one_voice,
     progress,
@@ -84,6 +84,7 @@ def encode(
     channels: opt.RawChannelsOption = 1,
     weights: opt.WeightsOption = None,
     jobs: opt.JobsOption = 1,
+    scheduler: opt.SchedulerOption = None,
     skip_existing: opt.SkipOption = False,
     force: opt.ForceOption = False,
     dry_run: opt.DryRunOption = False,
@@ -94,13 +95,13 @@ def encode(
     Standard input is an audio file, or samples (16 bits, 16 kHz, mono, little-endian, unless --raw
     says otherwise); samples and WAV are coded while they come in.
     """
-    check_input(source)
+    place = find_input(source)
     samples = None
     if raw is not None:
         from codec.io.wav import Samples
 
         samples = Samples(raw.value, sample_rate, channels)
-        if source.is_dir():
+        if is_directory(place):
             raise UserError("--raw: one file at a time, or standard input; leave it out")
     elif sample_rate != SAMPLE_RATE or channels != 1:
         raise UserError("--sample-rate, --channels: describe samples without a header; add --raw")
@@ -108,8 +109,9 @@ def encode(
     from commands.coding import CodingRun
 
     coding = EncodeOptions(bitrate, vbr, intra_only, channel)
-    run = CodingRun(coding, weights, jobs, skip_existing, dry_run, force)
-    run(source, target, samples)
+    where = opt.place_of(jobs, scheduler)
+    run = CodingRun(coding, weights, where, skip_existing, dry_run, force)
+    run(place, target, samples)
 
 
 @app.command()
@@ -123,6 +125,7 @@ def decode(
     salvage: opt.SalvageOption = False,
     weights: opt.WeightsOption = None,
     jobs: opt.JobsOption = 1,
+    scheduler: opt.SchedulerOption = None,
     skip_existing: opt.SkipOption = False,
     force: opt.ForceOption = False,
     dry_run: opt.DryRunOption = False,
@@ -133,54 +136,15 @@ def decode(
     .wav, .flac, .ogg, .opus, .mp3, .aiff and others. A directory is decoded file by file into OUT:
     the tree is kept, NAME.bin becomes NAME.wav. Standard input is decoded while it comes in.
     """
-    check_input(source)
+    place = find_input(source)
     from codec.pieces import DecodeOptions
     from commands.coding import CodingRun
 
     kind = "raw" if raw else None if format is None else format.value
     wanted = sample_rate or (None if rate is opt.Rate.source else SAMPLE_RATE)
     coding = DecodeOptions(wanted, salvage, kind)
-    CodingRun(coding, weights, jobs, skip_existing, dry_run, force)(source, target)
-
-
-def _format_info(path: Path, info: dict[str, Any]) -> str:
-    """Return the lines that `codec info` prints."""
-    mode = "variable (VBR)" if info["vbr"] else "constant (CBR)"
-    kind = "independent of each other" if info["independent"] else "in groups of 1 s"
-    rows = [
-        ("file", f"{path}, {info['file_bytes']} bytes, header {info['header_bytes']}"),
-        ("format", f"version {info['version']}, weights {info['fingerprint']}"),
-        (
-            "duration",
-            f"{info['duration_s']:.3f} s, {info['num_samples']} samples at "
-            f"{info['source_sample_rate']} Hz",
-        ),
-        ("rate", f"{info['nominal_kbps']:g} kbit/s nominal, {mode}"),
-        (
-            "measured",
-            f"{info['measured_kbps']:.2f} kbit/s for the file, "
-            f"{info['payload_kbps']:.2f} for its payload",
-        ),
-        (
-            "packets",
-            f"{info['num_packets']} of 20 ms, {kind}, {info['num_stages']} envelope stages",
-        ),
-    ]
-    shares = ", ".join(f"{name} {100 * value:.1f} %" for name, value in info["share"].items())
-    rows.append(("bits", shares or "none"))
-    return "\n".join(f"{name:<9} {text}" for name, text in rows)
-
-
-def _read_stream(path: Path) -> bytes:
-    """Return the bytes of a stream; of anything else only the start, which is enough to refuse it.
-
-    Else a huge file, or /dev/zero, would fill the memory before it is refused.
-    """
-    from codec.bitstream import MAGIC
-
-    with path.open("rb") as file:
-        start = file.read(64)
-        return start + file.read() if start.startswith(MAGIC) else start
+    where = opt.place_of(jobs, scheduler)
+    CodingRun(coding, weights, where, skip_existing, dry_run, force)(place, target)
 
 
 @app.command()
@@ -188,25 +152,22 @@ def info(
     source: opt.InfoArgument,
     as_json: opt.JsonOption = False,
     weights: opt.WeightsOption = None,
+    jobs: opt.JobsOption = 1,
+    scheduler: opt.SchedulerOption = None,
 ) -> None:
-    """Show a stream's header, duration, rate and where its bits went."""
-    check_input(source)
-    if source.is_dir():
-        raise UserError(f"{source}: is a directory; name one stream (.bin)")
-    from codec.info import stream_info
+    """Show a stream's header, duration, rate and where its bits went.
 
-    try:
-        result = stream_info(_read_stream(source), weights)
-    except BitstreamError as error:
-        raise UserError(f"{source}: {error}") from error
-    except ValueError as error:  # the weights
-        raise UserError(str(error)) from error
-    if as_json:
-        import json
+    Of a directory, each stream gets a line, and all together get one.
+    """
+    place = find_input(source)
+    if is_directory(place):
+        from commands.inspecting import describe_directory
 
-        print(json.dumps(result, indent=2))
-    else:
-        print(_format_info(source, result))
+        describe_directory(place, as_json, weights, opt.place_of(jobs, scheduler))
+        return
+    from commands.inspecting import describe
+
+    describe(place, as_json, weights)
 
 
 @app.command("eval")
@@ -294,7 +255,7 @@ def ratings(files: opt.RatingsArgument, out: opt.RatingsOutOption = None) -> Non
 
 
 def _check_directory(path: Path) -> None:
-    check_input(path)
+    find_input(str(path))
     if not path.is_dir():
         raise UserError(f"{path}: not a directory; name a directory with audio files")
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec import decoder
+from codec import __version__, decoder
 from codec.bitstream import (
+    MAGIC,
     check_weights,
     intra_packets,
     overhead_bytes,
@@ -15,6 +19,8 @@ from codec.bitstream import (
 )
 from codec.config import FRAMES_PER_SECOND
 from codec.decoder import FrameDecoder
+from codec.errors import CodecError, WeightsError
+from codec.io.storage import Location, fetched
 from codec.weights import Weights, load_weights
 
 
@@ -40,6 +46,68 @@ def stream_info(data: bytes, weights: str | Path | None = None) -> dict[str, Any
     """
     read_header(data)  # what is not ours at all is said before the weights are looked for
     return describe_stream(data, load_weights(Path(weights) if weights else None))
+
+
+def read_coded(place: Location) -> bytes:
+    """Return the bytes of a stream; of anything else only the start, which is enough to refuse it.
+
+    Else a huge file, or /dev/zero, would fill the memory before it is refused.
+    """
+    with fetched(place) as path, path.open("rb") as file:
+        start = file.read(64)
+        return start + file.read() if start.startswith(MAGIC) else start
+
+
+@dataclass(frozen=True)
+class StreamReader:
+    """Describe many files, in any process; a `runner.Setup`.
+
+    Attributes
+    ----------
+    weights : path or None   as for `stream_info`
+    fingerprint : str        hex, of the weights that are meant
+    version : str            of this package
+    """
+
+    weights: Path | None
+    fingerprint: str
+    version: str = __version__
+
+    def __call__(self) -> Callable[[Location, object], dict[str, Any] | str]:
+        """Load the weights; return what describes a file, or says in one line what is wrong."""
+        weights = load_weights(self.weights)
+        check_same(weights.fingerprint.hex(), self.fingerprint, self.version)
+
+        def work(place: Location, stop: object) -> dict[str, Any] | str:
+            try:
+                return describe_stream(read_coded(place), weights)
+            except CodecError as error:
+                text = str(error)
+                return text if str(place) in text else f"{place}: {text}"
+            except OSError as error:
+                return f"{place}: {error.strerror or error}"
+
+        return work
+
+
+def check_same(fingerprint: str, wanted: str | None, version: str) -> None:
+    """Check in a worker process that it has the weights and the version that are meant.
+
+    Raises
+    ------
+    WeightsError   it has others
+    """
+    where = f"worker process on {socket.gethostname()}"
+    if version != __version__:
+        raise WeightsError(
+            f"{where}: has version {__version__} of this package, here is {version}; "
+            "install the same everywhere"
+        )
+    if wanted is not None and fingerprint != wanted:
+        raise WeightsError(
+            f"{where}: has weights {fingerprint}, here are {wanted}; "
+            "install the same everywhere, or name one file with --weights"
+        )
 
 
 def describe_stream(data: bytes, weights: Weights) -> dict[str, Any]:

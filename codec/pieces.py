@@ -92,7 +92,7 @@ class Outcome:
 
     Attributes
     ----------
-    source, target : Path
+    source, target : Path, or str for a URL
     num_samples, sample_rate : int   of the audio that was encoded, or written
     num_bytes : int                  of the stream
     notes : list of str              what the user should know
@@ -100,8 +100,8 @@ class Outcome:
     error : str                      one line, empty if all went well
     """
 
-    source: Path
-    target: Path
+    source: Path | str
+    target: Path | str
     num_samples: int = 0
     sample_rate: int = SAMPLE_RATE
     num_bytes: int = 0

@@ -1,4 +1,4 @@
-"""Encode and decode files, one or a whole tree on threads.
+"""Encode and decode files, on this machine or behind URLs.
 
 Nothing is printed here: what there is to say of a file is in its `Outcome`.
 """
@@ -6,18 +6,32 @@ Nothing is printed here: what there is to say of a file is in its `Outcome`.
 from __future__ import annotations
 
 import os
+import posixpath
 import shutil
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Generator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, BinaryIO
+from typing import IO, BinaryIO
 
+from codec import __version__
+from codec.api import Codec
 from codec.errors import CodecError, WeightsError
+from codec.info import check_same
 from codec.io.files import PathLike, atomic_open, is_direct
 from codec.io.output import output_format
+from codec.io.storage import (
+    Location,
+    exists,
+    fetched,
+    has_bytes,
+    is_directory,
+    join,
+    location,
+    stored,
+)
 from codec.pieces import (
     DecodeOptions,
     EncodeOptions,
@@ -27,9 +41,6 @@ from codec.pieces import (
     encode_blocks,
     until,
 )
-
-if TYPE_CHECKING:
-    from codec.api import Codec
 
 
 def encode_file(
@@ -56,20 +67,21 @@ def encode_file(
     """
     from codec.io.audio import AudioReader  # decoding does without libsndfile
 
-    outcome = Outcome(Path(source), _target_path(target))
+    path = _target_path(target)
+    outcome = Outcome(Path(source), path)
     with AudioReader(source, options.channel) as reader, tempfile.TemporaryFile() as spool:
         # A device or pipe cannot seek back to the header: it gets all when all is known.
-        def code(file: IO[bytes]) -> None:
+        def put(file: IO[bytes]) -> None:
             outcome.sample_rate = reader.sample_rate
             blocks = until(stop, reader.blocks())
             encode_blocks(codec, blocks, options, outcome, file.write, file.seek)
 
         if isinstance(target, str | os.PathLike) and not is_direct(target):
-            outcome.target.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(target) as file:
-                code(file)
+                put(file)
         else:
-            code(spool)
+            put(spool)
             spool.seek(0)
             _copy(spool, target)
         outcome.notes = reader.notes + outcome.notes
@@ -99,11 +111,12 @@ def decode_file(
     AudioError       the target cannot be written, or not in this format; nothing was decoded then
     Stopped          `stop` was set
     """
-    outcome = Outcome(Path(source), _target_path(target), num_bytes=os.path.getsize(source))
+    path = _target_path(target)
+    outcome = Outcome(Path(source), path, num_bytes=os.path.getsize(source))
     with open(source, "rb") as file:
         if isinstance(target, str | os.PathLike):
             output_format(target, options.sample_rate, options.format)
-            outcome.target.parent.mkdir(parents=True, exist_ok=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
             with atomic_open(target) as out:
                 decode_stream(codec, file, out, options, outcome, not is_direct(target), stop)
         else:
@@ -111,43 +124,75 @@ def decode_file(
     return outcome
 
 
-# --- trees ----------------------------------------------------------------------------------------
+# --- whatever the user named --------------------------------------------------------------------
 
-Work = Callable[[Path, Path, threading.Event], Outcome]
+Work = Callable[[Location, Location, "threading.Event | None"], Outcome]
 
 
-def run_pairs(work: Work, pairs: Sequence[tuple[Path, Path]], jobs: int) -> Generator[Outcome]:
-    """Do the work on (source, target) pairs, and yield what became of each, in their order.
+@dataclass(frozen=True)
+class Coder:
+    """What every worker needs to know to encode or decode files; travels to it by pickle.
 
-    What is wrong with one file is in its outcome and does not stop the others. When the iterator is
-    closed, work that has begun is given up.
-
-    Parameters
+    Attributes
     ----------
-    work : callable   codes a source into a target; looks at the event, which asks it to stop
-    pairs : sequence of (Path, Path)
-    jobs : int        threads
+    options : EncodeOptions or DecodeOptions
+    weights : path or None     as the user named them; None for the shipped ones
+    fingerprint : str or None  hex; a worker whose weights have another one refuses the work
+    version : str              of this package, likewise
+    """
+
+    options: EncodeOptions | DecodeOptions
+    weights: Path | None = None
+    fingerprint: str | None = None
+    version: str = __version__
+
+    def __call__(self) -> Work:
+        """Load the codec, and return the function that codes a source into a target.
+
+        Raises
+        ------
+        WeightsError   they cannot be read, or are not those that this was made for
+        """
+        codec = Codec.load(self.weights)
+        check_same(codec.fingerprint, self.fingerprint, self.version)
+        return partial(code, codec, self.options)
+
+
+def code(
+    codec: Codec,
+    options: EncodeOptions | DecodeOptions,
+    source: Location,
+    target: Location,
+    stop: threading.Event | None = None,
+) -> Outcome:
+    """Encode or decode from one place to another, each a path or a URL.
 
     Raises
     ------
-    WeightsError   that stops every file
+    AudioError, BitstreamError, Stopped   see `encode_file`, `decode_file`
     """
-    stop = threading.Event()
-    if jobs == 1 or len(pairs) < 2:
-        yield from (attempt(work, source, target, stop) for source, target in pairs)
-        return
-    pool = ThreadPoolExecutor(min(jobs, len(pairs)), thread_name_prefix="codec")
-    try:
-        futures = [pool.submit(attempt, work, *pair, stop) for pair in pairs]
-        while futures:
-            yield futures.pop(0).result()
-    finally:
-        stop.set()
-        pool.shutdown(cancel_futures=True)
+    with fetched(source) as here, stored(target) as there:
+        try:
+            if isinstance(options, EncodeOptions):
+                outcome = encode_file(codec, here, there, options, stop)
+            else:
+                outcome = decode_file(codec, here, there, options, stop)
+        except CodecError as error:  # the user knows the place, not our copy
+            text = str(error).replace(str(here), str(source)).replace(str(there), str(target))
+            raise type(error)(text) from error
+    outcome.source, outcome.target = source, target
+    return outcome
 
 
-def attempt(work: Work, source: Path, target: Path, stop: threading.Event) -> Outcome:
-    """Do the work on one pair; what is wrong with it becomes an outcome that names the file."""
+def attempt(
+    work: Work, source: Location, target: Location, stop: threading.Event | None = None
+) -> Outcome:
+    """Do the work on one pair; what is wrong with it becomes an outcome that names the file.
+
+    Raises
+    ------
+    WeightsError, Stopped   they concern all files
+    """
     try:
         return work(source, target, stop)
     except (WeightsError, Stopped):
@@ -159,11 +204,12 @@ def attempt(work: Work, source: Path, target: Path, stop: threading.Event) -> Ou
         text = str(error) or "not enough memory"
     except Exception as error:  # a bug of ours must not stop the other files
         text = f"internal error ({error!r}); please report it"
-    named = str(source) in text or str(target) in text or text.startswith(f"{target.parent}:")
+    folder = posixpath.dirname(str(target))
+    named = str(source) in text or str(target) in text or text.startswith(f"{folder}:")
     return Outcome(source, target, error=text if named else f"{source}: {text}")
 
 
-def choose_target(source: Path, target: str | None, suffix: str, force: bool) -> Path:
+def choose_target(source: Location, target: str | None, suffix: str, force: bool) -> Location:
     """Return where the output for `source` goes.
 
     Parameters
@@ -178,26 +224,27 @@ def choose_target(source: Path, target: str | None, suffix: str, force: bool) ->
     ------
     CodecError   it is the input, of the wrong kind, or there already and not named
     """
+    many = is_directory(source)
     if target is None:
-        if source.is_dir():
+        if many:
             raise CodecError(f"{source}: is a directory; name a directory for the outputs as well")
-        chosen = source.with_suffix(suffix)
-        if chosen.exists() and not force:
+        chosen = with_suffix(source, suffix)
+        if exists(chosen) and not force:
             raise CodecError(f"{chosen}: exists; name an output, or replace it with --force")
     else:
-        chosen = Path(target)
-        if not source.is_dir() and (target.endswith("/") or chosen.is_dir()):
-            chosen = chosen / (source.stem + suffix)
-    if chosen.exists():
-        if source.exists() and source.samefile(chosen):
+        chosen = location(target)
+        if not many and (target.endswith("/") or is_directory(chosen)):
+            chosen = join(chosen, Path(str(source)).stem + suffix)
+    if exists(chosen):
+        if exists(source) and _is_same(source, chosen):
             raise CodecError(f"{chosen}: is the input; name another output")
-        if source.is_dir() and not chosen.is_dir():
+        if many and not is_directory(chosen):
             raise CodecError(
                 f"{chosen}: is a file, but the input is a directory; name a directory as output"
             )
-        if not source.is_dir() and chosen.is_dir():
+        if not many and is_directory(chosen):
             raise CodecError(f"{chosen}: is a directory; name the output file")
-    for parent in chosen.parents:
+    for parent in chosen.parents if isinstance(chosen, Path) else ():
         if parent.exists():
             if not parent.is_dir():
                 raise CodecError(f"{parent}: is not a directory; name another output")
@@ -205,55 +252,25 @@ def choose_target(source: Path, target: str | None, suffix: str, force: bool) ->
     return chosen
 
 
-def list_files(directory: Path, suffixes: Collection[str]) -> tuple[list[Path], list[str]]:
-    """Return the files below a directory that have one of these suffixes, in order of their names.
-
-    Hidden files are left out. Of others that are, there is a note: no regular file, another suffix.
-    """
-    found: list[Path] = []
-    notes: list[str] = []
-    others: Counter[str] = Counter()
-    for folder, subfolders, names in os.walk(directory):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder) / name
-            suffix = path.suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix not in suffixes:
-                others[suffix or "no suffix"] += 1
-            elif path.exists() and not path.is_file():
-                notes.append(f"{path}: left out, no regular file")
-            else:
-                found.append(path)
-    if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        notes.append(f"{directory}: left out, by their names: {kinds}")
-    return sorted(found), notes
+def with_suffix(place: Location, suffix: str) -> Location:
+    """Return a place whose last suffix is another one."""
+    if isinstance(place, Path):
+        return place.with_suffix(suffix)
+    return posixpath.splitext(place)[0] + suffix
 
 
-def pair_up(
-    sources: Sequence[Path], source_dir: Path, target_dir: Path, suffix: str
-) -> tuple[list[tuple[Path, Path]], list[Outcome]]:
-    """Return (source, target) pairs with the tree kept, and the files whose target is taken."""
-    taken: dict[Path, Path] = {}
-    clashes = []
-    for source in sources:
-        target = (target_dir / source.relative_to(source_dir)).with_suffix(suffix)
-        if target in taken:
-            text = f"{source}: {taken[target].name} has the same output name; rename one of them"
-            clashes.append(Outcome(source, target, error=text))
-        else:
-            taken[target] = source
-    return [(source, target) for target, source in taken.items()], clashes
+def _is_same(source: Location, target: Location) -> bool:
+    if isinstance(source, Path) and isinstance(target, Path):
+        return source.samefile(target)
+    return str(source).rstrip("/") == str(target).rstrip("/")
 
 
-def is_done(target: Path) -> bool:
+def is_done(target: Location) -> bool:
     """Tell whether an output is there: a regular file that is not empty.
 
     An output is complete or not there, so that nothing more need be asked.
     """
-    return target.is_file() and target.stat().st_size > 0 and not is_direct(target)
+    return has_bytes(target) and not (isinstance(target, Path) and is_direct(target))
 
 
 # --- small help -----------------------------------------------------------------------------------

@@ -6,23 +6,27 @@ import contextlib
 import os
 import signal
 import sys
-import threading
-import time
-from collections.abc import Collection, Generator, Sequence
+from collections.abc import Collection, Generator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 import typer
 
-from codec import Codec, transcode
+from codec import Codec
+from codec.config import HOP_LENGTH
 from codec.errors import BitstreamError
 from codec.io.files import atomic_open, is_direct
+from codec.io.storage import Location, absolute, is_directory
 from codec.io.wav import Samples
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome, decode_stream
 from codec.pipe import LiveStop, encode_pipe
-from codec.transcode import attempt, choose_target, is_done, list_files, pair_up, run_pairs
+from codec.runner import Place
+from codec.transcode import Coder, attempt, choose_target, code, encode_file, is_done
+from codec.trees import FAILURES_NAME, Failures, Finder, TreeRun
+from codec.weights import load_weights
 from commands.terminal import (
     EXIT_SOME_FILES,
     STANDARD,
@@ -46,6 +50,13 @@ def load_codec(weights: Path | None) -> Codec:
     return codec
 
 
+def compile_first(weights: Path | None) -> None:
+    """Compile what is not compiled yet, lest every process that is started do it."""
+    if not Codec.is_compiled():
+        codec = load_codec(weights)
+        codec.decode(codec.encode(np.zeros(HOP_LENGTH, np.float32)))
+
+
 def _describe(outcome: Outcome, name: object, encoding: bool) -> str:
     """Return the line that says what became of one file."""
     text = f"{name} -> {outcome.target}: {outcome.seconds:.2f} s"
@@ -67,7 +78,7 @@ class CodingRun:
 
     options: EncodeOptions | DecodeOptions
     weights: Path | None
-    jobs: int
+    place: Place
     skip_existing: bool
     dry_run: bool
     force: bool
@@ -94,57 +105,62 @@ class CodingRun:
 
         return AUDIO_SUFFIXES if self.encoding else {".bin"}
 
-    def work(self, source: Path, target: Path, stop: threading.Event) -> Outcome:
-        """Code one file."""
-        codec, options = load_codec(self.weights), self.options
-        if isinstance(options, EncodeOptions):
-            return transcode.encode_file(codec, source, target, options, stop)
-        return transcode.decode_file(codec, source, target, options, stop)
+    def coder(self) -> Coder:
+        """Return what codes files with this codec, wherever it is sent to."""
+        if self.place == Place():
+            return Coder(self.options, self.weights)
+        fingerprint = load_weights(self.weights).fingerprint.hex()
+        weights = self.weights and self.weights.absolute()
+        return Coder(self.options, weights, fingerprint)
 
-    def choose(self, source: Path, target: str | None) -> Path:
+    def choose(self, source: Location, target: str | None) -> Location:
         """Return where the output goes."""
         chosen = choose_target(source, target, self.suffix, self.force)
-        if self.encoding and chosen.suffix.lower() in self.suffixes:
+        if self.encoding and Path(str(chosen)).suffix.lower() in self.suffixes:
             note(f"{chosen}: is to be a coded stream, not audio; .bin is the usual suffix")
         return chosen
 
-    def check_pipe(self, source: Path, target: str | None) -> None:
+    def check_pipe(self, source: Location, target: str | None) -> None:
         """Raise unless standard input and output can be what was asked for."""
         if self.skip_existing or self.dry_run:
             option = "--skip-existing" if self.skip_existing else "--dry-run"
             raise UserError(f"{option}: is for files and directories; leave it out with -")
         if source == STANDARD and target is None:
             raise UserError("name an output for what comes from standard input, or -")
-        if source.is_dir():
+        if is_directory(source):
             raise UserError(f"{source}: is a directory; name one file to go to standard output")
 
-    def __call__(self, source: Path, target: str | None, raw: Samples | None = None) -> None:
+    def __call__(self, source: Location, target: str | None, raw: Samples | None = None) -> None:
         """Code a file, a directory, or what comes through standard input or a pipe."""
         if (
             STANDARD in (source, Path(target or ""))
             or raw is not None
-            or (self.encoding and (source.is_fifo() or source.is_socket()))
+            or (self.encoding and isinstance(source, Path) and _is_pipe(source))
         ):
             self.pipe(source, target, raw)
             return
         chosen = self.choose(source, target)
         end_cleanly()
-        if source.is_dir():
+        if self.place.scheduler is not None:  # workers have another working directory
+            source, chosen = absolute(source), absolute(chosen)
+        if is_directory(source):
             self.directory(source, chosen)
         else:
             self.file(source, chosen)
 
-    def pipe(self, source: Path, target: str | None, raw: Samples | None) -> None:
+    def pipe(self, source: Location, target: str | None, raw: Samples | None) -> None:
         """Code what can be read once only, or goes to standard output."""
         self.check_pipe(source, target)
         codec = load_codec(self.weights)
         out = STANDARD if target == "-" else self.choose(source, target)
+        if not (isinstance(source, Path) and isinstance(out, Path)):
+            raise UserError("a pipe and a URL: name a file of this machine in place of the URL")
         if isinstance(self.options, EncodeOptions):
             run_encode_pipe(codec, source, out, self.options, raw)
         else:
             run_decode_pipe(codec, source, out, self.options)
 
-    def file(self, source: Path, target: Path) -> None:
+    def file(self, source: Location, target: Location) -> None:
         """Code a single file and report it."""
         if self.dry_run:
             say(f"{source} -> {target}")
@@ -152,76 +168,66 @@ class CodingRun:
         if self.skip_existing and is_done(target):
             say(f"{target}: exists, skipped")
             return
-        outcome = attempt(self.work, source, target, threading.Event())
+        work = partial(code, load_codec(self.weights), self.options)
+        outcome = attempt(work, source, target)
         if outcome.error:
             raise UserError(outcome.error)
         for text in [*outcome.notes, *(f"{source}: {problem}" for problem in outcome.problems)]:
             note(text)
-        if not is_direct(target):  # in /dev/stdout this line would mix with the data
+        if not is_direct(str(target)):  # in /dev/stdout this line would mix with the data
             say(_describe(outcome, source, self.encoding))
 
-    def directory(self, source: Path, target: Path) -> None:
+    def directory(self, source: Location, target: Location) -> None:
         """Code every file of a directory tree; go on past bad files and list them at the end."""
-        sources, notes = list_files(source, self.suffixes)
-        if not sources:
+        finder = Finder(source, self.suffixes)
+        if next(finder.files(), None) is None:
             what = "audio" if self.encoding else ".bin"
             raise UserError(f"{source}: no {what} files in this directory; check the path")
-        pairs, failures = pair_up(sources, source, target, self.suffix)
-        skipped = ""
-        if self.skip_existing:
-            wanted = [pair for pair in pairs if not is_done(pair[1])]
-            skipped = f", {count(len(pairs) - len(wanted), 'existing file')} skipped"
-            pairs = wanted
-        for text in notes:
-            note(text)
+        finder = Finder(source, self.suffixes)
+        tree = TreeRun(self.coder(), finder, target, self.suffix, self.place, self.skip_existing)
         if self.dry_run:
-            for pair in pairs:
-                say(f"{pair[0]} -> {pair[1]}")
+            for pair in tree.pairs():
+                say(f"{pair.source} -> {pair.target}")
             return
-        started = time.monotonic()
-        done: list[Outcome] = []
-        with (
-            contextlib.closing(run_pairs(self.work, pairs, self.jobs)) as outcomes,
-            progress(self.verb, "file") as show,
-        ):
-            for number, outcome in enumerate(outcomes, 1):
-                show(number, len(pairs))
-                (failures if outcome.error else done).append(outcome)
-        _note_alike(done)
-        for outcome in sorted(failures, key=lambda outcome: outcome.source):
-            complain(outcome.error)
-        totals = _totals(done, time.monotonic() - started)
-        text = f"{self.verb}d {len(done)} of {len(sources)} files into {target}{skipped}{totals}"
-        say(text)
-        if failures:
+        compile_first(self.weights)
+        total = None
+        if sys.stderr.isatty() and isinstance(source, Path):
+            total = sum(1 for _ in Finder(source, self.suffixes).files())
+        with progress(self.verb, "file") as show:
+            tree.run(lambda tried: show(tried, total))
+        for text in [*finder.notes, *tree.notes.lines()]:
+            note(text)
+        report_failures(tree.failures)
+        skipped = f", {count(tree.skipped, 'existing file')} skipped" if self.skip_existing else ""
+        text = f"{self.verb}d {tree.done} of {tree.found} files into {target}{skipped}"
+        say(text + _totals(tree))
+        if tree.failures.count:
             raise typer.Exit(EXIT_SOME_FILES)
 
 
-def _note_alike(outcomes: Sequence[Outcome]) -> None:
-    """Print the notes of many files, each once."""
-    notes: dict[str, list[Path]] = {}
-    for outcome in outcomes:
-        for text in outcome.notes:
-            notes.setdefault(text, []).append(outcome.source)
-        for text in outcome.problems:
-            notes.setdefault(f"{outcome.source}: {text}", []).append(outcome.source)
-    for text, paths in notes.items():
-        if len(paths) > 1:
-            text = f"{text} ({len(paths)} files)"
-        elif str(paths[0]) not in text:
-            text = f"{paths[0]}: {text}"
-        note(text)
+def _is_pipe(path: Path) -> bool:
+    """Tell whether a path is a pipe, which can be read once only."""
+    return path.is_fifo() or path.is_socket()
 
 
-def _totals(outcomes: Sequence[Outcome], elapsed: float) -> str:
+def report_failures(failures: Failures) -> None:
+    """Print what failed, each file once."""
+    for _, reason in sorted(failures.kept):
+        complain(reason)
+    if more := failures.count - len(failures.kept):
+        complain(f"{more} more files failed: {FAILURES_NAME} has them all")
+    if failures.problem:
+        note(failures.problem)
+
+
+def _totals(tree: TreeRun) -> str:
     """Return hours, bytes, rate and speed of all files together."""
-    seconds = sum(outcome.seconds for outcome in outcomes)
-    num_bytes = sum(outcome.num_bytes for outcome in outcomes)
-    if not seconds:
+    if not tree.seconds:
         return ""
     return (
-        f": {seconds / 3600:.2f} h, {num_bytes} bytes, {8e-3 * num_bytes / seconds:.2f} kbit/s, "
-        f"{seconds / elapsed:.0f} times real time"
+        f": {tree.seconds / 3600:.2f} h, {tree.num_bytes} bytes, "
+        f"{8e-3 * tree.num_bytes / tree.seconds:.2f} kbit/s, "
+        f"{tree.seconds / tree.wall_s:.0f} times real time"
     )
 
 
@@ -283,7 +289,7 @@ def run_encode_pipe(
     """Encode from standard input, or from what is to be read as it is."""
     if source.is_file() and raw is None:
         with _open_output(target) as (writer, _):
-            _report(transcode.encode_file(codec, source, writer, options), source, encoding=True)
+            _report(encode_file(codec, source, writer, options), source, encoding=True)
         return
     with _open_input(source) as reader, LiveStop(reader).listening() as stop:
         with _open_output(target) as (writer, seekable):

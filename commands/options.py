@@ -14,6 +14,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from codec.config import MAX_KBPS, MAX_SOURCE_RATE, MIN_KBPS, MIN_SOURCE_RATE
+from codec.runner import Place
 from commands.terminal import UserError
 
 DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
@@ -53,6 +54,19 @@ class OutputFormat(StrEnum):
     w64 = "w64"
     rf64 = "rf64"
     sph = "sph"
+
+
+# --------------------------------------------------------------------------------------------------
+# What several options say together
+
+
+def place_of(jobs: int | None, scheduler: str | None) -> Place:
+    """Return where to work: in so many processes, or on a cluster."""
+    if scheduler is None:
+        return Place(jobs or 1)
+    if jobs not in (None, 1):
+        raise UserError("--jobs, --scheduler: work is done here or on a cluster; leave out one")
+    return Place(1, scheduler)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -126,18 +140,24 @@ def _parse_channel(text: str) -> str | int:
 # Coding
 
 AudioArgument = Annotated[
-    Path,
-    typer.Argument(metavar="IN", help="Audio file, a directory of them, or - (standard input)"),
+    str,
+    typer.Argument(
+        metavar="IN", help="Audio file, a directory of them, a URL, or - (standard input)"
+    ),
 ]
 StreamArgument = Annotated[
-    Path,
-    typer.Argument(metavar="IN", help="Stream (.bin), a directory of them, or - (standard input)."),
+    str,
+    typer.Argument(
+        metavar="IN", help="Stream (.bin), a directory of them, a URL, or - (standard input)."
+    ),
 ]
-InfoArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Stream (.bin) to look at.")]
+InfoArgument = Annotated[
+    str, typer.Argument(metavar="FILE", help="Stream (.bin) to look at, or a directory of them.")
+]
 OutArgument = Annotated[
     str | None,
-    typer.Argument(metavar="[OUT]", help="File, directory, or - (standard output); without it: "
-                   "beside IN."),
+    typer.Argument(metavar="[OUT]", help="File, directory, URL, or - (standard output); without "
+                   "it: beside IN."),
 ]  # fmt: skip
 BitrateOption = Annotated[
     float,
@@ -204,7 +224,8 @@ SalvageOption = Annotated[
     ),
 ]
 JsonOption = Annotated[
-    bool, typer.Option("--json", help="Print one JSON object, for programs to read.")
+    bool,
+    typer.Option("--json", help="Print one JSON object, for programs to read; for each file."),
 ]
 WeightsOption = Annotated[
     Path | None,
@@ -214,7 +235,15 @@ WeightsOption = Annotated[
         help="Use this .safetensors file in place of the weights that ship with the codec.",
     ),
 ]
-JobsOption = Annotated[int, typer.Option(min=1, help="Work on this many files at once.")]
+JobsOption = Annotated[int, typer.Option(min=1, help="Processes that a directory is coded in.")]
+SchedulerOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS",
+        help="Work on a Dask cluster, whose scheduler is at tcp://HOST:8786 say, in place of "
+        "--jobs (needs the extra 'cluster').",
+    ),
+]
 SkipOption = Annotated[
     bool,
     typer.Option(

@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec.errors import CodecError
+from codec.io.storage import Location, exists, location
 
 STANDARD = Path("-")  # standard input or output
 
@@ -138,10 +139,12 @@ class Group(TyperGroup):
         sys.exit(code)
 
 
-def check_input(path: Path) -> None:
-    """Raise unless the input is there."""
-    if path != STANDARD and not path.exists():
-        raise UserError(f"{path}: no such file or directory; check the path")
+def find_input(name: str) -> Location:
+    """Return the path or URL of an input that is there."""
+    place = location(name)
+    if place != STANDARD and not exists(place):
+        raise UserError(f"{place}: no such file or directory; check the path")
+    return place
 
 
 def end_cleanly() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import time
@@ -40,11 +41,15 @@ def test_directory_with_a_bad_file(tree: Path, tmp_path: Path, jobs: int) -> Non
     assert errors[0].startswith("codec: error: ")
     assert str(tree / "bad.wav") in errors[0]
     outputs = sorted(str(p.relative_to(coded)) for p in coded.rglob("*") if p.is_file())
-    assert outputs == ["a.bin", "deep/er/b.c.bin"]
+    assert outputs == ["a.bin", "deep/er/b.c.bin", "failures.csv"]
+    rows = (coded / "failures.csv").read_text().splitlines()
+    assert rows[0] == "file,reason" and len(rows) == 2
+    assert rows[1].startswith(f"{tree / 'bad.wav'},")
 
     result = run("decode", coded, decoded, "--jobs", jobs)
     assert result.exit_code == 0, result.output
     assert "decoded 2 of 2 files" in result.stdout
+    assert not (decoded / "failures.csv").exists()
     assert soundfile.info(decoded / "a.wav").frames == 5000
     assert soundfile.info(decoded / "deep" / "er" / "b.c.wav").frames == 7001
 
@@ -90,7 +95,7 @@ def test_directory_with_a_cut_stream(tmp_path: Path) -> None:
     result = run("decode", source, tmp_path / "out")
     assert result.exit_code == 1
     assert str(source / "cut.bin") in result.stderr
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["good.wav"]
+    assert [p.name for p in (tmp_path / "out").glob("*.wav")] == ["good.wav"]
 
 
 def test_two_files_of_one_output_name(tmp_path: Path) -> None:
@@ -124,6 +129,39 @@ def test_skip_existing_goes_on(tree: Path, tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1].startswith(wanted)
     assert {path: path.read_bytes() for path in target.rglob("*.bin")} == whole
     assert (target / "deep/er/b.c.bin").stat().st_mtime_ns == stamp
+
+
+def test_failures_of_an_earlier_run_are_forgotten(tree: Path, tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    assert run("encode", tree, target).exit_code == 1
+    assert (target / "failures.csv").exists()
+    (tree / "bad.wav").unlink()
+    assert run("encode", tree, target, "--skip-existing").exit_code == 0
+    assert not (target / "failures.csv").exists()
+
+
+def test_info_of_a_directory(tree: Path, tmp_path: Path) -> None:
+    coded = tmp_path / "coded"
+    run("encode", tree, coded)
+    (coded / "cut.bin").write_bytes((coded / "a.bin").read_bytes()[:-5])
+    result = run("info", coded)
+    assert result.exit_code == 1
+    lines = result.stdout.splitlines()
+    assert [line.split(": ")[0] for line in lines[:2]] == [
+        str(coded / name) for name in ("a.bin", "deep/er/b.c.bin")
+    ]
+    assert lines[2].startswith("2 of 3 streams: ")
+    errors = [line for line in result.stderr.splitlines() if "error" in line]
+    assert len(errors) == 1 and str(coded / "cut.bin") in errors[0]
+    (coded / "cut.bin").unlink()
+    rows = [json.loads(line) for line in run("info", coded, "--json").stdout.splitlines()]
+    assert [row["num_samples"] for row in rows] == [5000, 7001]
+    assert_user_error(run("info", tree), "no .bin files")
+
+
+def test_here_or_on_a_cluster(tree: Path, tmp_path: Path) -> None:
+    both = ["--jobs", "2", "--scheduler", "tcp://127.0.0.1:1"]
+    assert_user_error(run("encode", tree, tmp_path / "out", *both), "--jobs, --scheduler")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

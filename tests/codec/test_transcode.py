@@ -1,7 +1,8 @@
-"""Files in pieces: the bytes of the whole, in memory that does not grow; trees on threads."""
+"""Files in pieces: the bytes of the whole, in memory that does not grow."""
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import threading
@@ -14,9 +15,10 @@ import soundfile
 from codec import Codec
 from codec.errors import AudioError, BitstreamError, CodecError, WeightsError
 from codec.io.audio import read_audio
+from codec.io.storage import Location
 from codec.io.wav import write_wav
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome, Stopped
-from codec.transcode import choose_target, decode_file, encode_file, list_files, pair_up, run_pairs
+from codec.transcode import Coder, attempt, choose_target, decode_file, encode_file
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -95,65 +97,54 @@ def test_given_up(codec: Codec, stereo: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- trees ----------------------------------------------------------------------------------------
+# --- one file -------------------------------------------------------------------------------------
 
 
-def test_outcomes_come_in_order_and_errors_stop_nothing() -> None:
-    first_may_end = threading.Event()
+def test_what_is_wrong_with_a_file_becomes_one_line() -> None:
+    errors = {
+        "1": AudioError("1: is bad"), "2": OSError(28, "No space left on device", "t/2"),
+        "3": MemoryError(), "4": KeyError("bug"), "5": ValueError("without a name"),
+    }  # fmt: skip
 
-    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
-        if source.name == "0":
-            assert first_may_end.wait(10)
-        first_may_end.set()
-        errors: dict[str, Exception] = {
-            "1": AudioError("1: is bad"), "2": OSError(28, "No space left on device", "t/2"),
-            "3": MemoryError(), "4": KeyError("bug"), "5": ValueError("without a name"),
-        }  # fmt: skip
-        if source.name in errors:
-            raise errors[source.name]
+    def work(source: Location, target: Location, stop: threading.Event | None) -> Outcome:
+        if str(source) in errors:
+            raise errors[str(source)]
         return Outcome(source, target)
 
-    pairs = [(Path(str(i)), Path("t") / str(i)) for i in range(8)]
-    outcomes = list(run_pairs(work, pairs, 3))
-    assert [str(outcome.source) for outcome in outcomes] == [str(i) for i in range(8)]
+    outcomes = [attempt(work, Path(str(i)), Path("t") / str(i)) for i in range(7)]
+    assert [str(outcome.source) for outcome in outcomes] == [str(i) for i in range(7)]
     assert [outcome.error for outcome in outcomes] == [
         "", "1: is bad", "t/2: No space left on device", "3: not enough memory",
-        "4: internal error (KeyError('bug')); please report it", "5: without a name", "", "",
+        "4: internal error (KeyError('bug')); please report it", "5: without a name", "",
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("jobs", [1, 3])
-def test_wrong_weights_stop_everything(jobs: int) -> None:
-    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
-        raise WeightsError("no weights")
+def test_what_concerns_all_files_is_raised() -> None:
+    for error in (WeightsError("no weights"), Stopped()):
 
-    with pytest.raises(WeightsError):
-        list(run_pairs(work, [(Path("a"), Path("b"))] * 5, jobs))
+        def work(
+            source: Location, target: Location, stop: threading.Event | None, error=error
+        ) -> Outcome:
+            raise error
 
-
-def test_closing_gives_up_what_has_begun() -> None:
-    begun = threading.Event()
-
-    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
-        if source.name == "0":
-            return Outcome(source, target)
-        begun.set()
-        assert stop.wait(10)
-        raise Stopped
-
-    outcomes = run_pairs(work, [(Path(str(i)), Path("t")) for i in range(50)], 2)
-    next(outcomes)
-    assert begun.wait(10)
-    outcomes.close()  # returns at once
+        with pytest.raises(type(error)):
+            attempt(work, Path("a"), Path("b"))
 
 
-def test_several_threads_make_the_same_bytes(codec: Codec, stereo: Path, tmp_path: Path) -> None:
-    def work(source: Path, target: Path, stop: threading.Event) -> Outcome:
-        return encode_file(codec, source, target, EncodeOptions(), stop)
+def test_a_coder_refuses_other_weights_and_versions(codec: Codec) -> None:
+    assert Coder(EncodeOptions(), None, codec.fingerprint)()
+    with pytest.raises(WeightsError, match=f"has weights {codec.fingerprint}, here are 01234567"):
+        Coder(EncodeOptions(), None, "01234567")()
+    with pytest.raises(WeightsError, match="version .*, here is 0.0.0"):
+        Coder(EncodeOptions(), None, None, "0.0.0")()
 
-    list(run_pairs(work, [(stereo, tmp_path / f"{i}.bin") for i in range(4)], 2))
-    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
-    assert len(list(tmp_path.iterdir())) == 4
+
+def test_a_coder_goes_by_pickle(codec: Codec, stereo: Path, tmp_path: Path) -> None:
+    coder = pickle.loads(pickle.dumps(Coder(EncodeOptions(16.4), None, codec.fingerprint)))
+    outcome = coder()(stereo, tmp_path / "a.bin", None)
+    encode_file(codec, stereo, tmp_path / "b.bin", EncodeOptions(16.4))
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    assert (outcome.source, outcome.target) == (stereo, tmp_path / "a.bin")
 
 
 # --- where outputs go -----------------------------------------------------------------------------
@@ -181,20 +172,6 @@ def test_choose_target(tmp_path: Path) -> None:
     for target in (None, str(source), str(folder)):
         with pytest.raises(CodecError):
             choose_target(folder, target, ".bin", True)
-
-
-def test_list_files(tmp_path: Path) -> None:
-    for name in ("b.wav", "a/c.WAV", "a/b.flac", "a.txt", ".x.wav", ".d/x.wav", "e/Makefile"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found, notes = list_files(tmp_path, {".wav", ".flac"})
-    assert found == [tmp_path / name for name in ("a/b.flac", "a/c.WAV", "b.wav")]
-    assert notes == [f"{tmp_path}: left out, by their names: 1 .txt, 1 no suffix"]
-    pairs, clashes = pair_up([*found, tmp_path / "b.flac"], tmp_path, Path("out"), ".bin")
-    assert [str(pair[1]) for pair in pairs] == ["out/a/b.bin", "out/a/c.bin", "out/b.bin"]
-    assert [clash.error for clash in clashes] == [
-        f"{tmp_path / 'b.flac'}: b.wav has the same output name; rename one of them"
-    ]
 
 
 # --- memory ---------------------------------------------------------------------------------------

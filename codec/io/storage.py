@@ -1,0 +1,221 @@
+"""Files on this machine or behind a URL (s3://, gs://, hdfs://, sftp://, https://, memory://).
+
+URLs are read and written through fsspec. A file that is read is fetched whole into a temporary
+file: libsndfile seeks. What is written is made in a temporary file, and put in its place when it is
+complete: object stores show an object when its last byte is there, elsewhere the file is put beside
+its place and renamed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import posixpath
+import re
+import secrets
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from codec.errors import AudioError, CodecError
+
+Location = Path | str  # a str is a URL
+
+_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+# In these an object is complete or not there; a rename would be a copy.
+_OBJECT_STORES = frozenset("s3 s3a gs gcs az abfs abfss adl oci oss memory http https".split())
+
+
+def is_url(name: object) -> bool:
+    """Tell whether a name is a URL."""
+    return isinstance(name, str) and _URL.match(name) is not None
+
+
+def location(name: str | os.PathLike[str]) -> Location:
+    """Return what a user named: a URL as a string, anything else as a path."""
+    text = os.fspath(name)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return text if is_url(text) else Path(text)
+
+
+def absolute(place: Location) -> Location:
+    """Return a place that means the same in any working directory."""
+    return place.absolute() if isinstance(place, Path) else place
+
+
+def join(root: Location, name: str) -> Location:
+    """Return what `name`, relative and with forward slashes, is called below `root`."""
+    return root / name if isinstance(root, Path) else f"{root.rstrip('/')}/{name}"
+
+
+def file_system(url: str) -> tuple[Any, str]:
+    """Return the file system of a URL, and the path in it.
+
+    Raises
+    ------
+    CodecError   fsspec, or what it needs for this kind of URL, is not installed; or no such kind
+    """
+    try:
+        import fsspec
+    except ModuleNotFoundError as error:
+        raise CodecError(
+            f"{url}: needs fsspec, which is not installed: pip install '.[cluster]'"
+        ) from error
+    try:
+        # Listings are not kept: they would grow with the number of files, and get old.
+        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    except ImportError as error:
+        hint = " ".join(str(error).split())
+        raise CodecError(f"{url}: {hint} (pip install 's3fs' for s3, 'gcsfs' for gs)") from error
+    except ValueError as error:
+        raise CodecError(f"{url}: {error}") from error
+    return fs, path
+
+
+@contextlib.contextmanager
+def naming(url: str, what: str) -> Iterator[None]:
+    """Turn whatever a file system raises into an `AudioError` that names the URL."""
+    try:
+        yield
+    except CodecError:
+        raise
+    except FileNotFoundError as error:
+        raise AudioError(f"{url}: no such file") from error
+    except Exception as error:  # botocore's, paramiko's, aiohttp's, ...
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise AudioError(f"{url}: cannot be {what} ({reason})") from error
+
+
+def exists(place: Location) -> bool:
+    """Tell whether there is a file or a directory."""
+    if isinstance(place, Path):
+        return place.exists()
+    fs, path = file_system(place)
+    with naming(place, "read"):
+        return bool(fs.exists(path))
+
+
+def is_directory(place: Location) -> bool:
+    """Tell whether it is a directory."""
+    if isinstance(place, Path):
+        return place.is_dir()
+    fs, path = file_system(place)
+    with naming(place, "read"):
+        return bool(fs.isdir(path))
+
+
+def has_bytes(place: Location) -> bool:
+    """Tell whether it is a regular file that is not empty."""
+    if isinstance(place, Path):
+        return place.is_file() and place.stat().st_size > 0
+    fs, path = file_system(place)
+    with naming(place, "read"):
+        try:
+            found = fs.info(path)
+        except FileNotFoundError:
+            return False
+        return found["type"] == "file" and bool(found.get("size") or 0)
+
+
+class Entry(NamedTuple):
+    """What is in a directory: kind is "file", "directory" or "other" (a pipe, a device)."""
+
+    name: str
+    kind: str
+    size: int = 0
+
+
+def list_directory(root: Location, folder: str = "") -> list[Entry]:
+    """Return what is in a directory below `root`, by name; hidden names are left out.
+
+    Parameters
+    ----------
+    root : directory
+    folder : relative to it, with forward slashes; "" for itself
+
+    Raises
+    ------
+    AudioError   it cannot be listed
+    """
+    if isinstance(root, Path):
+        with os.scandir(root / folder) as entries:
+            found = [_entry(entry) for entry in entries]
+    else:
+        fs, path = file_system(root)
+        base = posixpath.join(path, folder).rstrip("/")
+        with naming(root, "listed"):
+            found = [
+                Entry(
+                    posixpath.basename(one["name"].rstrip("/")), one["type"], one.get("size") or 0
+                )
+                for one in fs.ls(base, detail=True)
+                if one["name"].strip("/") != base.strip("/")
+            ]
+    return sorted(entry for entry in found if entry.name and not entry.name.startswith("."))
+
+
+def _entry(entry: os.DirEntry[str]) -> Entry:
+    if entry.is_dir():  # a link to a directory is not followed
+        return Entry(entry.name, "link" if entry.is_symlink() else "directory")
+    if entry.is_file():
+        return Entry(entry.name, "file", entry.stat().st_size)
+    # A link that leads nowhere is an error when it is read.
+    return Entry(entry.name, "other" if os.path.exists(entry.path) else "file")
+
+
+@contextlib.contextmanager
+def fetched(place: Location) -> Iterator[Path]:
+    """Yield a file of this machine with the bytes of `place`: itself, or a temporary copy.
+
+    Raises
+    ------
+    AudioError   it cannot be read
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    fs, path = file_system(place)
+    with tempfile.TemporaryDirectory(prefix="codec-") as folder:
+        local = Path(folder) / (posixpath.basename(path) or "file")
+        with naming(place, "read"):
+            fs.get_file(path, str(local))
+        yield local
+
+
+@contextlib.contextmanager
+def stored(place: Location) -> Iterator[Path]:
+    """Yield a file of this machine to write to, which is put in its place if all goes well.
+
+    Raises
+    ------
+    AudioError   it cannot be put there
+    """
+    if isinstance(place, Path):
+        yield place
+        return
+    fs, path = file_system(place)
+    with tempfile.TemporaryDirectory(prefix="codec-") as folder:
+        local = Path(folder) / (posixpath.basename(path) or "file")
+        yield local
+        with naming(place, "written"):
+            _put(fs, str(local), path)
+
+
+def _put(fs: Any, local: str, path: str) -> None:
+    """Put a file in its place in one step."""
+    protocols = {fs.protocol} if isinstance(fs.protocol, str) else set(fs.protocol)
+    if protocols & _OBJECT_STORES:
+        fs.put_file(local, path)
+        return
+    parent = posixpath.dirname(path)
+    fs.makedirs(parent, exist_ok=True)
+    temporary = posixpath.join(parent, f".codec-{secrets.token_hex(8)}.tmp")
+    try:
+        fs.put_file(local, temporary)
+        fs.mv(temporary, path)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            fs.rm_file(temporary)
+        raise
