@@ -20,7 +20,13 @@ import typer
 from codec.config import DEFAULT_KBPS, OURS, SAMPLE_RATE
 from codec.io.storage import is_directory
 from commands import options as opt
-from commands.evaluating import count_cpus, list_clips, needs_evaluation, report_failures
+from commands.evaluating import (
+    count_cpus,
+    find_clips,
+    needs_evaluation,
+    report_failures,
+    stopped_evaluation,
+)
 from commands.terminal import (
     EXIT_SOME_FILES,
     Group,
@@ -182,7 +188,11 @@ def evaluate(
     out: opt.EvalOutOption = None,
     page_clips: opt.PageOption = 4,
     save_audio: opt.SaveAudioOption = False,
+    resume: opt.ResumeOption = False,
+    sample: opt.SampleOption = None,
+    seed: opt.SeedOption = 0,
     jobs: opt.EvalJobsOption = None,
+    scheduler: opt.SchedulerOption = None,
     vbr: opt.EvalVbrOption = False,
     independent: opt.EvalIntraOption = False,
     loss: opt.LossOption = "",  # type: ignore[assignment]
@@ -190,11 +200,13 @@ def evaluate(
 ) -> None:
     """Code a test set at several rates; print rate, quality and speed, beside other codecs.
 
-    Every clip is encoded to bytes and decoded from those bytes.
+    Every clip is encoded to bytes and decoded from those bytes. A run with --out that was stopped
+    goes on with --resume.
     """
     if out is None and save_audio:
         raise UserError("--save-audio: nowhere to write; name a directory with --out")
-    with needs_evaluation():
+    place = opt.place_of(jobs, scheduler)
+    with needs_evaluation(), stopped_evaluation(out):
         from commands.coding import load_codec
         from evaluation import run as evaluation
         from evaluation.baselines.codecs import find_installed
@@ -207,10 +219,12 @@ def evaluate(
             note(f"left out, not installed: {text}")
         config = evaluation.EvalConfig(
             partial(load_codec, weights),
-            list_clips(test_dir),
+            find_clips(test_dir, sample, seed),
             rates,
-            root=test_dir,
             jobs=jobs or count_cpus(),
+            scheduler=place.scheduler,
+            journal=out,
+            resume=resume,
             vbr=vbr,
             independent=independent,
             losses=loss,
@@ -229,7 +243,7 @@ def evaluate(
             note(text)
         lost = report_failures(result)
         if out is not None:
-            title = f"Codecs compared on {test_dir.absolute().name or 'speech'}"
+            title = f"Codecs compared on {Path(test_dir).absolute().name or 'speech'}"
             written = evaluation.write(result, out, title)
             print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
     if lost:

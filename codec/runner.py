@@ -33,6 +33,7 @@ from codec.errors import CodecError
 
 BATCH_SECONDS = 60.0  # of audio
 BATCH_ITEMS = 64
+_FIRST_SECONDS = 4.0  # of the first batches
 DEATHS = 3  # of its worker that an item may cause
 
 # Numerical libraries read these when a worker starts; more threads than cores slow all workers.
@@ -117,19 +118,22 @@ def run(
 
 
 def in_batches(items: Iterable[Any], cost: Callable[[Any], float]) -> Iterator[list[Any]]:
-    """Yield lists of items that cost about `BATCH_SECONDS` together."""
+    """Yield lists of items that cost about `BATCH_SECONDS` together.
+
+    The first ones are smaller: few items are for all workers, too.
+    """
     batch: list[Any] = []
     total = 0.0
+    number = 0
     for item in items:
+        limit = min(BATCH_SECONDS, _FIRST_SECONDS * 2.0 ** (number // 4))
         seconds = cost(item)
-        if batch and total + seconds > BATCH_SECONDS:
+        if batch and (total + seconds > limit or len(batch) == BATCH_ITEMS):
             yield batch
             batch, total = [], 0.0
+            number += 1
         batch.append(item)
         total += seconds
-        if len(batch) == BATCH_ITEMS:
-            yield batch
-            batch, total = [], 0.0
     if batch:
         yield batch
 

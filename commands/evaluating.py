@@ -8,9 +8,11 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from commands.terminal import UserError, complain, note
+from codec.io.storage import exists, is_directory, location
+from commands.terminal import Interrupted, UserError, complain, note
 
 if TYPE_CHECKING:
+    from evaluation.clips import ClipsOfDirectory
     from evaluation.results import EvalResult
 
 
@@ -26,14 +28,30 @@ def needs_evaluation() -> Generator[None]:
         raise UserError(str(error)) from error
 
 
-def list_clips(directory: Path) -> list[Path]:
-    """Return the audio files of a directory, at least one."""
-    from codec.io.audio import list_audio
+@contextlib.contextmanager
+def stopped_evaluation(out: Path | None) -> Generator[None]:
+    """Say after Ctrl-C how to go on, if scores were kept."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if out is None:
+            raise
+        raise Interrupted(f"what is scored is kept in {out}, continue with --resume") from None
 
-    files = list_audio(directory)
-    if not files:
-        raise UserError(f"{directory}: no audio files in this directory; check the path")
-    return files
+
+def find_clips(directory: str, sample: int | None, seed: int) -> ClipsOfDirectory:
+    """Return the audio files of a directory, at least one."""
+    from evaluation.clips import ClipsOfDirectory
+
+    place = location(directory)
+    if not exists(place):
+        raise UserError(f"TEST_DIR: {place}: does not exist; check the path")
+    if not is_directory(place):
+        raise UserError(f"TEST_DIR: {place}: is a file; name a directory with audio files")
+    clips = ClipsOfDirectory(place, sample, seed)
+    if not len(clips):
+        raise UserError(f"{place}: no audio files in this directory; check the path")
+    return clips
 
 
 def count_cpus() -> int:

@@ -263,10 +263,8 @@ DryRunOption = Annotated[
 # Evaluation
 
 TestArgument = Annotated[
-    Path,
-    typer.Argument(
-        metavar="TEST_DIR", exists=True, file_okay=False, help="Directory of clean speech to code."
-    ),
+    str,
+    typer.Argument(metavar="TEST_DIR", help="Directory of clean speech to code, or URL of one."),
 ]
 RatesOption = Annotated[
     Sequence[float],
@@ -303,15 +301,27 @@ MetricsOption = Annotated[
         parser=_parse_names,
         metavar="LIST",
         help="Further metrics, separated by commas: visqol, dnsmos, distillmos (they need the "
-        "extra 'eval').",
+        "extra 'eval'; they have processes of their own); none: no metric, only rates and speeds.",
     ),
 ]
 EvalOutOption = Annotated[
     Path | None,
     typer.Option(
         file_okay=False,
-        help="Write scores.csv, summary.json, plots (PNG, SVG) and the listening page here.",
+        help="Write scores.csv, summary.json, plots (PNG, SVG) and the listening page here; "
+        "before, each clip's scores as they come (clips.jsonl).",
     ),
+]
+ResumeOption = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in --out that was stopped."),
+]
+SampleOption = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Score N clips drawn at random, not all."),
+]
+SeedOption = Annotated[
+    int, typer.Option(min=0, metavar="S", help="Of --sample: another seed draws other clips.")
 ]
 PageOption = Annotated[
     int,

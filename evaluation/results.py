@@ -16,8 +16,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,13 @@ from numpy.typing import NDArray
 
 from codec.config import OURS
 from codec.errors import AudioError
-from codec.io.files import atomic_write
+from codec.io.files import atomic_open, atomic_write
 from evaluation import bd_rate, bootstrap
 from evaluation.listening.page import ListeningClip
 from evaluation.metrics import DEFAULT_METRICS, METRICS, OPTIONAL_METRICS
 
 KEY = ["codec", "rate", "loss"]  # what one row of a summary stands for
+_CSV_ROWS = 10_000  # that are text at a time
 SCORES_NAME, SUMMARY_NAME = "scores.csv", "summary.json"
 
 _CLIP_COLUMNS = {
@@ -79,33 +81,87 @@ class ClipScore:
         """What the clip is, as it stands in every table."""
         return {"file": self.file, "codec": self.codec, "rate": self.rate, "loss": self.loss}
 
-
-def clip_table(clips: Iterable[ClipScore]) -> pd.DataFrame:
-    """Return one row per clip, codec, rate and loss; NaN where there is no value."""
-    rows = [clip.key | {name: getattr(clip, name) for name in _CLIP_COLUMNS} for clip in clips]
-    return pd.DataFrame(rows, columns=["file", *KEY, *_CLIP_COLUMNS]).astype(_CLIP_COLUMNS)
+    def without_wave(self, keep: bool = False) -> ClipScore:
+        """Return the same without its sound, unless that is to be kept."""
+        return self if keep or self.wave is None else replace(self, wave=None)
 
 
-def score_table(clips: Iterable[ClipScore], metrics: Sequence[str]) -> pd.DataFrame:
-    """Return one row per clip, codec, rate, loss and metric; the value is NaN if it failed."""
-    rows = [
-        clip.key | {"metric": metric, "value": clip.scores.get(metric)}
-        for clip in clips
-        for metric in metrics
-    ]
-    return pd.DataFrame(rows, columns=["file", *KEY, "metric", "value"]).astype(
-        {"value": "float64"}
+@dataclass(frozen=True)
+class Tables:
+    """Scores as tables.
+
+    clips : one row per clip, codec, rate and loss; NaN where there is no value
+    scores : one row per clip, codec, rate, loss and metric; the value is NaN if it failed
+    failures : one row per failure, with the metric ("audio" or "codec" for all) and the reason
+    """
+
+    clips: pd.DataFrame
+    scores: pd.DataFrame
+    failures: pd.DataFrame
+
+
+def make_tables(
+    clips: Iterable[ClipScore], metrics: Sequence[str], codecs: Sequence[str] = ()
+) -> Tables:
+    """Return the tables of all clips, which are gone through once and not held.
+
+    Parameters
+    ----------
+    clips : scores, in the order that rows are to have within a codec
+    metrics : that scores have
+    codecs : order of the codecs; those that are not named come last
+    """
+    names: dict[str, str] = {}  # each name is in memory once
+    keys = _Columns({"file": "str", "codec": "str", "rate": "float64", "loss": "float64"})
+    about = _Columns(_CLIP_COLUMNS)
+    values = {metric: array("d") for metric in metrics}
+    failures = []
+    for clip in clips:
+        file, codec = (names.setdefault(name, name) for name in (clip.file, clip.codec))
+        keys.append(file, codec, clip.rate, clip.loss)
+        about.append(*(getattr(clip, name) for name in _CLIP_COLUMNS))
+        for metric, column in values.items():
+            score = clip.scores.get(metric)
+            column.append(np.nan if score is None else score)
+        failures += [
+            clip.key | {"metric": metric, "reason": reason} for metric, reason in clip.failures
+        ]
+    key = keys.table()
+    places = {codec: place for place, codec in enumerate(codecs)}
+    order = np.argsort([places.get(codec, len(places)) for codec in key.codec], kind="stable")
+    key = key.iloc[order].reset_index(drop=True)
+    scores = key.loc[key.index.repeat(len(metrics))].reset_index(drop=True)
+    scores["metric"] = list(metrics) * len(key)
+    by_clip = [np.array(column, dtype=np.float64)[order] for column in values.values()]
+    scores["value"] = np.stack(by_clip, axis=1).ravel() if by_clip else np.zeros(0)
+    names_of = ["file", *KEY, "metric", "reason"]
+    lost = pd.DataFrame(failures, columns=names_of)
+    lost = lost.sort_values(
+        "codec", key=lambda c: c.map(places).fillna(len(places)), kind="stable", ignore_index=True
     )
+    clip_rows = about.table().iloc[order].reset_index(drop=True)
+    return Tables(pd.concat([key, clip_rows], axis=1), scores, lost)
 
 
-def failure_table(clips: Iterable[ClipScore]) -> pd.DataFrame:
-    """Return one row per failure, with the metric ("audio" or "codec" for all) and the reason."""
-    rows = [
-        clip.key | {"metric": metric, "reason": reason}
-        for clip in clips
-        for metric, reason in clip.failures
-    ]
-    return pd.DataFrame(rows, columns=["file", *KEY, "metric", "reason"])
+class _Columns:
+    """Columns of a table that grow row by row: numbers in arrays, names as references."""
+
+    def __init__(self, types: dict[str, str]) -> None:
+        self._types = types
+        self._columns: list[Any] = [
+            array("d") if kind == "float64" else [] for kind in types.values()
+        ]
+
+    def append(self, *values: Any) -> None:
+        for column, value in zip(self._columns, values, strict=True):
+            column.append(np.nan if value is None else value)
+
+    def table(self) -> pd.DataFrame:
+        made = {
+            name: np.array(column, dtype=np.float64) if isinstance(column, array) else column
+            for name, column in zip(self._types, self._columns, strict=True)
+        }
+        return pd.DataFrame(made).astype(self._types)
 
 
 @dataclass(frozen=True)
@@ -130,9 +186,7 @@ class RunInfo:
 class EvalResult:
     """Scores of a test set, with what they add up to. NaN stands for what there is not.
 
-    clips : see `clip_table`; ours first, then the others
-    scores : see `score_table`
-    failures : see `failure_table`
+    clips, scores, failures : see `Tables`; ours first, then the others
     rates : one row per codec, rate and loss: ``measured_kbps``, ``payload_kbps``,
         ``encode_x_realtime``, ``decode_x_realtime``, ``clips``, ``failures``, ``published``
     means : one row per codec, rate, loss and metric: ``mean``, its 95 % interval ``low``, ``high``,
@@ -191,9 +245,18 @@ class EvalResult:
 
         Cells of failed metrics are empty. A later run reads this with `published.read_scores`.
         """
+        return "".join(self.csv_pieces())
+
+    def csv_pieces(self) -> Iterator[str]:
+        """Yield `to_csv` in pieces: as text, a table takes many times its memory."""
         made = self.clips[~self.clips.published]
-        wide = self.scores.pivot(index=["file", *KEY], columns="metric", values="value")
-        made = made.merge(wide, left_on=["file", *KEY], right_index=True, how="left")
+        scores = self.scores.value.to_numpy().reshape(len(self.clips), -1)  # [clips, metrics]
+        wide = pd.DataFrame(scores, self.clips.index, list(self.info.metrics)).loc[made.index]
+        for first in range(0, max(len(made), 1), _CSV_ROWS):
+            rows = slice(first, first + _CSV_ROWS)
+            yield self._csv(pd.concat([made[rows], wide[rows]], axis=1), header=first == 0)
+
+    def _csv(self, made: pd.DataFrame, header: bool) -> str:
         optional = [metric for metric in self.info.metrics if metric in OPTIONAL_METRICS]
         columns = {
             "file": made.file,
@@ -201,14 +264,14 @@ class EvalResult:
             "nominal_bps": made.rate.map(_bits),
             "loss_percent": made.loss.map("{:g}".format),
             "actual_bps": made.measured_kbps.map(_bits),
-            **{metric: made[metric].map(_cell) for metric in DEFAULT_METRICS},
+            **{m: made[m].map(_cell) for m in DEFAULT_METRICS if m in self.info.metrics},
             "payload_bps": made.payload_kbps.map(_bits),
             **{name: made[name].map(_cell) for name in ("encode_s", "decode_s", "duration_s")},
             **{metric: made[metric].map(_cell) for metric in optional},
         }
         if not self.info.losses:
             del columns["loss_percent"]
-        return pd.DataFrame(columns).to_csv(index=False, lineterminator="\n")
+        return pd.DataFrame(columns).to_csv(index=False, header=header, lineterminator="\n")
 
     def _in_files(self, table: pd.DataFrame) -> pd.DataFrame:
         """Return a table with the names of its columns in files; loss only where there was some."""
@@ -289,6 +352,8 @@ def write_results(result: EvalResult, out_dir: str | os.PathLike[str]) -> list[P
     except OSError as exc:
         raise AudioError(f"{folder}: cannot be created ({exc.strerror or exc})") from exc
     scores, summary = folder / SCORES_NAME, folder / SUMMARY_NAME
-    atomic_write(scores, result.to_csv().encode())
+    with atomic_open(scores) as file:
+        for piece in result.csv_pieces():
+            file.write(piece.encode())
     atomic_write(summary, result.to_json().encode())
     return [scores, summary]

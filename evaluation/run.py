@@ -7,10 +7,11 @@ becomes tables (`results`, `summary`) and files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,28 +19,34 @@ from typing import Any
 import pandas as pd
 
 from codec.config import OURS
-from codec.errors import AudioError
-from codec.io.audio import read_audio
+from codec.io.storage import absolute, fetched
+from codec.runner import BATCH_SECONDS, Done, Place
+from codec.runner import run as run_items
+from codec.trees import Durations
 from evaluation import summary
 from evaluation.baselines.base import Baseline
+from evaluation.clips import (
+    Clip,
+    Clips,
+    ClipsOfDirectory,
+    ClipsOfFiles,
+    byte_size,
+    choose_clips,
+    fingerprint,
+    wav_names,
+)
+from evaluation.journal import Journal
 from evaluation.listening.page import ListeningClip, Sound, write_page
 from evaluation.listening.ratings import ANCHOR, REFERENCE
 from evaluation.metrics import DEFAULT_METRICS, optional_metrics
 from evaluation.plots import write_plots
 from evaluation.published import ORIGINAL, PublishedScore, published_clip, select_published
-from evaluation.results import (
-    ClipScore,
-    EvalResult,
-    RunInfo,
-    clip_table,
-    failure_table,
-    score_table,
-    write_results,
-)
-from evaluation.scoring import Job, Task, read_reference, stream_packets
-from evaluation.workers import run_tasks
+from evaluation.results import ClipScore, EvalResult, RunInfo, make_tables, write_results
+from evaluation.scoring import Job, SlowJob, Task, read_reference, stream_packets
 
 PAGE_NAME = "listen.html"
+_SCORING_COST = 8.0  # a second that is scored takes as long as so many that are coded
+NO_METRICS = "none"  # in place of names of metrics
 
 Progress = Callable[[int, int], None]
 
@@ -52,15 +59,19 @@ class EvalConfig:
     ----------
     codec_loader : callable without arguments that returns a `Codec`; picklable if jobs > 1, for
         instance ``functools.partial(Codec.load, path)``
-    files : audio files
+    files : audio files; or `Clips`, which need not be in memory
     rates : nominal, kbit/s
     root : directory that file names in the result are relative to; default: what they share
     jobs : number of processes; 1 runs in this one
+    scheduler : address of a Dask scheduler, whose workers are used in place of processes here
+    journal : directory that gets each score as soon as it is there, see `journal`; None: none
+    resume : go on with what is in that directory
     vbr : encode with variable bitrate
     independent : encode with independent packets
     losses : percent of packets that get lost on the way, see `scoring.lost_packets`; each clip is
         scored once for each of them; packets are independent then
-    metrics : optional metrics beside the default ones, see `metrics.OPTIONAL_METRICS`
+    metrics : optional metrics beside the default ones, see `metrics.OPTIONAL_METRICS`; they have
+        workers of their own; "none" alone: no metric at all, only rates and speeds
     name : how this codec is called in the result
     baselines : other codecs to run on the same clips, at the nearest rates they have; picklable if
         jobs > 1; they are not checked to be installed here
@@ -80,10 +91,13 @@ class EvalConfig:
     """
 
     codec_loader: Callable[[], Any]
-    files: Sequence[str | os.PathLike[str]]
+    files: Sequence[str | os.PathLike[str]] | Clips
     rates: Sequence[float]
     root: str | os.PathLike[str] | None = None
     jobs: int = 1
+    scheduler: str | None = None
+    journal: str | os.PathLike[str] | None = None
+    resume: bool = False
     vbr: bool = False
     independent: bool = False
     losses: Sequence[float] = ()
@@ -97,7 +111,7 @@ class EvalConfig:
     packets_of: Callable[[bytes], Sequence[bytes]] = stream_packets
 
     def __post_init__(self) -> None:
-        if not self.files:
+        if not len(self.files):
             raise ValueError("no audio files to evaluate")
         if not self.rates:
             raise ValueError("no rates to evaluate")
@@ -110,6 +124,15 @@ class EvalConfig:
             raise ValueError("other codecs are not scored with losses; leave out one of the two")
         if self.name.strip() in ("", ORIGINAL, REFERENCE, ANCHOR):  # they mean something in files
             raise ValueError(f"{self.name!r} is no name for a codec; choose another")
+        if self.resume and self.journal is None:
+            raise ValueError("--resume: of which run? name its directory with --out")
+
+    @property
+    def clips(self) -> Clips:
+        """The clips, with their names in the result."""
+        if isinstance(self.files, Sequence):
+            return ClipsOfFiles(self.files, self.root)
+        return self.files
 
 
 def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
@@ -129,77 +152,217 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
 
     Raises
     ------
-    ValueError    an unknown metric or baseline, two codecs of one name
-    MetricError   an optional metric is not installed
-    WorkerError   a worker process died
+    ValueError     an unknown metric or baseline, two codecs of one name; or a journal that is not
+                   of this run
+    MetricError    an optional metric is not installed
+    ClusterError   the scheduler cannot be reached, or is gone
+    AudioError     the journal cannot be written
     """
     start = time.perf_counter()
-    metrics = (*DEFAULT_METRICS, *optional_metrics(config.metrics))
-    files = _relative_names(config)
+    slow = () if tuple(config.metrics) == (NO_METRICS,) else optional_metrics(config.metrics)
+    metrics = () if tuple(config.metrics) == (NO_METRICS,) else (*DEFAULT_METRICS, *slow)
     running = [baseline.name for baseline in config.baselines]
-    published, notes = select_published(config.published, files, config.name, running, metrics)
+    published, notes = _select_published(config, running, metrics)
     others = [*running, *dict.fromkeys(score.codec for score in published)]
     baseline = _choose_baseline(config, others)
     codec = config.codec_loader()  # here too, so that a bad weights file is an ordinary error
     job = Job(
         config.codec_loader,
-        metrics,
+        metrics[: len(metrics) - len(slow)],
         config.packets_of,
         config.vbr,
         config.independent or bool(config.losses),
         tuple(sorted(set(config.losses))),
         config.name,
         tuple(config.baselines),
-    )
-    clips = _score(config, job, files, progress)
-    seconds = {clip.file: clip.duration_s for clip in clips}
-    clips += [published_clip(score, seconds[score.file], metrics) for score in published]
-    places = {codec: place for place, codec in enumerate([config.name, *others])}
-    clips.sort(key=lambda clip: places[clip.codec])  # stable: files and rates stay as they are
-    info = RunInfo(
-        config.name,
-        baseline,
-        metrics,
-        job.losses,
-        job.vbr,
-        job.independent,
         _fingerprint(codec),
-        time.perf_counter() - start,
+        bool(slow),
     )
-    result = sum_up(clips, info, notes)
-    paths = dict(zip(files, map(Path, config.files), strict=True))
-    result.heard.extend(_clips_to_hear(clips, paths))
+    heard = () if config.losses else tuple(choose_clips(config.clips, config.page_clips))
+    settings = _settings(config, job, metrics)
+    per_clip = len(_rates_of(config))
+    with contextlib.closing(
+        Journal(config.journal, settings, per_clip * len(config.clips), config.resume)
+    ) as journal:
+        kept = _score(config, job, slow, heard, journal, metrics, progress)
+        journal.finish()
+        if journal.resumed:
+            text = (
+                f"{journal.resumed} of {len(journal.done)} scores are of the run that was stopped"
+            )
+            notes.append(text)
+        if note := _sample_note(config.clips):
+            notes.append(note)
+        info = RunInfo(
+            config.name,
+            baseline,
+            metrics,
+            job.losses,
+            job.vbr,
+            job.independent,
+            job.fingerprint,
+            time.perf_counter() - start,
+        )
+        result = sum_up(_all_scores(journal, published, metrics), info, notes, others)
+    result.heard.extend(_clips_to_hear(kept, heard))
     read_reference.cache_clear()
     return result
 
 
+def _select_published(
+    config: EvalConfig, running: Sequence[str], metrics: Sequence[str]
+) -> tuple[list[PublishedScore], list[str]]:
+    """Return the published scores that take part, and notes on the others."""
+    if not config.published:
+        return [], []
+    names = [clip.name for clip in config.clips]
+    return select_published(config.published, names, config.name, running, metrics)
+
+
+def _settings(config: EvalConfig, job: Job, metrics: Sequence[str]) -> dict[str, Any]:
+    """Return what must be the same in a run that goes on."""
+    return {
+        "name": config.name,
+        "weights": job.fingerprint,
+        "rates": sorted(set(config.rates)),
+        "losses": list(job.losses),
+        "vbr": job.vbr,
+        "independent": job.independent,
+        "metrics": list(metrics),
+        "codecs": [baseline.name for baseline in config.baselines],
+        "clips": len(config.clips),
+        "names of clips": fingerprint(config.clips),
+    }
+
+
+def _sample_note(clips: Clips) -> str:
+    if not isinstance(clips, ClipsOfDirectory) or len(clips) == clips.total:
+        return ""
+    return (
+        f"a sample of {len(clips)} of {clips.total} clips, drawn with seed {clips.seed}; intervals "
+        "say what another sample would have given"
+    )
+
+
 def _score(
-    config: EvalConfig, job: Job, files: Sequence[str], progress: Progress | None
+    config: EvalConfig,
+    job: Job,
+    slow: Sequence[str],
+    heard: Sequence[Clip],
+    journal: Journal,
+    metrics: Sequence[str],
+    progress: Progress | None,
 ) -> list[ClipScore]:
-    """Do all tasks, in worker processes if so wished; return what came of them, in order."""
-    heard = set() if config.losses else set(choose_clips(config.files, config.page_clips))
-    tasks = list(_tasks(config, files, heard))
-    scored: list[list[ClipScore]] = [[]] * len(tasks)
-    for done, (index, came) in enumerate(run_tasks(job.prepare, tasks, config.jobs), start=1):
-        scored[index] = came
-        if progress is not None:
-            progress(done, len(tasks))
-    return [clip for came in scored for clip in came]
+    """Do all tasks that are not in the journal yet; return those that are to be heard."""
+    place = Place(config.jobs, config.scheduler)
+    names = {clip.name for clip in heard}
+    total = len(journal.done)
+    tasks = (
+        task
+        for task in _tasks(config, names, config.scheduler is not None)
+        # What is heard is not in the journal: it is made again.
+        if task.heard or not journal.done[task.number]
+    )
+    durations = Durations()
+
+    def cost(task: Task) -> float:
+        size = byte_size(task.path)
+        seconds = 10.0 if size is None else durations.guess(task.path, size)
+        return seconds * (_SCORING_COST if metrics else 1.0)
+
+    kept: list[ClipScore] = []
+    done = int(journal.done.sum())
+    with contextlib.ExitStack() as stack:
+        results: Iterator[Done] = stack.enter_context(
+            contextlib.closing(run_items(job.prepare, tasks, place, cost))
+        )
+        if slow:  # workers of their own, which take what the others have decoded
+            decoded = map(_came, results)
+            setup = SlowJob(tuple(slow)).prepare
+            results = stack.enter_context(
+                contextlib.closing(run_items(setup, decoded, place, lambda _: BATCH_SECONDS))
+            )
+        for came in results:
+            task, clips = _came(came) if not slow else _came_slowly(came)
+            if not clips:
+                clips = failed_clips(job, task, came.error)
+            done += not journal.done[task.number]
+            journal.append(task.number, clips)
+            if task.heard:
+                kept += clips
+            if progress is not None:
+                progress(done, total)
+    places = {name: place for place, name in enumerate([config.name, *_names(config)])}
+    kept.sort(key=lambda clip: (places[clip.codec], clip.rate))
+    return kept
 
 
-def sum_up(clips: Sequence[ClipScore], info: RunInfo, notes: Sequence[str] = ()) -> EvalResult:
-    """Return the tables of all clips: summaries, comparison, rates saved."""
-    table, failures = clip_table(clips), failure_table(clips)
-    scores = score_table(clips, info.metrics)
-    codecs = list(dict.fromkeys(clip.codec for clip in clips))
-    rates = summary.sort_by_codec(summary.sum_up_rates(table, failures), codecs)
+def _names(config: EvalConfig) -> list[str]:
+    return [baseline.name for baseline in config.baselines]
+
+
+def _came(done: Done) -> tuple[Task, list[ClipScore]]:
+    return done.item, done.result or []
+
+
+def _came_slowly(done: Done) -> tuple[Task, list[ClipScore]]:
+    """Return what the workers of slow metrics made of what came from the first ones."""
+    task, clips = done.item
+    if done.result is None:  # they died of it; what was scored before stays
+        return task, [clip.without_wave(task.heard) for clip in clips]
+    return task, done.result
+
+
+def failed_clips(job: Job, task: Task, reason: str) -> list[ClipScore]:
+    """Return the scores of a clip that no worker survived."""
+    name = job.name if task.baseline is None else job.baselines[task.baseline].name
+    losses = job.losses if task.baseline is None else ()
+    return [
+        ClipScore(task.file, task.rate, name, loss, failures=[("codec", reason)])
+        for loss in losses or (0.0,)
+    ]
+
+
+def _all_scores(
+    journal: Journal, published: Sequence[PublishedScore], metrics: Sequence[str]
+) -> Iterator[ClipScore]:
+    """Yield what was scored, then what was published of the same clips."""
+    wanted = {score.file for score in published}
+    seconds: dict[str, float] = {}
+    for clip in journal.read():
+        if clip.file in wanted:
+            seconds.setdefault(clip.file, clip.duration_s)
+        yield clip
+    for score in published:
+        yield published_clip(score, seconds[score.file], metrics)
+
+
+def sum_up(
+    clips: Iterable[ClipScore],
+    info: RunInfo,
+    notes: Sequence[str] = (),
+    others: Sequence[str] | None = None,
+) -> EvalResult:
+    """Return the tables of all clips: summaries, comparison, rates saved.
+
+    Parameters
+    ----------
+    clips : gone through once
+    info : RunInfo
+    notes : for the reader of the figures
+    others : codecs beside ours, in the order of the tables; None: as they come
+    """
+    tables = make_tables(clips, info.metrics, [] if others is None else [info.name, *others])
+    codecs = list(tables.clips.codec.unique())
+    scores = tables.scores
+    rates = summary.sort_by_codec(summary.sum_up_rates(tables.clips, tables.failures), codecs)
     comparison, alone = pd.DataFrame(columns=["rate", "metric"]), list[str]()
     if info.baseline is not None:
         comparison, alone = summary.compare(scores, rates, info.name, info.baseline)
     return EvalResult(
-        clips=table,
+        clips=tables.clips,
         scores=scores,
-        failures=failures,
+        failures=tables.failures,
         rates=rates,
         means=summary.sum_up_scores(scores),
         comparison=comparison,
@@ -224,7 +387,7 @@ def write(result: EvalResult, out_dir: str | os.PathLike[str], title: str = "") 
     """
     folder = Path(out_dir)
     written = [path.name for path in write_results(result, folder)]
-    if not result.info.losses and write_plots(result, folder):
+    if result.info.metrics and not result.info.losses and write_plots(result, folder):
         written.append("plots")
     if result.heard:
         write_page(folder / PAGE_NAME, result.heard, title or "Codecs compared")
@@ -248,41 +411,46 @@ def _choose_baseline(config: EvalConfig, others: Sequence[str]) -> str | None:
     return config.baseline
 
 
-def _tasks(config: EvalConfig, files: Sequence[str], heard: set[Path]) -> Iterator[Task]:
-    """Yield one task per clip, codec and rate."""
+def _rates_of(config: EvalConfig) -> list[tuple[int | None, float]]:
+    """Return the tasks of each clip: a baseline's index (None: ours) and a rate."""
     rates = sorted(set(config.rates))
-
-    def place(*parts: str) -> Path | None:
-        return None if config.save_audio is None else Path(config.save_audio).joinpath(*parts)
-
-    names = zip(map(Path, config.files), files, _wav_names(files), strict=True)
-    for path, file, wav_name in names:
-        is_heard = path in heard
-        for rate in rates:
-            yield Task(path, file, rate, place(f"{rate:g}", wav_name), is_heard)
-        for index, baseline in enumerate(config.baselines):
-            for rate in baseline.rates(rates):
-                where = place(baseline.name, f"{rate:g}", wav_name)
-                yield Task(path, file, rate, where, is_heard, index)
-
-
-def _relative_names(config: EvalConfig) -> list[str]:
-    """Return the names of the files in the result."""
-    absolute = [Path(file).absolute() for file in config.files]
-    if config.root is not None:
-        base = Path(config.root).absolute()
-    else:
-        base = Path(os.path.commonpath([path.parent for path in absolute]))
-    return [Path(os.path.relpath(path, base)).as_posix() for path in absolute]
-
-
-def _wav_names(names: Sequence[str]) -> list[str]:
-    """Replace suffixes by .wav; files that differ in nothing else keep theirs before it."""
-    plain = [Path(name).with_suffix(".wav").as_posix() for name in names]
-    uses = Counter(plain)
-    return [
-        wav if uses[wav] == 1 else f"{name}.wav" for name, wav in zip(names, plain, strict=True)
+    return [(None, rate) for rate in rates] + [
+        (index, rate)
+        for index, baseline in enumerate(config.baselines)
+        for rate in baseline.rates(rates)
     ]
+
+
+def _tasks(config: EvalConfig, heard: set[str], elsewhere: bool) -> Iterator[Task]:
+    """Yield one task per clip, codec and rate.
+
+    Parameters
+    ----------
+    config : EvalConfig
+    heard : names of clips whose sound is kept
+    elsewhere : bool   they are done where the working directory is another one
+    """
+    kinds = _rates_of(config)
+    clips = config.clips
+    waves: Iterable[str | None] = (None for _ in clips)
+    if config.save_audio is not None:
+        waves = wav_names([clip.name for clip in clips])
+    for number, (clip, wave) in enumerate(zip(clips, waves, strict=True)):
+        path = absolute(clip.path) if elsewhere else clip.path
+        for kind, (index, rate) in enumerate(kinds):
+            save_to = None
+            if config.save_audio is not None and wave is not None:
+                codec = () if index is None else (config.baselines[index].name,)
+                save_to = Path(config.save_audio).joinpath(*codec, f"{rate:g}", wave)
+            yield Task(
+                path,
+                clip.name,
+                rate,
+                save_to.absolute() if save_to is not None and elsewhere else save_to,
+                clip.name in heard,
+                index,
+                number * len(kinds) + kind,
+            )
 
 
 def _fingerprint(codec: Any) -> str | None:
@@ -290,39 +458,16 @@ def _fingerprint(codec: Any) -> str | None:
     return value.hex() if isinstance(value, bytes) else value
 
 
-def choose_clips(files: Sequence[str | os.PathLike[str]], count: int) -> list[Path]:
-    """Return `count` clips to listen to, evenly spaced over the list, that hold some sound.
-
-    A file that cannot be read or is silent gives its place to the next one.
-    """
-    paths = [Path(file) for file in files]
-    count = min(count, len(paths))
-    chosen: list[int] = []
-    for start in (index * len(paths) // count for index in range(count)):
-        for step in range(len(paths)):
-            index = (start + step) % len(paths)
-            if index not in chosen and _has_sound(paths[index]):
-                chosen.append(index)
-                break
-    return [paths[index] for index in sorted(chosen)]
-
-
-def _has_sound(path: Path) -> bool:
-    try:
-        return bool(read_audio(path)[0].any())
-    except AudioError:
-        return False
-
-
-def _clips_to_hear(clips: Sequence[ClipScore], paths: dict[str, Path]) -> Iterator[ListeningClip]:
+def _clips_to_hear(scored: Sequence[ClipScore], heard: Sequence[Clip]) -> Iterator[ListeningClip]:
     """Yield the clips of which decoded audio was kept, where something could be scored."""
-    for file, path in paths.items():
+    for name, path in ((clip.name, clip.path) for clip in heard):
         sounds = [
             Sound(clip.codec, clip.rate, clip.measured_kbps, clip.wave, clip.scores)
-            for clip in clips
-            if clip.file == file
+            for clip in scored
+            if clip.file == name
             and clip.wave is not None
             and any(score is not None for score in clip.scores.values())
         ]
         if sounds:
-            yield ListeningClip(file, read_reference(path), sounds)
+            with fetched(path) as file:
+                yield ListeningClip(name, read_reference(file), sounds)

@@ -19,11 +19,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codec import __version__
 from codec.bitstream import read_stream
 from codec.config import FRAMES_PER_SECOND, OURS, SAMPLE_RATE
 from codec.errors import AudioError
+from codec.info import check_same
 from codec.io.audio import read_audio
 from codec.io.resample import to_codec_rate
+from codec.io.storage import Location, fetched
 from codec.io.wav import to_int16, write_wav
 from evaluation.alignment import align, mapped_psnr
 from evaluation.baselines.base import Baseline, BaselineError
@@ -53,10 +56,21 @@ class Job:
     losses: tuple[float, ...] = ()  # percent; empty: all packets arrive
     name: str = OURS
     baselines: tuple[Baseline, ...] = ()
+    fingerprint: str | None = None  # of the weights that are meant
+    keeps_wave: bool = False  # for slow metrics
+    version: str = __version__
 
-    def prepare(self) -> Callable[[Task], list[ClipScore]]:
-        """Load the codec, and return the function that does a task with it."""
+    def prepare(self) -> Callable[[Task, object], list[ClipScore]]:
+        """Load the codec, and return the function that does a task with it.
+
+        Raises
+        ------
+        WeightsError   a worker has other weights, or another version of this package
+        """
         codec = self.codec_loader()
+        found = getattr(codec, "fingerprint", None)
+        if isinstance(found, str):
+            check_same(found, self.fingerprint, self.version)
         _warm_up(self, codec)
         return partial(run_task, self, codec)
 
@@ -75,14 +89,15 @@ class Task:
     `save_to` is where the decoded WAV goes, if anywhere; `heard` keeps it for the listening page.
     """
 
-    path: Path
+    path: Location
     file: str
     rate: float
     save_to: Path | None = None
     heard: bool = False
     baseline: int | None = None
+    number: int = 0  # in its run
 
-    def keep(self, clip: ClipScore, wave: NDArray[np.floating]) -> FloatArray:
+    def keep(self, clip: ClipScore, wave: NDArray[np.floating], always: bool) -> FloatArray:
         """Keep what was decoded where it is wanted; return it as 16 bits have it."""
         if self.save_to is not None:
             path = self.save_to
@@ -91,12 +106,12 @@ class Task:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_wav(path, wave, SAMPLE_RATE)
         rounded = (to_int16(wave) / 32768.0).astype(np.float32)
-        if self.heard:
+        if self.heard or always:
             clip.wave = rounded
         return rounded
 
 
-def run_task(job: Job, codec: Any, task: Task) -> list[ClipScore]:
+def run_task(job: Job, codec: Any, task: Task, stop: object = None) -> list[ClipScore]:
     """Code one clip at one rate, and score it, once for each rate of loss."""
     baseline = None if task.baseline is None else job.baselines[task.baseline]
     clip = ClipScore(task.file, task.rate, job.name if baseline is None else baseline.name)
@@ -126,10 +141,32 @@ def run_task(job: Job, codec: Any, task: Task) -> list[ClipScore]:
 
 
 @lru_cache(maxsize=2)
-def read_reference(path: Path) -> FloatArray:
+def read_reference(place: Location) -> FloatArray:
     """Read a clip as 16 kHz mono; the same clip is coded at several rates in a row."""
-    waveform, rate, _ = read_audio(path)
+    with fetched(place) as path:
+        waveform, rate, _ = read_audio(path)
     return to_codec_rate(waveform, rate)
+
+
+@dataclass(frozen=True)
+class SlowJob:
+    """The work of those who compute slow metrics of what others have decoded."""
+
+    metrics: tuple[str, ...]
+
+    def prepare(self) -> Callable[[tuple[Task, list[ClipScore]], object], list[ClipScore]]:
+        """Return the function that adds the scores, and drops sound that nobody will hear."""
+
+        def work(item: tuple[Task, list[ClipScore]], stop: object) -> list[ClipScore]:
+            task, clips = item
+            for clip in clips:
+                if clip.wave is not None:
+                    reference = read_reference(task.path)
+                    for name in self.metrics:
+                        _score(clip, name, METRICS[name].function, reference, clip.wave)
+            return [clip.without_wave(task.heard) for clip in clips]
+
+        return work
 
 
 def _for_each_loss(losses: Sequence[float], clip: ClipScore) -> list[ClipScore]:
@@ -158,7 +195,7 @@ def _decode_and_score(
         clip.decode_s = time.process_time() - start
         if decoded.shape != reference.shape:
             raise ValueError(f"{reference.size} samples went in, {decoded.size} came out")
-        decoded = task.keep(clip, decoded)
+        decoded = task.keep(clip, decoded, job.keeps_wave)
     except Exception as exc:
         clip.encode_s = None
         clip.failures.append(("codec", _one_line(exc)))
@@ -175,7 +212,7 @@ def _run_baseline(
     """Let another codec's programs code one clip at one rate, and score in place."""
     try:
         coded = baseline.code(reference, task.rate)
-        decoded = task.keep(clip, align(reference, coded.wave)[0])
+        decoded = task.keep(clip, align(reference, coded.wave)[0], job.keeps_wave)
     except Exception as exc:  # as with ours
         clip.failures.append(("codec", _one_line(exc)))
         return

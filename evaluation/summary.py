@@ -15,6 +15,7 @@ from evaluation.bd_rate import bjontegaard
 from evaluation.bootstrap import bootstrap_mean, paired_difference
 from evaluation.results import KEY
 
+_OF_MEANS = ("mean", "low", "high", "q05", "q95")
 MAX_RATE_DIFFERENCE = 0.15  # of two codecs that are compared "at the same rate"
 
 
@@ -63,13 +64,13 @@ def sum_up_scores(scores: pd.DataFrame) -> pd.DataFrame:
     for key, group in scores.groupby([*KEY, "metric"], sort=False):
         values = group.value.dropna().to_numpy()
         row = dict(zip((*KEY, "metric"), key, strict=True))
-        row |= dict.fromkeys(("mean", "low", "high", "q05", "q95"), np.nan)
+        row |= dict.fromkeys(_OF_MEANS, np.nan)
         if values.size:
             row["mean"] = values.mean()
             row["low"], row["high"] = bootstrap_mean(values)
             row["q05"], row["q95"] = np.quantile(values, (0.05, 0.95))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*KEY, "metric", *_OF_MEANS])
 
 
 # ---------------------------------------------------------------------------- comparison

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import signal
 import subprocess
@@ -137,6 +138,35 @@ def test_a_client_that_is_interrupted(here: Cluster, corpus: Path, tmp_path: Pat
     assert "existing file" in said
     assert len(list(out.rglob("*.bin"))) == 40
     assert not list(out.rglob("*.tmp"))
+
+
+def test_an_evaluation(here: Cluster, corpus: Path, tmp_path: Path) -> None:
+    """Scores are those of this process; a worker that is killed, and a stop, cost none."""
+    command = [*CLI, "eval", str(corpus / "0"), "--rates", "8,16.4", "--out"]
+    options = ["--page-clips", "1", "--save-audio"]
+    one, other = tmp_path / "one", tmp_path / "other"
+    assert subprocess.run([*command, str(one), *options, "--jobs", "1"]).returncode == 0
+    clustered = [*command, "other", *options, "--scheduler", here.address]  # a relative path
+    process = subprocess.Popen(clustered, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        if (other / "clips.jsonl").exists() and (other / "clips.jsonl").stat().st_size > 600:
+            break
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "continue with --resume" in errors
+    os.kill(here.worker_pids()[0], signal.SIGKILL)
+    result = subprocess.run([*clustered, "--resume"], cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0 and "are of the run that was stopped" in result.stderr
+    rows = [list(csv.DictReader((out / "scores.csv").open())) for out in (one, other)]
+    for mine, theirs in zip(*rows, strict=True):
+        for name in mine.keys() - {"encode_s", "decode_s"}:
+            assert mine[name] == theirs[name], name
+    assert (other / "listen.html").exists()
+    waves = sorted(path.relative_to(other) for path in other.rglob("*.wav"))
+    assert len(waves) == 20
+    assert all((one / path).read_bytes() == (other / path).read_bytes() for path in waves)
 
 
 def test_a_scheduler_that_goes_away(corpus: Path, tmp_path: Path) -> None:

@@ -20,11 +20,12 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_batches_are_about_a_minute() -> None:
-    costs = [25.0, 30.0, 30.0, 61.0, 1.0, 59.0, 300.0]
-    batches = list(in_batches(costs, float))
-    assert batches == [[25.0, 30.0], [30.0], [61.0], [1.0, 59.0], [300.0]]
+    sizes = [len(batch) for batch in in_batches(range(1000), lambda _: 2.0)]
+    assert sizes[:16] == [2] * 4 + [4] * 4 + [8] * 4 + [16] * 4
+    assert set(sizes[16:-1]) == {30} and sum(sizes) == 1000
     sizes = [len(batch) for batch in in_batches(range(2 * BATCH_ITEMS + 1), lambda _: 0.0)]
     assert sizes == [BATCH_ITEMS, BATCH_ITEMS, 1]
+    assert list(in_batches([300.0, 61.0, 1.0, 1.0], float)) == [[300.0], [61.0], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])

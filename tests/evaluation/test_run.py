@@ -18,12 +18,14 @@ import soundfile
 from toys import HEADER, RATE, ToyBaseline, ToyCodec, syllables, toy
 
 from codec.io.wav import to_int16
-from evaluation import bd_rate, run
+from evaluation import bd_rate
 from evaluation.alignment import fir_map
+from evaluation.clips import ClipsOfFiles, wav_names
+from evaluation.clips import choose_clips as choose
 from evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, MetricError, pesq_wb, psnr
 from evaluation.published import PublishedScore, read_scores
 from evaluation.results import ClipScore, EvalResult, RunInfo, write_results
-from evaluation.run import EvalConfig, choose_clips, sum_up
+from evaluation.run import sum_up
 from evaluation.scoring import lost_packets
 from evaluation.tables import (
     all_tables,
@@ -32,7 +34,6 @@ from evaluation.tables import (
     rate_saved_table,
     summary_table,
 )
-from evaluation.workers import WorkerError
 
 
 @pytest.fixture(autouse=True)
@@ -180,22 +181,25 @@ def test_workers_give_the_same_scores(clips: list[Path], tmp_path: Path) -> None
     np.testing.assert_array_equal(two.sounds[1].wave, y)
 
 
-def test_a_dead_worker_is_one_clear_error(tmp_path: Path) -> None:
+def test_a_clip_that_kills_its_worker_is_a_failure(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", 1.9 * syllables(1.0, 1), RATE)
-    with pytest.raises(WorkerError, match="worker process died"):
-        toy([tmp_path / "loud.wav"], [8], jobs=2, codec_loader=partial(ToyCodec, "die"))
+    soundfile.write(tmp_path / "soft.wav", 0.1 * syllables(1.0, 1), RATE)
+    files = [tmp_path / "loud.wav", tmp_path / "soft.wav"]
+    result = toy(files, [8], jobs=2, codec_loader=partial(ToyCodec, "die"))
+    (failure,) = result.failures.itertuples()
+    assert (failure.file, failure.metric) == ("loud.wav", "codec")
+    assert "died 3 times" in failure.reason
+    assert scores_of(result, "nsvq", "psnr_db")["soft.wav", 8] > 0
 
 
 def test_names_stay_apart() -> None:
     paths = [Path("/x/s/a.wav"), Path("/x/s/a.flac"), Path("/x/t/b.ogg")]
-    config = partial(EvalConfig, ToyCodec, paths, [8])
-    assert run._relative_names(config()) == ["s/a.wav", "s/a.flac", "t/b.ogg"]
-    assert run._relative_names(config(root="/x/s")) == ["a.wav", "a.flac", "../t/b.ogg"]
-    assert run._wav_names(["s/a.wav", "s/a.flac", "t/b.ogg"]) == [
-        "s/a.wav.wav",
-        "s/a.flac.wav",
-        "t/b.wav",
-    ]
+    names = [clip.name for clip in ClipsOfFiles(paths)]
+    assert names == ["s/a.wav", "s/a.flac", "t/b.ogg"]
+    assert [clip.name for clip in ClipsOfFiles(paths, "/x/s")] == [
+        "a.wav", "a.flac", "../t/b.ogg",
+    ]  # fmt: skip
+    assert wav_names(names) == ["s/a.wav.wav", "s/a.flac.wav", "t/b.wav"]
 
 
 @pytest.mark.parametrize(
@@ -489,6 +493,10 @@ def test_scores_of_one_run_are_read_by_the_next(clips: list[Path], tmp_path: Pat
 
 
 # ---------------------------------------------------------------------------- clips to hear
+
+
+def choose_clips(files: Sequence[Path], count: int) -> list[Path]:
+    return [Path(clip.path) for clip in choose(ClipsOfFiles(files), count)]
 
 
 def test_clips_to_hear(clips: list[Path]) -> None:
