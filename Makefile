@@ -1,5 +1,6 @@
 # make demo   hear the codec work       make test   run the tests
 # make lint   ruff and mypy             make clean  remove what these made
+# make docs   the API reference (HTML)  make wheel  build the package, and try it elsewhere
 #
 # All that must be there before: Python 3.11 (or 3.12, 3.13), make and a C compiler (for pesq).
 
@@ -12,7 +13,7 @@ JOBS ?= 2
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
-.PHONY: demo install test test-all lint clean
+.PHONY: demo install test test-all lint docs wheel clean
 
 demo: $(STAMP)
 	$(BIN)/python demo/run_demo.py
@@ -41,6 +42,16 @@ lint: $(DEV)
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
+
+docs: $(DEV)
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "build/site/index.html"
+
+# In a directory and an environment of its own; nothing of this checkout is on its path.
+wheel: $(DEV)
+	rm -rf build/dist
+	$(BIN)/python -m build --wheel --outdir build/dist
+	$(BIN)/python tests/package/check_wheel.py build/dist/*.whl
 
 clean:
 	rm -rf $(VENV) demo/out build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

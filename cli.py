@@ -42,7 +42,6 @@ from models.training.config import TrainConfig
 app = typer.Typer(
     name="codec",
     cls=Group,
-    add_completion=False,
     rich_markup_mode=None,  # rich would double the start-up time
     pretty_exceptions_enable=False,
 )

@@ -126,7 +126,7 @@ def in_batches(items: Iterable[Any], cost: Callable[[Any], float]) -> Iterator[l
     total = 0.0
     number = 0
     for item in items:
-        limit = min(BATCH_SECONDS, _FIRST_SECONDS * 2.0 ** (number // 4))
+        limit = min(BATCH_SECONDS, _FIRST_SECONDS * 2 ** min(number // 4, 8))
         seconds = cost(item)
         if batch and (total + seconds > limit or len(batch) == BATCH_ITEMS):
             yield batch

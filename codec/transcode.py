@@ -146,16 +146,25 @@ class Coder:
     fingerprint: str | None = None
     version: str = __version__
 
+    def load(self) -> Codec:
+        """Load the codec.
+
+        Raises
+        ------
+        WeightsError   the weights cannot be read, or are not those that this was made for
+        """
+        codec = Codec.load(self.weights)
+        check_same(codec.fingerprint, self.fingerprint, self.version)
+        return codec
+
     def __call__(self) -> Work:
         """Load the codec, and return the function that codes a source into a target.
 
         Raises
         ------
-        WeightsError   they cannot be read, or are not those that this was made for
+        WeightsError   see `load`
         """
-        codec = Codec.load(self.weights)
-        check_same(codec.fingerprint, self.fingerprint, self.version)
-        return partial(code, codec, self.options)
+        return partial(code, self.load(), self.options)
 
 
 def code(

@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from codec.io.finder import Finder
 from codec.io.storage import Location, file_system, is_url, join, naming
 from codec.pieces import Outcome
-from codec.runner import Place, Work, run
+from codec.runner import Place, Setup, Work, run
 from codec.transcode import Coder, attempt, is_done, with_suffix
 
 FAILURES_NAME = "failures.csv"
@@ -170,16 +170,14 @@ class Notes:
             yield f"{self._more} more notes of this kind"
 
 
-@dataclass
-class TreeRun:
-    """One run over a directory.
+@dataclass(kw_only=True)
+class Run:
+    """One run over many files; what they are, its kinds say: `TreeRun`, `shards.ShardRun`.
 
     Attributes
     ----------
     coder : Coder
-    finder : Finder       of the sources
     target : directory of the outputs, or URL of one
-    suffix : str          of outputs
     place : Place         where the work is done
     skip_existing : bool  leave out what is done
     found, done, skipped : int   files: found, coded, left out because they exist
@@ -189,9 +187,7 @@ class TreeRun:
     """
 
     coder: Coder
-    finder: Finder
     target: Location
-    suffix: str
     place: Place = Place()
     skip_existing: bool = False
     found: int = 0
@@ -207,18 +203,12 @@ class TreeRun:
         self._durations = Durations()
 
     def pairs(self) -> Iterator[Pair]:
-        """Yield what is to be coded; a second source of the same output is a failure."""
-        for name, size, twin in self.finder.files():
-            self.found += 1
-            source = join(self.finder.root, name)
-            target = with_suffix(join(self.target, name), self.suffix)
-            if twin:
-                text = f"{source}: {twin} has the same output name; rename one of them"
-                self.failures.add(source, text)
-            elif self.skip_existing and is_done(target):
-                self.skipped += 1
-            else:
-                yield Pair(source, target, size)
+        """Yield what is to be coded."""
+        raise NotImplementedError
+
+    def setup(self) -> Setup:
+        """Return what does a pair."""
+        return PairWork(self.coder)
 
     def run(self, show: Callable[[int], None] = lambda done: None) -> None:
         """Code all files; what is wrong with one does not stop the others.
@@ -234,22 +224,25 @@ class TreeRun:
         self.failures.clear()
         started = time.monotonic()
         results = run(
-            PairWork(self.coder), self.pairs(), self.place,
+            self.setup(), self.pairs(), self.place,
             lambda pair: self._durations.guess(pair.source, pair.size),
         )  # fmt: skip
         try:
             with contextlib.closing(results):
                 for tried, came in enumerate(results, 1):
-                    self._take(came.item, came.result, came.error)
+                    if came.result is None:
+                        self.failures.add(came.item.source, f"{came.item.source}: {came.error}")
+                    else:
+                        self.take(came.item, came.result)
                     show(tried)
         finally:
             self.failures.close()
             self.wall_s = time.monotonic() - started
 
-    def _take(self, pair: Pair, outcome: Outcome | None, error: str) -> None:
-        if outcome is None or outcome.error:
-            text = outcome.error if outcome is not None else f"{pair.source}: {error}"
-            self.failures.add(pair.source, text)
+    def take(self, pair: Pair, outcome: Any) -> None:
+        """Enter what came of a pair."""
+        if outcome.error:
+            self.failures.add(pair.source, outcome.error)
             return
         self.done += 1
         self.seconds += outcome.seconds
@@ -259,3 +252,32 @@ class TreeRun:
             self.notes.add(pair.source, text)
         for text in outcome.problems:
             self.notes.add(pair.source, f"{pair.source}: {text}")
+
+
+@dataclass(kw_only=True)
+class TreeRun(Run):
+    """One run over a directory; the tree is kept.
+
+    Attributes
+    ----------
+    finder : Finder   of the sources
+    suffix : str      of outputs
+    ... and those of `Run`
+    """
+
+    finder: Finder
+    suffix: str
+
+    def pairs(self) -> Iterator[Pair]:
+        """Yield what is to be coded; a second source of the same output is a failure."""
+        for name, size, twin in self.finder.files():
+            self.found += 1
+            source = join(self.finder.root, name)
+            target = with_suffix(join(self.target, name), self.suffix)
+            if twin:
+                text = f"{source}: {twin} has the same output name; rename one of them"
+                self.failures.add(source, text)
+            elif self.skip_existing and is_done(target):
+                self.skipped += 1
+            else:
+                yield Pair(source, target, size)

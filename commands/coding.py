@@ -19,13 +19,15 @@ from codec import Codec
 from codec.config import HOP_LENGTH
 from codec.errors import BitstreamError
 from codec.io.files import atomic_open, is_direct
-from codec.io.storage import Location, absolute, is_directory
+from codec.io.finder import Finder
+from codec.io.storage import Location, absolute, is_directory, parent
 from codec.io.wav import Samples
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome, decode_stream
 from codec.pipe import LiveStop, encode_pipe
 from codec.runner import Place
+from codec.shards import ShardRun, is_shards, pair_shards
 from codec.transcode import Coder, attempt, choose_target, code, encode_file, is_done
-from codec.trees import FAILURES_NAME, Failures, Finder, TreeRun
+from codec.trees import FAILURES_NAME, Failures, Run, TreeRun
 from codec.weights import load_weights
 from commands.terminal import (
     EXIT_SOME_FILES,
@@ -139,6 +141,9 @@ class CodingRun:
         ):
             self.pipe(source, target, raw)
             return
+        if is_shards(source):
+            self.shards(str(source), target)
+            return
         chosen = self.choose(source, target)
         end_cleanly()
         if self.place.scheduler is not None:  # workers have another working directory
@@ -184,7 +189,14 @@ class CodingRun:
             what = "audio" if self.encoding else ".bin"
             raise UserError(f"{source}: no {what} files in this directory; check the path")
         finder = Finder(source, self.suffixes)
-        tree = TreeRun(self.coder(), finder, target, self.suffix, self.place, self.skip_existing)
+        tree = TreeRun(
+            coder=self.coder(),
+            target=target,
+            place=self.place,
+            skip_existing=self.skip_existing,
+            finder=finder,
+            suffix=self.suffix,
+        )
         if self.dry_run:
             for pair in tree.pairs():
                 say(f"{pair.source} -> {pair.target}")
@@ -193,15 +205,46 @@ class CodingRun:
         total = None
         if sys.stderr.isatty() and isinstance(source, Path):
             total = sum(1 for _ in Finder(source, self.suffixes).files())
+        self.run_all(tree, total, finder)
+        self.report(tree, f"{tree.done} of {tree.found} files into {target}", "existing file")
+
+    def shards(self, source: str, target: str | None) -> None:
+        """Code the audio in tar shards; go on past bad files and list them at the end."""
+        pairs = pair_shards(source, target)
+        end_cleanly()
+        if self.place.scheduler is not None:
+            pairs = [(absolute(one), absolute(other)) for one, other in pairs]
+        if self.dry_run:
+            for one, other in pairs:
+                say(f"{one} -> {other}")
+            return
+        compile_first(self.weights)
+        folder = parent(pairs[0][1])
+        run = ShardRun(
+            coder=self.coder(),
+            target=folder,
+            place=self.place,
+            skip_existing=self.skip_existing,
+            shards=pairs,
+            suffixes=frozenset(self.suffixes),
+        )
+        self.run_all(run, len(pairs))
+        shards = count(len(pairs) - run.skipped, "shard")
+        self.report(run, f"{run.done} of {run.found} files in {shards}", "existing shard")
+
+    def run_all(self, run: Run, total: int | None, finder: Finder | None = None) -> None:
+        """Do a run, with a bar; print its notes."""
         with progress(self.verb, "file") as show:
-            tree.run(lambda tried: show(tried, total))
-        for text in [*finder.notes, *tree.notes.lines()]:
+            run.run(lambda tried: show(tried, total))
+        for text in [*(finder.notes if finder is not None else ()), *run.notes.lines()]:
             note(text)
-        report_failures(tree.failures)
-        skipped = f", {count(tree.skipped, 'existing file')} skipped" if self.skip_existing else ""
-        text = f"{self.verb}d {tree.done} of {tree.found} files into {target}{skipped}"
-        say(text + _totals(tree))
-        if tree.failures.count:
+
+    def report(self, run: Run, what: str, skipped: str) -> None:
+        """Print what a run came to."""
+        report_failures(run.failures)
+        left_out = f", {count(run.skipped, skipped)} skipped" if self.skip_existing else ""
+        say(f"{self.verb}d {what}{left_out}{_totals(run)}")
+        if run.failures.count:
             raise typer.Exit(EXIT_SOME_FILES)
 
 
@@ -220,7 +263,7 @@ def report_failures(failures: Failures) -> None:
         note(failures.problem)
 
 
-def _totals(tree: TreeRun) -> str:
+def _totals(tree: Run) -> str:
     """Return hours, bytes, rate and speed of all files together."""
     if not tree.seconds:
         return ""

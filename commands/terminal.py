@@ -142,6 +142,8 @@ class Group(TyperGroup):
 def find_input(name: str) -> Location:
     """Return the path or URL of an input that is there."""
     place = location(name)
+    if "{" in name and name.endswith(".tar"):
+        return place  # several shards, each of which is looked for
     if place != STANDARD and not exists(place):
         raise UserError(f"{place}: no such file or directory; check the path")
     return place

@@ -50,6 +50,11 @@ def join(root: Location, name: str) -> Location:
     return root / name if isinstance(root, Path) else f"{root.rstrip('/')}/{name}"
 
 
+def parent(place: Location) -> Location:
+    """Return the directory that a place is in."""
+    return place.parent if isinstance(place, Path) else posixpath.dirname(place)
+
+
 def file_system(url: str) -> tuple[Any, str]:
     """Return the file system of a URL, and the path in it.
 

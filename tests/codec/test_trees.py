@@ -30,7 +30,13 @@ def test_pairs_keep_the_tree_and_name_twins(tmp_path: Path) -> None:
     (out / "deep").mkdir(parents=True)
     (out / "deep" / "old.bin").write_bytes(b"done")
     (out / "a.bin").write_bytes(b"")  # empty: not done
-    tree = TreeRun(Coder(EncodeOptions()), Finder(root, SUFFIXES), out, ".bin", skip_existing=True)
+    tree = TreeRun(
+        coder=Coder(EncodeOptions()),
+        finder=Finder(root, SUFFIXES),
+        target=out,
+        suffix=".bin",
+        skip_existing=True,
+    )
     assert [(pair.source, pair.target) for pair in tree.pairs()] == [
         (root / "a.flac", out / "a.bin"), (root / "deep/b.c.wav", out / "deep/b.c.bin"),
     ]  # fmt: skip
@@ -51,7 +57,9 @@ def test_processes_make_the_same_bytes(
         soundfile.write(root / f"{number}.wav", np.roll(speech, number), 16000)
     (root / "bad.wav").write_bytes(b"bad")
     coder = Coder(EncodeOptions(9.6), None, codec.fingerprint)
-    tree = TreeRun(coder, Finder(root, SUFFIXES), out, ".bin", Place(jobs))
+    tree = TreeRun(
+        coder=coder, finder=Finder(root, SUFFIXES), target=out, suffix=".bin", place=Place(jobs)
+    )
     tried: list[int] = []
     tree.run(tried.append)
     assert tried == [1, 2, 3, 4, 5, 6, 7]
@@ -142,7 +150,10 @@ finder.list_directory, trees.PairWork = list_directory, FakeWork
 peaks = []
 for folders in (10, int(sys.argv[2])):
     out = Path(sys.argv[1]) / str(folders)
-    tree = trees.TreeRun(Coder(EncodeOptions()), Finder(Path("/corpus"), {".wav"}), out, ".bin")
+    tree = trees.TreeRun(
+        coder=Coder(EncodeOptions()), finder=Finder(Path("/corpus"), {".wav"}), target=out,
+        suffix=".bin",
+    )
     tree.run()
     assert (tree.found, tree.done) == (1000 * folders, 999 * folders)
     peaks.append(peak())
