@@ -276,7 +276,7 @@ AgainstOption = Annotated[
         parser=_parse_names,
         metavar="LIST",
         help="Codecs to run on the same clips where their programs are installed, separated by "
-        "commas: opus, opus-audio, lc3, speex, g722.",
+        "commas: opus, opus-audio, opus-lace, opus-nolace, lc3, speex, g722.",
     ),
 ]
 ScoresOption = Annotated[

@@ -170,7 +170,7 @@ class Baseline(ABC):
         padded = np.concatenate([samples, np.zeros(_TAIL_SAMPLES, np.float32)])
         try:
             with tempfile.TemporaryDirectory(prefix="codec-baseline-") as folder:
-                write_wav(Path(folder) / SOURCE, padded, SAMPLE_RATE)
+                self.write_source(Path(folder) / SOURCE, padded)
                 encode_s = self._run(encode, folder)
                 coded_path = Path(folder) / self.coded_name
                 if not coded_path.is_file():
@@ -183,7 +183,7 @@ class Baseline(ABC):
                     raise BaselineError(f"{self.name}: {what}") from exc
                 coded_path.write_bytes(self.sent(data, rate))
                 decode_s = self._run(decode, folder)
-                decoded = self._read_decoded(Path(folder) / DECODED, decode[0])
+                decoded = self.read_decoded(Path(folder) / DECODED, decode[0])
         except AudioError as exc:
             raise BaselineError(f"{self.name}: {exc}") from exc
         except OSError as exc:
@@ -200,7 +200,17 @@ class Baseline(ABC):
         if seconds < least:
             raise BaselineError(f"{self.name}: {program} gave only {seconds:.2f} s of the clip")
 
-    def _read_decoded(self, path: Path, program: str) -> NDArray[np.float32]:
+    def write_source(self, path: Path, wave: NDArray[np.float32]) -> None:
+        """Write the clip as the encoder wants it: a WAV file."""
+        write_wav(path, wave, SAMPLE_RATE)
+
+    def read_decoded(self, path: Path, program: str) -> NDArray[np.float32]:
+        """Read what the decoder wrote: a WAV file.
+
+        Raises
+        ------
+        BaselineError   there is none, or it is not mono at 16 kHz
+        """
         if not path.is_file():
             raise BaselineError(f"{self.name}: {program} wrote no output")
         try:

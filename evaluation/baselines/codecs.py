@@ -22,8 +22,13 @@ and its place in `BASELINES`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from codec.config import SAMPLE_RATE
+from codec.io.wav import to_int16
 from evaluation.baselines.base import (
     DECODED,
     SOURCE,
@@ -31,7 +36,13 @@ from evaluation.baselines.base import (
     nearest,
     whole_bytes,
 )
-from evaluation.baselines.containers import Payload, lc3_payload, opus_payload, speex_payload
+from evaluation.baselines.containers import (
+    Payload,
+    lc3_payload,
+    opus_demo_payload,
+    opus_payload,
+    speex_payload,
+)
 from evaluation.baselines.programs import BaselineError, Command, Programs
 
 _FFMPEG = ["ffmpeg", "-nostdin", "-hide_banner", "-loglevel", "error", "-y"]
@@ -87,6 +98,55 @@ class OpusAudio(Opus):
 
     name = "opus-audio"
     application = ("audio", 2049)
+
+
+class OpusLace(Baseline):
+    """Opus from version 1.5 on with LACE, a network in the decoder that enhances speech.
+
+    `opus_demo` of libopus, built with ``--enable-osce``: voip, 20 ms, complexity 10, hard constant
+    bitrate. Bandwidth is held at wideband, where the enhancer runs: left alone, the encoder picks
+    narrowband at 8 and 9.6 kbit/s, and the decoder is the plain one. Decoder complexity 6 is LACE, 7
+    NoLACE. A decoder that was built without them takes no notice of it.
+    """
+
+    name = "opus-lace"
+    decoder_complexity = 6
+    coded_name = "coded.bit"
+    alternatives = (Programs(("opus_demo",), "none; libopus 1.5 or later, --enable-osce"),)
+
+    def nearest_rate(self, kbps: float) -> float:
+        """Return a multiple of 0.4 kbit/s from 6 to 256."""
+        return whole_bytes(kbps, frame_ms=20, min_bytes=15, max_bytes=640)
+
+    def commands(self, programs: Programs, kbps: float) -> tuple[Command, Command]:
+        """Return those of opus_demo both ways."""
+        encode = ["opus_demo", "-e", "voip", str(SAMPLE_RATE), "1", f"{1000 * kbps:.0f}", "-cbr"]
+        encode += ["-framesize", "20", "-complexity", "10", "-bandwidth", "WB"]
+        decode = ["opus_demo", "-d", str(SAMPLE_RATE), "1"]
+        decode += ["-dec_complexity", str(self.decoder_complexity)]
+        return [*encode, SOURCE, self.coded_name], [*decode, self.coded_name, DECODED]
+
+    def payload(self, data: bytes, kbps: float) -> Payload:
+        """Count the packets without their lengths."""
+        return opus_demo_payload(data)
+
+    def write_source(self, path: Path, wave: NDArray[np.float32]) -> None:
+        """Write samples of 16 bits without a header."""
+        path.write_bytes(to_int16(wave).tobytes())
+
+    def read_decoded(self, path: Path, program: str) -> NDArray[np.float32]:
+        """Read samples of 16 bits without a header."""
+        data = path.read_bytes() if path.is_file() else b""
+        if not data or len(data) % 2:
+            raise BaselineError(f"{self.name}: {program} wrote no samples of 16 bits")
+        return np.frombuffer(data, "<i2").astype(np.float32) / np.float32(32768)
+
+
+class OpusNoLace(OpusLace):
+    """The same with NoLACE, the larger network."""
+
+    name = "opus-nolace"
+    decoder_complexity = 7
 
 
 class Lc3(Baseline):
@@ -178,7 +238,8 @@ class G722(Baseline):
 
 
 BASELINES: dict[str, type[Baseline]] = {
-    baseline.name: baseline for baseline in (Opus, OpusAudio, Lc3, Speex, G722)
+    baseline.name: baseline
+    for baseline in (Opus, OpusAudio, OpusLace, OpusNoLace, Lc3, Speex, G722)
 }
 
 

@@ -87,6 +87,34 @@ def _opus_frames(packet: bytes) -> tuple[int, float]:
     return packet[1] & 63, frame_s
 
 
+def opus_demo_payload(data: bytes) -> Payload:
+    """Count the packets of a file of libopus's `opus_demo`.
+
+    Before each packet stand two 32-bit words, big-endian: its length in bytes, and the state of the
+    encoder's range coder at its end, by which the decoder checks itself.
+
+    Raises
+    ------
+    ValueError   cut off, no packets, or packets of different durations
+    """
+    position, num_bytes, num_frames = 0, 0, 0
+    durations = set()
+    while position < len(data):
+        if position + 8 > len(data):
+            raise ValueError("cut off within the length of an Opus packet")
+        size = int.from_bytes(data[position : position + 4], "big")
+        packet = data[position + 8 : position + 8 + size]
+        if len(packet) < size:
+            raise ValueError("cut off within an Opus packet")
+        count, frame_s = _opus_frames(packet)
+        durations.add(frame_s)
+        position += 8 + size
+        num_bytes, num_frames = num_bytes + size, num_frames + count
+    if len(durations) != 1:
+        raise ValueError("Opus packets of different durations" if durations else "no Opus packets")
+    return Payload(num_bytes, num_frames, durations.pop())
+
+
 def speex_payload(data: bytes) -> Payload:
     """Count the packets of an Ogg Speex file after its header packets.
 

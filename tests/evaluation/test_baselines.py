@@ -70,7 +70,7 @@ class OpusByFfmpeg(codecs.Opus):
 @pytest.mark.parametrize(
     ("name", "kbps"),
     [
-        ("opus", 8.0), ("opus", 24.4), ("opus", 32.0),
+        ("opus", 8.0), ("opus", 24.4), ("opus", 32.0), ("opus-lace", 13.2), ("opus-nolace", 13.2),
         ("lc3", 16.0), ("lc3", 32.0),
         ("speex", 8.0), ("speex", 24.0), ("speex", 42.4),
         ("g722", 48.0), ("g722", 64.0),
@@ -188,12 +188,16 @@ def test_clips_that_cannot_be_coded(clip: np.ndarray, reason: str) -> None:
 
 
 def test_registry() -> None:
-    assert list(BASELINES) == ["opus", "opus-audio", "lc3", "speex", "g722"]
+    assert list(BASELINES) == [
+        "opus", "opus-audio", "opus-lace", "opus-nolace", "lc3", "speex", "g722",
+    ]  # fmt: skip
     for name, kind in BASELINES.items():
         baseline = make_baseline(name)
         assert type(baseline) is kind and baseline.name == name
         assert type(pickle.loads(pickle.dumps(baseline))) is kind
-    with pytest.raises(ValueError, match="'mp3'.*opus, opus-audio, lc3, speex, g722"):
+    with pytest.raises(
+        ValueError, match="'mp3'.*opus, opus-audio, opus-lace, opus-nolace, lc3, speex"
+    ):
         make_baseline("mp3")
 
 
@@ -430,6 +434,47 @@ def test_missing_programs_are_named(name, message, tmp_path, monkeypatch) -> Non
         make_baseline(name).check()
     assert str(caught.value) == message
     assert failure(make_baseline(name)) == message
+
+
+OPUS_DEMO = """
+import sys
+log = open(LOG, "a"); log.write(" ".join(sys.argv[1:]) + "\\n")
+source, target = sys.argv[-2:]
+data = open(source, "rb").read()
+if sys.argv[1] == "-e":
+    size = int(sys.argv[5]) * 20 // 8000
+    out = b""
+    for start in range(0, len(data), 640):
+        block = data[start : start + 640]
+        kept = bytes([0x48]) + block[1::10][: size - 1].ljust(size - 1, b"\\0")
+        out += len(kept).to_bytes(4, "big") + bytes(4) + kept
+    open(target, "wb").write(out)
+else:
+    out, position = b"", 0
+    while position < len(data):
+        size = int.from_bytes(data[position : position + 4], "big")
+        kept = data[position + 9 : position + 8 + size]
+        out += b"".join(bytes([0, byte]) * 5 for byte in kept).ljust(640, b"\\0")[:640]
+        position += 8 + size
+    open(target, "wb").write(out)
+"""
+
+
+@pytest.mark.parametrize(("name", "complexity"), [("opus-lace", "6"), ("opus-nolace", "7")])
+def test_opus_demo_is_run_with_its_enhancers(fake, tmp_path, name: str, complexity: str) -> None:
+    """A stand-in that takes opus_demo's arguments and writes its format."""
+    fake("opus_demo", OPUS_DEMO.replace("LOG", repr(str(tmp_path / "log"))))
+    coded = make_baseline(name).code(ramp(), 24.4)
+    assert coded.measured_kbps == pytest.approx(24.4)
+    assert coded.frame_s == 0.02 and coded.num_frames == 27  # of half a second, and the tail
+    encode, decode = ((tmp_path / "log").read_text()).splitlines()
+    assert encode.startswith(
+        "-e voip 16000 1 24400 -cbr -framesize 20 -complexity 10 -bandwidth WB"
+    )
+    assert decode.startswith(f"-d 16000 1 -dec_complexity {complexity} ")
+    assert abs(float(coded.wave[0]) + 0.5) < 0.02  # no header was taken for samples
+    fake("opus_demo", "open(__import__('sys').argv[-1], 'wb').write(b'odd')")
+    assert "opus_demo wrote a bad file: cut off" in failure(make_baseline(name))
 
 
 def test_those_that_are_installed_are_found(fake, monkeypatch) -> None:
