@@ -105,8 +105,8 @@ class OpusLace(Baseline):
 
     `opus_demo` of libopus, built with ``--enable-osce``: voip, 20 ms, complexity 10, hard constant
     bitrate. Bandwidth is held at wideband, where the enhancer runs: left alone, the encoder picks
-    narrowband at 8 and 9.6 kbit/s, and the decoder is the plain one. Decoder complexity 6 is LACE, 7
-    NoLACE. A decoder that was built without them takes no notice of it.
+    narrowband at 8 and 9.6 kbit/s, and the decoder is the plain one. Decoder complexity 6 is LACE,
+    7 NoLACE. A decoder that was built without them takes no notice of it.
     """
 
     name = "opus-lace"

@@ -454,6 +454,45 @@ def test_phone_has_no_horizontal_scrolling(browser: Any, page_file: Path, scheme
     visit.close()
 
 
+@pytest.mark.parametrize("width", [1440, 390])
+def test_the_page_uses_its_width(browser: Any, page_file: Path, width: int) -> None:
+    visit = Visit(browser, page_file, viewport={"width": width, "height": 844})
+    page = visit.page
+    visit.ready()
+    controls, spectra = (box.bounding_box() for box in page.locator(".compare > .card").all())
+    if width == 1440:  # clip, rate and sounds stand beside the spectrograms, from the top on
+        assert controls["y"] == spectra["y"] and spectra["x"] > controls["x"] + controls["width"]
+        assert spectra["width"] > 0.6 * width
+        inside = page.locator("#clip").bounding_box()
+        assert inside["x"] + inside["width"] < spectra["x"]
+    else:
+        assert spectra["y"] > controls["y"] + controls["height"]
+
+    page.click("text=Side by side")
+    page.click("button.sound >> nth=1")
+    page.wait_for_function("document.querySelector('.delta canvas').width > 300")
+    shown = [figure for figure in page.locator("figure.strip").all() if figure.is_visible()]
+    names = [figure.locator("b").inner_text() for figure in shown]
+    assert names == ["Reference", "this codec", "Difference"]
+    boxes = [figure.locator(".plot").bounding_box() for figure in shown]
+    if width == 1440:
+        assert len({round(box["y"]) for box in boxes}) == 1
+        assert boxes[0]["x"] < boxes[1]["x"] < boxes[2]["x"]
+    else:
+        assert boxes[0]["y"] < boxes[1]["y"] < boxes[2]["y"]
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    # Blue where the codec lost something, orange where it added: not one colour alone.
+    colours = page.locator(".delta canvas").evaluate(
+        "c => new Set(new Uint32Array(c.getContext('2d').getImageData(0, 0, c.width, c.height)"
+        ".data.buffer)).size"
+    )
+    assert colours > 20
+    page.click("button.sound >> nth=0")  # the reference beside itself says nothing
+    assert [f.locator("b").inner_text() for f in shown if f.is_visible()] == names
+    assert visit.complaints == []
+    visit.close()
+
+
 def begin_test(page: Any, listener: str = "Ann") -> None:
     page.click("#tab-blind")
     page.fill("#listener", listener)

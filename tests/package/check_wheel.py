@@ -53,8 +53,8 @@ def check(wheel: Path, folder: Path) -> None:
     assert "4 of 4 streams" in run(command, "info", "coded", cwd=elsewhere)
     run(python, "-m", "codec", "decode", "coded/slt.bin", "slt.wav", cwd=elsewhere)
     assert (elsewhere / "slt.wav").stat().st_size > 100_000
-    said = run(command, "eval", "speech", "--rates", "13.2", "--sample", "1", "--jobs", "1", "--out", "scores",
-               cwd=elsewhere)  # fmt: skip
+    options = ["--rates", "13.2", "--sample", "1", "--jobs", "1", "--out", "scores"]
+    said = run(command, "eval", "speech", *options, cwd=elsewhere)
     assert "listen.html" in said and (elsewhere / "scores" / "listen.html").exists(), said
 
     example = ROOT / "tests" / "package" / "user_example.py"

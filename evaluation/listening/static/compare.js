@@ -12,7 +12,7 @@ class CompareView {
   #previous = null; // and which one before, to go back to
   #sounds = []; // of this clip and rate, the reference first
   #picture = "level"; // or "difference"
-  #large = false;
+  #size = "all"; // or "large": the selected one; or "beside": with reference and difference
   #choice = 0; // counts choices: what was decoded for an older one is dropped
   #parts = {};
   #lines = []; // playheads over the spectrograms
@@ -161,17 +161,17 @@ class CompareView {
     this.#parts = { clip, rates: inputs, head, body, strips };
     root.replaceChildren(
       el(
-        "section",
-        { class: "choose", "aria-label": "Clip and rate" },
-        el("label", { class: "field" }, el("span", {}, "Clip"), clip),
-        rates.length ? rateList : null,
-      ),
-      el(
         "div",
         { class: "compare" },
         el(
           "section",
           { class: "card", "aria-labelledby": "sounds-title" },
+          el(
+            "div",
+            { class: "choose", role: "group", "aria-label": "Clip and rate" },
+            el("label", { class: "field" }, el("span", {}, "Clip"), clip),
+            rates.length ? rateList : null,
+          ),
           el("h2", { id: "sounds-title" }, "Sounds"),
           el("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Scores" },
             el("table", { class: "sounds" }, head, body)),
@@ -192,6 +192,7 @@ class CompareView {
             this.#switch("size", "Size", [
               ["all", "All"],
               ["large", "Selected"],
+              ["beside", "Side by side"],
             ]),
           ),
           strips,
@@ -212,15 +213,15 @@ class CompareView {
         button.setAttribute("aria-pressed", String(button.dataset.value === value));
       }
       if (what === "size") {
-        this.#large = value === "large";
-        this.#parts.strips?.classList.toggle("large", this.#large);
+        this.#size = value;
+        this.#resize();
       } else if (value !== this.#picture) {
         this.#picture = value;
         this.#paintAll(this.#choice);
       }
     };
     const group = el("div", { class: "switch", role: "group", "aria-label": label }, buttons);
-    const now = what === "size" ? (this.#large ? "large" : "all") : this.#picture;
+    const now = what === "size" ? this.#size : this.#picture;
     for (const button of buttons) {
       button.setAttribute("aria-pressed", String(button.dataset.value === now));
     }
@@ -291,8 +292,46 @@ class CompareView {
         plot,
       );
     });
-    this.#parts.strips.classList.toggle("large", this.#large);
-    this.#parts.strips.replaceChildren(...strips, el("div", { class: "seconds" }));
+    const line = el("div", { class: "playhead" });
+    this.#lines.push(line);
+    const delta = el(
+      "figure",
+      { class: "strip delta" },
+      el("figcaption", {}, el("b", {}, "Difference"), ` ±${DIFFERENCE_DB} dB`),
+      el("div", { class: "hertz", "aria-hidden": "true" }),
+      el("div", { class: "plot", onclick: (event) => this.#jump(event, this.#active()) },
+        el("canvas", { role: "img", "aria-label": "Spectrogram: the sound less the reference" }),
+        line),
+    );
+    this.#parts.strips.style.setProperty("--count", strips.length);
+    this.#parts.strips.replaceChildren(...strips, delta, el("div", { class: "seconds" }));
+    this.#resize();
+  }
+
+  /** Which sound is heard. */
+  #active() {
+    return Math.max(0, this.#sounds.findIndex((sound) => sound.codec === this.#codec));
+  }
+
+  /** Lay the spectrograms out as the user wants them. */
+  #resize() {
+    const { strips } = this.#parts;
+    if (!strips) return;
+    for (const size of ["large", "beside"]) strips.classList.toggle(size, this.#size === size);
+    // Beside the reference stands the sound that is heard; while that is the reference, the first.
+    const shown = this.#active() || Math.min(1, this.#sounds.length - 1);
+    for (const figure of strips.querySelectorAll("figure[data-sound]")) {
+      figure.classList.toggle("shown", Number(figure.dataset.sound) === shown);
+    }
+    if (this.#size === "beside") this.#paintDifference(shown, this.#choice);
+  }
+
+  /** Paint how a sound differs from the reference. */
+  async #paintDifference(index, choice) {
+    const reference = await spectrum(this.#sounds[0].audio);
+    const db = await spectrum(this.#sounds[index].audio);
+    if (choice !== this.#choice) return;
+    paint(this.#parts.strips.querySelector(".delta canvas"), db, loudest(reference), reference);
   }
 
   /** A click on a spectrogram lets its sound through, from there on. */
@@ -320,6 +359,7 @@ class CompareView {
       if (element.tagName === "BUTTON") element.setAttribute("aria-pressed", String(active));
       else element.classList.toggle("active", active);
     }
+    this.#resize();
   }
 
   async #paintAll(choice) {
