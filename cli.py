@@ -327,6 +327,13 @@ def _parse_channel(text: str) -> str | int:
     raise typer.BadParameter(f"{text!r} is no channel; give mix, or a number from 1 on")
 
 
+def _parse_path(text: str) -> Path:
+    """Return a path; - is standard input, and ./- a file."""
+    from codec.io.files import named_path
+
+    return named_path(text)
+
+
 def _is_pipe(path: Path) -> bool:
     """Tell whether a path is a pipe, which can be read once only."""
     return path.is_fifo() or path.is_socket()
@@ -354,7 +361,7 @@ def _read_stream(path: Path) -> bytes:
     """
     from codec.bitstream import MAGIC
 
-    with path.open("rb") as file:
+    with _open_input(path) as file:
         start = file.read(64)
         return start + file.read() if start.startswith(MAGIC) else start
 
@@ -407,7 +414,7 @@ class _Run:
             raise UserError(f"{option}: is for files and directories; leave it out with -")
         if source == STANDARD and target is None:
             raise UserError("name an output for what comes from standard input, or -")
-        if source.is_dir():
+        if source != STANDARD and source.is_dir():
             raise UserError(f"{source}: is a directory; name one file to go to standard output")
 
     def __call__(self, source: Path, target: str | None, force: bool) -> None:
@@ -545,10 +552,17 @@ def _open_output(target: Path) -> Generator[tuple[BinaryIO, bool]]:
         raise UserError("standard output is a terminal; redirect it to a file or a program")
     out = sys.stdout.buffer
     seekable = _can_seek(out)
-    yield out, seekable
-    if seekable:
-        out.seek(0, os.SEEK_END)  # whoever shares it goes on writing there
-    out.flush()
+    try:
+        yield out, seekable
+        if seekable:
+            out.seek(0, os.SEEK_END)  # whoever shares it goes on writing there
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UserError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 @contextlib.contextmanager
@@ -579,7 +593,7 @@ def _encode_pipe(
     from codec.pipe import LiveStop, encode_pipe
     from codec.transcode import encode_file
 
-    if source.is_file() and raw is None:
+    if source != STANDARD and source.is_file() and raw is None:
         with _open_output(target) as (writer, _):
             _report(encode_file(codec, source, writer, options), source, encoding=True)
         return
@@ -587,14 +601,17 @@ def _encode_pipe(
         with _open_output(target) as (writer, seekable):
             outcome = encode_pipe(
                 codec, reader, partial(_write_through, writer), options,
-                writer.seek if seekable else None, raw, stop,
+                writer.seek if seekable else None, raw, stop, _name(source),
             )  # fmt: skip
             if stop.signal and not outcome.num_samples:
                 sys.exit(128 + stop.signal)  # there is nothing to keep
     outcome.target = target
     _report(outcome, _name(source), encoding=True)
+    where = "the output" if target == STANDARD else target
+    if outcome.error:
+        _note(f"{where} holds the {outcome.seconds:.2f} s before that")
+        raise UserError(outcome.error)
     if stop.signal:
-        where = "the output" if target == STANDARD else target
         name = signal.Signals(stop.signal).name
         _note(f"stopped by {name}: {where} holds the {outcome.seconds:.2f} s that came in")
         raise typer.Exit(128 + stop.signal)
@@ -609,8 +626,7 @@ def _decode_pipe(codec: "Codec", source: Path, target: Path, options: "DecodeOpt
         with _open_input(source) as reader, _open_output(target) as (writer, seekable):
             decode_stream(codec, reader, writer, options, outcome, seekable)
     except BitstreamError as error:
-        hint = "" if options.salvage else "; --salvage keeps what is intact"
-        raise UserError(f"{_name(source)}: {error}{hint}") from error
+        raise UserError(f"{_name(source)}: {error}") from error
     _report(outcome, _name(source), encoding=False)
 
 
@@ -664,6 +680,7 @@ def encode(
         Path,
         typer.Argument(
             metavar="IN",
+            parser=_parse_path,
             help="Audio file, a directory of them, or - (standard input)",
         ),
     ],
@@ -737,7 +754,7 @@ def encode(
         return encode_file(_load_codec(weights), path, out, options, stop)
 
     run = _Run(True, work, ".bin", AUDIO_SUFFIXES, jobs, skip_existing, dry_run)
-    if samples is not None or STANDARD in (source, Path(target or "")) or _is_pipe(source):
+    if samples is not None or source == STANDARD or target == "-" or _is_pipe(source):
         run.check_pipe(source, target)
         codec = _load_codec(weights)
         out = Path(target) if target == "-" else run.choose(source, target, force)
@@ -751,7 +768,9 @@ def decode(
     source: Annotated[
         Path,
         typer.Argument(
-            metavar="IN", help="Stream (.bin), a directory of them, or - (standard input)."
+            metavar="IN",
+            parser=_parse_path,
+            help="Stream (.bin), a directory of them, or - (standard input).",
         ),
     ],
     target: OutArgument = None,
@@ -806,7 +825,7 @@ def decode(
         return decode_file(_load_codec(weights), path, out, options, stop)
 
     run = _Run(False, work, f".{kind or 'wav'}", {".bin"}, jobs, skip_existing, dry_run)
-    if STANDARD in (source, Path(target or "")):
+    if source == STANDARD or target == "-":
         run.check_pipe(source, target)
         codec = _load_codec(weights)
         out = Path(target) if target == "-" else run.choose(source, target, force)
@@ -815,12 +834,12 @@ def decode(
     run(source, target, force)
 
 
-def _format_info(path: Path, info: dict[str, Any]) -> str:
+def _format_info(path: object, info: dict[str, Any]) -> str:
     """Return the lines that `codec info` prints."""
     mode = "variable (VBR)" if info["vbr"] else "constant (CBR)"
     kind = "independent of each other" if info["independent"] else "in groups of 1 s"
     rows = [
-        ("file", f"{path}, {info['file_bytes']} bytes, header {info['header_bytes']}"),
+        ("file", f"{_escaped(path)}, {info['file_bytes']} bytes, header {info['header_bytes']}"),
         ("format", f"version {info['version']}, weights {info['fingerprint']}"),
         (
             "duration",
@@ -845,7 +864,14 @@ def _format_info(path: Path, info: dict[str, Any]) -> str:
 
 @app.command()
 def info(
-    source: Annotated[Path, typer.Argument(metavar="FILE", help="Stream (.bin) to look at.")],
+    source: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            parser=_parse_path,
+            help="Stream (.bin) to look at, or - (standard input).",
+        ),
+    ],
     as_json: Annotated[
         bool, typer.Option("--json", help="Print one JSON object, for programs to read.")
     ] = False,
@@ -853,14 +879,14 @@ def info(
 ) -> None:
     """Show a stream's header, duration, rate and where its bits went."""
     _check_input(source)
-    if source.is_dir():
+    if source != STANDARD and source.is_dir():
         raise UserError(f"{source}: is a directory; name one stream (.bin)")
     from codec.info import stream_info
 
     try:
         result = stream_info(_read_stream(source), weights)
     except BitstreamError as error:
-        raise UserError(f"{source}: {error}") from error
+        raise UserError(f"{_name(source)}: {error}") from error
     except ValueError as error:  # the weights
         raise UserError(str(error)) from error
     if as_json:
@@ -868,7 +894,7 @@ def info(
 
         print(json.dumps(result, indent=2))
     else:
-        print(_format_info(source, result))
+        print(_format_info(_name(source), result))
 
 
 @app.command("eval")
@@ -1034,7 +1060,10 @@ def _list_audio(directory: Path) -> list[Path]:
     """Return the audio files of a directory, at least one."""
     from codec.io.audio import list_audio
 
-    files = list_audio(directory)
+    notes: list[str] = []
+    files = list_audio(directory, notes)
+    for text in notes:
+        _note(text)
     if not files:
         raise UserError(f"{directory}: no audio files in this directory; check the path")
     return files
@@ -1050,12 +1079,16 @@ def _count_cpus() -> int:
 def _report_failures(result: "EvalResult") -> bool:
     """Print one line for each failure; return whether some clip is not in the figures at all."""
     lost = False
+    unread: set[str] = set()
     for failure in result.failures.itertuples():
         codec = "" if failure.codec == result.info.name else f" in {failure.codec}"
-        if failure.metric == "audio" and codec:
-            continue  # said already: ours could not read it either
         where = f"{failure.file}{codec} at {failure.rate:g} kbit/s"
-        if failure.metric in ("audio", "codec"):
+        if failure.metric == "audio":  # at every rate, and in all codecs
+            lost = True
+            if failure.file not in unread:
+                _complain(failure.reason)
+            unread.add(failure.file)
+        elif failure.metric == "codec":
             lost = True
             _complain(f"{where}: {failure.reason}")
         else:

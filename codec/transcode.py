@@ -9,14 +9,13 @@ import os
 import shutil
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, BinaryIO
 
 from codec.errors import CodecError, WeightsError
-from codec.io.files import PathLike, atomic_open, is_direct
+from codec.io.files import PathLike, atomic_open, is_direct, list_files, named_path
 from codec.io.output import output_format
 from codec.pieces import (
     DecodeOptions,
@@ -30,6 +29,19 @@ from codec.pieces import (
 
 if TYPE_CHECKING:
     from codec.api import Codec
+
+__all__ = [
+    "attempt",
+    "choose_target",
+    "decode_file",
+    "encode_file",
+    "is_done",
+    "list_files",
+    "pair_up",
+    "run_pairs",
+]
+
+STANDARD = Path("-")
 
 
 def encode_file(
@@ -178,24 +190,27 @@ def choose_target(source: Path, target: str | None, suffix: str, force: bool) ->
     ------
     CodecError   it is the input, of the wrong kind, or there already and not named
     """
+    is_dir = source != STANDARD and source.is_dir()
     if target is None:
-        if source.is_dir():
+        if is_dir:
             raise CodecError(f"{source}: is a directory; name a directory for the outputs as well")
         chosen = source.with_suffix(suffix)
         if chosen.exists() and not force:
             raise CodecError(f"{chosen}: exists; name an output, or replace it with --force")
     else:
-        chosen = Path(target)
-        if not source.is_dir() and (target.endswith("/") or chosen.is_dir()):
+        chosen = named_path(target)
+        if not is_dir and (target.endswith("/") or chosen.is_dir()):
+            if source == STANDARD:
+                raise CodecError(f"{target}: is a directory; name the output file")
             chosen = chosen / (source.stem + suffix)
     if chosen.exists():
-        if source.exists() and source.samefile(chosen):
+        if _is_input(source, chosen):
             raise CodecError(f"{chosen}: is the input; name another output")
-        if source.is_dir() and not chosen.is_dir():
+        if is_dir and not chosen.is_dir():
             raise CodecError(
                 f"{chosen}: is a file, but the input is a directory; name a directory as output"
             )
-        if not source.is_dir() and chosen.is_dir():
+        if not is_dir and chosen.is_dir():
             raise CodecError(f"{chosen}: is a directory; name the output file")
     for parent in chosen.parents:
         if parent.exists():
@@ -205,31 +220,13 @@ def choose_target(source: Path, target: str | None, suffix: str, force: bool) ->
     return chosen
 
 
-def list_files(directory: Path, suffixes: Collection[str]) -> tuple[list[Path], list[str]]:
-    """Return the files below a directory that have one of these suffixes, in order of their names.
-
-    Hidden files are left out. Of others that are, there is a note: no regular file, another suffix.
-    """
-    found: list[Path] = []
-    notes: list[str] = []
-    others: Counter[str] = Counter()
-    for folder, subfolders, names in os.walk(directory):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
-        for name in sorted(names):
-            path = Path(folder) / name
-            suffix = path.suffix.lower()
-            if name.startswith("."):
-                continue
-            if suffix not in suffixes:
-                others[suffix or "no suffix"] += 1
-            elif path.exists() and not path.is_file():
-                notes.append(f"{path}: left out, no regular file")
-            else:
-                found.append(path)
-    if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        notes.append(f"{directory}: left out, by their names: {kinds}")
-    return sorted(found), notes
+def _is_input(source: Path, target: Path) -> bool:
+    """Tell whether a file that is there is the one that is read."""
+    try:
+        found = os.fstat(0) if source == STANDARD else source.stat()
+        return os.path.samestat(found, target.stat())
+    except OSError:  # a standard input that is closed
+        return False
 
 
 def pair_up(

@@ -111,7 +111,7 @@ class Slowly(io.RawIOBase):
         ("au", "read to its end"),
         ("w64", "read to its end"),
         ("caf", "read to its end"),
-        ("rf64", "read to its end"),
+        ("rf64", ""),
     ],
 )
 def test_any_input_gives_the_same_stream(
@@ -250,7 +250,6 @@ def test_samples_that_begin_like_an_mp3_frame(codec: Codec, pcm: np.ndarray) -> 
     [
         (b"\0\0\0\x20ftypM4A \0\0\0\0", "MP4, M4A or MOV"),
         (b"\x1a\x45\xdf\xa3\x01\0\0\0", "WebM or Matroska"),
-        (b"#!AMR\n\x3c", "AMR"),
         (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(9) + b"\xff\xf1\x50\x80\x02\x1f\xfc", "AAC"),
         (b"<!DOCTYPE html><html><head><title>404</title></head></html>\n", "HTML"),
         (b"\n\n  <?xml version='1.0' encoding='UTF-8'?><Error><Code>NoSuchKey", "HTML or XML"),
