@@ -88,6 +88,10 @@ class OutputFormat(StrEnum):
 
     wav = "wav"
     raw = "raw"
+    s16le = "s16le"
+    f32le = "f32le"
+    alaw = "alaw"
+    mulaw = "mulaw"
     flac = "flac"
     ogg = "ogg"
     opus = "opus"
@@ -100,6 +104,8 @@ class OutputFormat(StrEnum):
     sph = "sph"
 
 
+_HEADERLESS = {"s16le", "f32le", "alaw", "mulaw"}
+
 # --------------------------------------------------------------------------------------------------
 # Errors and exit codes
 
@@ -109,8 +115,10 @@ def _one_line(message: object) -> str:
 
 
 def _escaped(text: object) -> str:
-    """Return text for one line: names of files may hold newlines, and bytes that are no text."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    """Return text for one line."""
+    from codec.io.files import printable
+
+    return printable(text)
 
 
 def _complain(message: object) -> None:
@@ -824,7 +832,8 @@ def decode(
     def work(path: Path, out: Path | BinaryIO, stop: threading.Event | None = None) -> "Outcome":
         return decode_file(_load_codec(weights), path, out, options, stop)
 
-    run = _Run(False, work, f".{kind or 'wav'}", {".bin"}, jobs, skip_existing, dry_run)
+    suffix = "raw" if kind in _HEADERLESS else kind or "wav"
+    run = _Run(False, work, f".{suffix}", {".bin"}, jobs, skip_existing, dry_run)
     if source == STANDARD or target == "-":
         run.check_pipe(source, target)
         codec = _load_codec(weights)

@@ -180,6 +180,11 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def printable(text: object) -> str:
+    """Return text for one line: names of files may hold newlines, and bytes that are no text."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+
+
 def named_path(text: str) -> Path:
     """Return the path of a name; ``./-`` is a file, and not standard input or output."""
     path = Path(text)

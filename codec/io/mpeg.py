@@ -6,6 +6,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from codec.io.files import PathLike
@@ -29,10 +30,27 @@ _ENDLESS = 1 << 62
 _INFO_PLACES = {(True, False): 36, (True, True): 21, (False, False): 21, (False, True): 13}
 
 
-class Runs(NamedTuple):
-    """The frames of MP3 files that may have been joined."""
+@dataclass
+class Mp3File:
+    """One of the MP3 files that may have been joined."""
 
-    files: list[list[range]]  # for each the places of its frames, without what is between them
+    ranges: list[range]  # places of its frames, without what is between them
+    head: bytes  # of its first frame
+    counted: bool  # it begins with a frame that says how many follow
+    num_frames: int = 0
+    varies: bool = False  # in bitrate
+
+    def pieces(self) -> tuple[bytes | range, ...]:
+        """Return what libmpg123 reads to the end: else it goes by the first frame's bitrate."""
+        if self.counted or not self.varies:
+            return tuple(self.ranges)
+        return (_info_frame(self.head, self.num_frames), *self.ranges)
+
+
+class Mp3Files(NamedTuple):
+    """The MP3 files of which a file consists."""
+
+    files: list[Mp3File]
     junk: int  # bytes that are neither frames nor tags
 
 
@@ -95,12 +113,12 @@ def _alike(one: bytes, other: bytes) -> bool:
     return one[1] & 0xFE == other[1] & 0xFE and (one[2] ^ other[2]) & 0x0C == 0
 
 
-def mp3_runs(data: bytes) -> Runs | None:
+def mp3_files(data: bytes) -> Mp3Files | None:
     """Return where the frames of a file are.
 
     None if there are none, or none that tell their length.
     """
-    files: list[list[range]] = []
+    files: list[Mp3File] = []
     junk = position = 0
     left = _ENDLESS  # frames of the present file
     last = b""
@@ -117,19 +135,21 @@ def mp3_runs(data: bytes) -> Runs | None:
             announced = _announced_frames(data, position, head)
             left = left - 1 if announced is None else announced
             if not files or announced is not None or left < 0 or not _alike(last, head):
-                files.append([range(position, end)])
+                files.append(Mp3File([range(position, end)], head, announced is not None))
                 left = _ENDLESS if announced is None else announced
-            elif files[-1][-1].stop == position:
-                files[-1][-1] = range(files[-1][-1].start, end)
+            elif files[-1].ranges[-1].stop == position:
+                files[-1].ranges[-1] = range(files[-1].ranges[-1].start, end)
             else:
-                files[-1].append(range(position, end))
+                files[-1].ranges.append(range(position, end))
+            files[-1].num_frames += 1
+            files[-1].varies |= (head[2] ^ files[-1].head[2]) & 0xF0 != 0
             last, position = head, end
             continue
         end = _after_tag(data, position, head) or _next_frame(data, position + 1)
         if not _after_tag(data, position, head):
             junk += end - position
         position = end
-    return Runs(files, junk) if files else None
+    return Mp3Files(files, junk) if files else None
 
 
 def _after_tag(data: bytes, position: int, head: bytes) -> int:
@@ -149,6 +169,16 @@ def _next_frame(data: bytes, position: int) -> int:
             return position
         position += 1
     return len(data)
+
+
+def _info_frame(head: bytes, num_frames: int) -> bytes:
+    """Return a frame of layer 3 that says how many follow, of 64 kbit/s or so."""
+    header = bytes([0xFF, head[1] | 1, head[2] & 0x0C | 0x80, head[3]])  # no checksum, no padding
+    frame = bytearray(frame_length(header))
+    place = _INFO_PLACES[head[1] >> 3 & 3 == 3, head[3] >> 6 == 3]
+    frame[:4] = header
+    frame[place : place + 12] = b"Xing\0\0\0\1" + num_frames.to_bytes(4, "big")
+    return bytes(frame)
 
 
 def _announced_frames(data: bytes, position: int, head: bytes) -> int | None:

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from codec.io.containers import locate_audio
 from codec.io.files import PathLike
-from codec.io.mpeg import after_id3, is_mp3, is_named_mp3, mp3_runs
+from codec.io.mpeg import after_id3, is_mp3, is_named_mp3, mp3_files
 from codec.io.sniff import LONG_HEAD_BYTES, is_known_audio, is_mpeg_audio
 
 _OGG_HEADER_BYTES = 27
@@ -164,14 +164,14 @@ def _flac_parts(path: PathLike, start: int, size: int) -> tuple[list[Part], list
 def _mp3_parts(path: PathLike) -> tuple[list[Part], list[str]]:
     """Return a part for each MP3 file of those that were joined, with its frames alone."""
     with _mapped(path) as data:
-        found = mp3_runs(data)
+        found = mp3_files(data)
         if not is_named_mp3(path) and (found is None or 2 * found.junk > len(data)):
             raise ValueError("libmpg123 would take anything for MP3")
     if found is None:  # perhaps frames that do not tell their length
         return [Part(path)], []
-    parts, notes = _chain(path, [tuple(run) for run in found.files])
+    parts, notes = _chain(path, [file.pieces() for file in found.files])
     if found.junk:
         notes.append(f"{found.junk} bytes between its frames are not MP3: left out")
-    elif len(parts) == 1:
+    elif len(parts) == 1 and len(parts[0].pieces) == 1:
         return [Part(path)], notes
     return parts, notes

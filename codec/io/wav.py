@@ -188,6 +188,25 @@ def to_int16(waveform: ArrayLike) -> NDArray[np.int16]:
     return np.clip(scaled, -32768, 32767).astype("<i2")
 
 
+def from_float(waveform: FloatArray, encoding: str) -> bytes:
+    """Return samples without a header: s16le, f32le, alaw or mulaw.
+
+    Parameters
+    ----------
+    waveform : float array, shape [T], full scale ±1, clipped
+    encoding : str   as in :class:`Samples`
+    """
+    if encoding == "s16le":
+        return to_int16(waveform).tobytes()
+    if encoding == "f32le":
+        return np.clip(waveform, -1, 1).astype("<f4").tobytes()
+    # G.711: the byte whose sample is nearest.
+    values = (_expand_alaw() if encoding == "alaw" else _expand_mulaw()).astype(np.float64)
+    order = np.argsort(values, kind="stable").astype(np.uint8)
+    limits = (values[order][1:] + values[order][:-1]) / 2
+    return order[np.searchsorted(limits, np.asarray(waveform, np.float64))].tobytes()
+
+
 def wav_header(rate: int, num_samples: int | None = None) -> bytes:
     """Return the bytes before 16-bit mono WAV samples: 44, or 80 of RF64 from 4 GB on.
 
