@@ -321,7 +321,7 @@ OTHER_CASES = [
     media(".m4a", "-f", "ipod", "-movflags", "frag_keyframe+empty_moov", "-c:a", "aac"),
     media(".aac", "-f", "adts"), media(".webm", "-f", "webm", "-c:a", "libvorbis"),
     media(".mkv", "-f", "matroska", "-c:a", "libmp3lame"), media(".ts", "-f", "mpegts"),
-    media(".wma", "-f", "asf"), media(".avi", "-f", "avi"), media(".flac", "-f", "flac"),
+    media(".avi", "-f", "avi"), media(".flac", "-f", "flac"),
     media(".caf", "-f", "caf"), media(".wav", "-f", "wav"), media(".aiff", "-f", "aiff"),
 ]  # fmt: skip
 

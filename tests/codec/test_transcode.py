@@ -197,6 +197,27 @@ def test_list_files(tmp_path: Path) -> None:
     ]
 
 
+def test_list_files_follows_links_once(tmp_path: Path) -> None:
+    """And says what it cannot read: nothing goes without a word."""
+    outside = tmp_path / "outside"
+    root = tmp_path / "root"
+    for name in ("outside/a.wav", "root/b.wav", "root/sub/c.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (root / "link").symlink_to(outside)
+    (root / "sub" / "up").symlink_to(root)
+    (root / "self").symlink_to("self")
+    (root / "folder.wav").mkdir()
+    found, notes = list_files(root, {".wav"})
+    assert found == [root / name for name in ("b.wav", "link/a.wav", "sub/c.wav")]
+    assert notes == [
+        f"{root / 'sub' / 'up'}: left out, a link to a folder that is read already",
+        f"{root}: left out, by their names: 1 no suffix",
+    ]
+    found, notes = list_files(tmp_path / "missing", {".wav"})
+    assert found == [] and "cannot be read (No such file or directory)" in notes[0]
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 _MEASURE = """

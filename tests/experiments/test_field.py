@@ -10,7 +10,7 @@ import pytest
 from codec import Codec
 from experiments.field import __main__ as field
 from experiments.field.check import check
-from experiments.field.commands import COMMANDS, try_command
+from experiments.field.commands import COMMANDS, Command, try_command
 from experiments.field.inputs import CASES, Case
 
 
@@ -42,11 +42,18 @@ def test_the_command_prints_a_line_for_each(capsys: pytest.CaptureFixture[str]) 
     assert [line.split()[-1] for line in lines] == ["right"] * (count + 1)
 
 
+def test_a_command_that_goes_wrong_is_said(tmp_path: Path) -> None:
+    script = "same a.wav a.bin; code 3 codec info a.bin; says nonsense codec info missing.bin"
+    wrong = try_command(Command(0, "", script), tmp_path) or ""
+    for words in ("a.bin differ", "exit 0, not 3", "not said: nonsense"):
+        assert words in wrong
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS, ids=[command.name for command in COMMANDS])
-def test_commands(command: object, tmp_path: Path) -> None:
+def test_commands(command: Command, tmp_path: Path) -> None:
     try:
-        wrong = try_command(command, tmp_path)  # type: ignore[arg-type]
+        wrong = try_command(command, tmp_path)
     except subprocess.TimeoutExpired:
         wrong = "does not end"
     if wrong is None:
