@@ -263,13 +263,13 @@ def _frames(
         whole = len(data) - len(data) % samples.frame_bytes
         rest = data[whole:]
         yield samples.to_float(data[:whole])
-    if left:
+    if left and num_bytes is not None:
         if left > 1:  # one: a pad byte left out
             there = num_bytes - left
             outcome.notes.append(
                 f"the file is cut off: {there} of {num_bytes} bytes of audio are there and are used"
             )
-    elif left == 0:
+    elif left == 0 and num_bytes is not None:
         known = _is_chunk(pipe.peek(num_bytes % 2 + 4)[num_bytes % 2 :])
         surplus = pipe.drain() - num_bytes % 2
         if not known:

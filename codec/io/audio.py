@@ -11,7 +11,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import soundfile
@@ -63,7 +63,7 @@ _MP3_FAILURES = 1024
 _FLAC_BLOCK = 4096  # the same in a FLAC file
 _FLAC_FAILURES = 64
 
-AudioFile = soundfile.SoundFile | MediaFile
+AudioFile = Any  # a `soundfile.SoundFile`, of a package without types, or a `MediaFile`
 _ERRORS = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
 
 
@@ -103,7 +103,8 @@ class AudioReader:
             head = file.read(LONG_HEAD_BYTES)
         self._media = media_name(head)
         self._quiet = is_mp3(head, path)
-        self._parts, notes = [Part(path)], []
+        self._parts = [Part(path)]
+        notes: list[str] = []
         try:
             if not self._media:
                 self._parts, notes = file_parts(path)

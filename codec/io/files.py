@@ -152,7 +152,7 @@ def list_files(directory: PathLike, suffixes: Collection[str]) -> tuple[list[Pat
             notes.append(f"{folder}: left out, a link to a folder that is read already")
             continue
         seen.add(place)
-        linked = []
+        linked: list[Path] = []
         for entry in entries:
             path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()
             if entry.name.startswith("."):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import mmap
 import os
 import threading
 from collections.abc import Iterator
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from codec.io.files import PathLike
+
+Bytes = bytes | mmap.mmap
 
 SUFFIXES = (".mp3", ".mp2", ".mp1", ".mpga")
 _HEADS = (b"ID3", b"TAG")
@@ -96,7 +99,7 @@ def frame_length(head: bytes) -> int:
     return (72 if layer == 1 and version != 3 else 144) * rate * 1000 // sample_rate + padding
 
 
-def frames_follow(data: bytes, position: int = 0, count: int = _IN_A_ROW) -> bool:
+def frames_follow(data: Bytes, position: int = 0, count: int = _IN_A_ROW) -> bool:
     """Tell whether so many frames of one kind follow one another from here on."""
     first = data[position : position + 4]
     for _ in range(count):
@@ -113,7 +116,7 @@ def _alike(one: bytes, other: bytes) -> bool:
     return one[1] & 0xFE == other[1] & 0xFE and (one[2] ^ other[2]) & 0x0C == 0
 
 
-def mp3_files(data: bytes) -> Mp3Files | None:
+def mp3_files(data: Bytes) -> Mp3Files | None:
     """Return where the frames of a file are.
 
     None if there are none, or none that tell their length.
@@ -152,7 +155,7 @@ def mp3_files(data: bytes) -> Mp3Files | None:
     return Mp3Files(files, junk) if files else None
 
 
-def _after_tag(data: bytes, position: int, head: bytes) -> int:
+def _after_tag(data: Bytes, position: int, head: bytes) -> int:
     """Return where what follows a tag begins, 0 if there is no tag here."""
     size = after_id3(head)
     if head[:3] == b"TAG":
@@ -162,7 +165,7 @@ def _after_tag(data: bytes, position: int, head: bytes) -> int:
     return min(position + size, len(data)) if size else 0
 
 
-def _next_frame(data: bytes, position: int) -> int:
+def _next_frame(data: Bytes, position: int) -> int:
     """Return where frames go on, or the end."""
     while (position := data.find(b"\xff", position)) >= 0:
         if is_frame(data[position : position + 4]) and frames_follow(data, position):
@@ -181,7 +184,7 @@ def _info_frame(head: bytes, num_frames: int) -> bytes:
     return bytes(frame)
 
 
-def _announced_frames(data: bytes, position: int, head: bytes) -> int | None:
+def _announced_frames(data: Bytes, position: int, head: bytes) -> int | None:
     """Return how many frames follow, if this is the frame in front of a file that says it."""
     place = position + _INFO_PLACES[head[1] >> 3 & 3 == 3, head[3] >> 6 == 3]
     if data[place : place + 4] in (b"Xing", b"Info"):

@@ -8,7 +8,7 @@ import io
 import itertools
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
 from codec.io.containers import locate_audio
@@ -98,7 +98,9 @@ def file_parts(path: PathLike) -> tuple[list[Part], list[str]]:
         return [Part(path, (header, samples))], notes
 
 
-def _chain(path: PathLike, runs: list[tuple[range, ...]]) -> tuple[list[Part], list[str]]:
+def _chain(
+    path: PathLike, runs: Sequence[tuple[bytes | range, ...]]
+) -> tuple[list[Part], list[str]]:
     notes = []
     if len(runs) > 1:
         notes.append(f"a chain of {len(runs)} recordings: read one after the other")
