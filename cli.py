@@ -29,6 +29,7 @@ from commands.evaluating import (
 )
 from commands.terminal import (
     EXIT_SOME_FILES,
+    STANDARD,
     Group,
     Interrupted,
     UserError,
@@ -106,7 +107,7 @@ def encode(
         from codec.io.wav import Samples
 
         samples = Samples(raw.value, sample_rate, channels)
-        if is_directory(place):
+        if place != STANDARD and is_directory(place):
             raise UserError("--raw: one file at a time, or standard input; leave it out")
     elif sample_rate != SAMPLE_RATE or channels != 1:
         raise UserError("--sample-rate, --channels: describe samples without a header; add --raw")
@@ -165,7 +166,7 @@ def info(
     Of a directory, each stream gets a line, and all together get one.
     """
     place = find_input(source)
-    if is_directory(place):
+    if place != STANDARD and is_directory(place):
         from commands.inspecting import describe_directory
 
         describe_directory(place, as_json, weights, opt.place_of(jobs, scheduler))

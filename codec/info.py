@@ -6,7 +6,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from codec import __version__, decoder
 from codec.bitstream import (
@@ -54,8 +54,13 @@ def read_coded(place: Location) -> bytes:
     Else a huge file, or /dev/zero, would fill the memory before it is refused.
     """
     with fetched(place) as path, path.open("rb") as file:
-        start = file.read(64)
-        return start + file.read() if start.startswith(MAGIC) else start
+        return read_stream_bytes(file)
+
+
+def read_stream_bytes(file: BinaryIO) -> bytes:
+    """Return all bytes of an open stream, or the start of what is none; see `read_coded`."""
+    start = file.read(64)
+    return start + file.read() if start.startswith(MAGIC) else start
 
 
 @dataclass(frozen=True)

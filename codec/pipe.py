@@ -11,6 +11,7 @@ import contextlib
 import os
 import select
 import signal
+import stat
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -19,11 +20,12 @@ from types import FrameType
 from typing import IO, TYPE_CHECKING
 
 from codec.config import SAMPLE_RATE
+from codec.errors import AudioError
 from codec.io.audio import AudioReader, check_samples, loud_note
 from codec.io.channels import BLOCK_SAMPLES, MIX, Downmix, FloatArray, downmix, one_channel
 from codec.io.resample import check_rate
 from codec.io.sniff import HEAD_BYTES, head_size, is_audio_file
-from codec.io.wav import UNKNOWN_SIZE, Samples, parse_wav
+from codec.io.wav import Samples, parse_wav
 from codec.pieces import CHUNK_BYTES, EncodeOptions, Outcome, encode_blocks
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 RAW_DEFAULT = Samples("s16le", SAMPLE_RATE, 1)
 # Such chunks may follow where there really are no samples.
 _CHUNKS = (b"LIST", b"fact", b"bext", b"iXML", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"PEAK", b"JUNK")
+_HEADER_SPACE = 1 << 16  # a header that is longer is not read while it comes in
 _LISTEN_SECONDS = 1.0  # of several channels, by which their downmix is chosen
 _LAST_BYTES = 1 << 20  # that may lie in a pipe when a recording is stopped
 
@@ -70,10 +73,16 @@ class PipeInput:
             return first
         return self._take(size)
 
-    def drain(self) -> None:
-        """Read on to the end: whoever writes would be told that nobody listens."""
-        while self.read_some(CHUNK_BYTES):
-            pass
+    def look(self, position: int, size: int) -> bytes:
+        """Return bytes from a place on, as `peek`."""
+        return self.peek(position + size)[position:]
+
+    def drain(self) -> int:
+        """Read on to the end: whoever writes would be told that nobody listens. Return how far."""
+        count = 0
+        while data := self.read_some(CHUNK_BYTES):
+            count += len(data)
+        return count
 
     def _take(self, size: int) -> bytes:
         if self._stop is not None and not self._stop.wait():
@@ -155,8 +164,12 @@ def encode_pipe(
     seek: Callable[[int], object] | None = None,
     raw: Samples | None = None,
     stop: LiveStop | None = None,
+    name: str = "standard input",
 ) -> Outcome:
     """Encode what comes in from a pipe.
+
+    What cannot come in again is kept: where input fails after its first samples, the stream ends
+    well, and the error is in the outcome.
 
     Parameters
     ----------
@@ -169,6 +182,7 @@ def encode_pipe(
     raw : Samples or None  what samples without a header are; None: look whether it is an audio
                            file, else 16-bit samples at 16 kHz, mono, little-endian
     stop : LiveStop        ends the input where a signal asks for it
+    name : str             what messages call the input
 
     Returns
     -------
@@ -180,63 +194,103 @@ def encode_pipe(
     """
     pipe = PipeInput(source, stop)
     outcome = Outcome(Path("-"), Path("-"))
-    size = -1
+    size: int | None = None
     samples = raw
     if samples is None:
         samples = RAW_DEFAULT
         head = pipe.peek(HEAD_BYTES)
-        if is_audio_file(pipe.peek(head_size(head))):
-            header = parse_wav(pipe.peek)
-            if header is None:
-                return _encode_spooled(codec, pipe, write, options, outcome)
+        if is_audio_file(pipe.peek(head_size(head)), name):
+            header = parse_wav(pipe.look, _HEADER_SPACE)
+            if header is None or header.samples is None:
+                return _encode_spooled(codec, pipe, write, options, outcome, name)
             pipe.skip(header.offset)
-            samples = header.samples
-            size = header.size if header.size < UNKNOWN_SIZE else -1
-            if size == 0 and pipe.peek(4) and pipe.peek(4) not in _CHUNKS:
-                size = -1
+            samples, size = header.samples, header.size
+            if size == 0 and not _is_chunk(pipe.peek(4)):
+                size = None
                 outcome.notes.append("the header announces no audio: read to the end")
         elif head:
             outcome.notes.append(
                 "no header of an audio file: taken as 16-bit samples at 16 kHz, mono (--raw says "
                 "what they are)"
             )
-    check_rate(samples.rate, "standard input: sample rate")
-    blocks = _mono_blocks(_frames(pipe, samples, size, outcome), samples, options.channel, outcome)
+    check_rate(samples.rate, f"{name}: sample rate")
+    frames = _frames(pipe, samples, size, outcome)
+    blocks = _mono_blocks(frames, samples, options.channel, outcome, name)
+    if not _is_regular(source):
+        blocks = _until_it_fails(blocks, outcome)
     outcome.sample_rate = samples.rate
     encode_blocks(codec, blocks, options, outcome, write, seek)
     return outcome
 
 
+def _is_chunk(name: bytes) -> bool:
+    """Tell whether a RIFF chunk may begin so, or the file ends here."""
+    return not name or name in _CHUNKS
+
+
+def _is_regular(file: IO[bytes]) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(file.fileno()).st_mode)
+    except (OSError, ValueError):
+        return False
+
+
+def _until_it_fails(blocks: Iterator[FloatArray], outcome: Outcome) -> Iterator[FloatArray]:
+    """Yield blocks; end where they cannot be read on, so that what came before is kept."""
+    begun = False
+    try:
+        for block in blocks:
+            begun = begun or len(block) > 0
+            yield block
+    except (AudioError, OSError) as error:
+        if not begun:
+            raise
+        outcome.error = str(error)
+
+
 def _frames(
-    pipe: PipeInput, samples: Samples, num_bytes: int, outcome: Outcome
+    pipe: PipeInput, samples: Samples, num_bytes: int | None, outcome: Outcome
 ) -> Iterator[FloatArray]:
-    """Yield samples of all channels, shape [T, channels], as they come in; -1 bytes: all."""
+    """Yield samples of all channels, shape [T, channels], as they come in; None: all."""
     rest, left = b"", num_bytes
-    while left:
-        data = pipe.read_some(CHUNK_BYTES if left < 0 else min(CHUNK_BYTES, left))
+    while left is None or left > 0:
+        data = pipe.read_some(CHUNK_BYTES if left is None else min(CHUNK_BYTES, left))
         if not data:
             break
-        if left > 0:
+        if left is not None:
             left -= len(data)
         data = rest + data
         whole = len(data) - len(data) % samples.frame_bytes
         rest = data[whole:]
         yield samples.to_float(data[:whole])
-    if left > 1:  # one: a pad byte left out
-        there = num_bytes - left
-        outcome.notes.append(
-            f"the file is cut off: {there} of {num_bytes} bytes of audio are there and are used"
-        )
-    elif left == 0:
-        pipe.drain()
+    if left and num_bytes is not None:
+        if left > 1:  # one: a pad byte left out
+            there = num_bytes - left
+            outcome.notes.append(
+                f"the file is cut off: {there} of {num_bytes} bytes of audio are there and are used"
+            )
+    elif left == 0 and num_bytes is not None:
+        known = _is_chunk(pipe.peek(num_bytes % 2 + 4)[num_bytes % 2 :])
+        surplus = pipe.drain() - num_bytes % 2
+        if not known:
+            outcome.notes.append(f"{surplus} bytes behind the announced audio are left out")
+    elif rest:
+        outcome.notes.append(f"{_bytes(len(rest))} at the end are no whole sample: left out")
+
+
+def _bytes(count: int) -> str:
+    return "1 byte" if count == 1 else f"{count} bytes"
 
 
 def _mono_blocks(
-    frames: Iterator[FloatArray], samples: Samples, channel: str | int, outcome: Outcome
+    frames: Iterator[FloatArray],
+    samples: Samples,
+    channel: str | int,
+    outcome: Outcome,
+    name: str,
 ) -> Iterator[FloatArray]:
     """Yield mono samples; a downmix is chosen by the first second in which there is sound."""
     peak = 0.0
-    name = "standard input"
     first: list[FloatArray] = []
     gains: Downmix | None = None
     if samples.channels == 1:
@@ -274,13 +328,14 @@ def _encode_spooled(
     write: Callable[[bytes], object],
     options: EncodeOptions,
     outcome: Outcome,
+    name: str,
 ) -> Outcome:
     """Encode an audio file that cannot be read while it comes in."""
     with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as coded:
         while data := pipe.read_some(CHUNK_BYTES):
             file.write(data)
         file.flush()
-        with AudioReader(file.name, options.channel, "standard input") as reader:
+        with AudioReader(file.name, options.channel, name) as reader:
             outcome.sample_rate = reader.sample_rate
             encode_blocks(codec, reader.blocks(), options, outcome, coded.write, coded.seek)
             outcome.notes += reader.notes

@@ -42,6 +42,8 @@ from codec.pieces import (
     until,
 )
 
+STANDARD = Path("-")
+
 
 def encode_file(
     codec: Codec,
@@ -233,7 +235,7 @@ def choose_target(source: Location, target: str | None, suffix: str, force: bool
     ------
     CodecError   it is the input, of the wrong kind, or there already and not named
     """
-    many = is_directory(source)
+    many = source != STANDARD and is_directory(source)
     if target is None:
         if many:
             raise CodecError(f"{source}: is a directory; name a directory for the outputs as well")
@@ -243,9 +245,11 @@ def choose_target(source: Location, target: str | None, suffix: str, force: bool
     else:
         chosen = location(target)
         if not many and (target.endswith("/") or is_directory(chosen)):
+            if source == STANDARD:
+                raise CodecError(f"{target}: is a directory; name the output file")
             chosen = join(chosen, Path(str(source)).stem + suffix)
     if exists(chosen):
-        if exists(source) and _is_same(source, chosen):
+        if _is_same(source, chosen):
             raise CodecError(f"{chosen}: is the input; name another output")
         if many and not is_directory(chosen):
             raise CodecError(
@@ -269,8 +273,13 @@ def with_suffix(place: Location, suffix: str) -> Location:
 
 
 def _is_same(source: Location, target: Location) -> bool:
+    """Tell whether an output that is there is what is read."""
     if isinstance(source, Path) and isinstance(target, Path):
-        return source.samefile(target)
+        try:
+            found = os.fstat(0) if source == STANDARD else source.stat()
+            return os.path.samestat(found, target.stat())
+        except OSError:  # no such input, or a standard input that is closed
+            return False
     return str(source).rstrip("/") == str(target).rstrip("/")
 
 

@@ -37,10 +37,13 @@ from commands.terminal import (
     complain,
     count,
     end_cleanly,
+    name_of,
     note,
     progress,
     say,
 )
+
+HEADERLESS = {"s16le", "f32le", "alaw", "mulaw"}
 
 
 @lru_cache(maxsize=1)
@@ -98,7 +101,10 @@ class CodingRun:
     @property
     def suffix(self) -> str:
         """Return the suffix of outputs."""
-        return ".bin" if self.encoding else f".{getattr(self.options, 'format', None) or 'wav'}"
+        if self.encoding:
+            return ".bin"
+        kind = getattr(self.options, "format", None) or "wav"
+        return ".raw" if kind in HEADERLESS else f".{kind}"
 
     @property
     def suffixes(self) -> Collection[str]:
@@ -129,13 +135,14 @@ class CodingRun:
             raise UserError(f"{option}: is for files and directories; leave it out with -")
         if source == STANDARD and target is None:
             raise UserError("name an output for what comes from standard input, or -")
-        if is_directory(source):
+        if source != STANDARD and is_directory(source):
             raise UserError(f"{source}: is a directory; name one file to go to standard output")
 
     def __call__(self, source: Location, target: str | None, raw: Samples | None = None) -> None:
         """Code a file, a directory, or what comes through standard input or a pipe."""
         if (
-            STANDARD in (source, Path(target or ""))
+            source == STANDARD
+            or target == "-"
             or raw is not None
             or (self.encoding and isinstance(source, Path) and _is_pipe(source))
         ):
@@ -299,14 +306,22 @@ def _open_output(target: Path) -> Generator[tuple[BinaryIO, bool]]:
         raise UserError("standard output is a terminal; redirect it to a file or a program")
     out = sys.stdout.buffer
     seekable = _can_seek(out)
-    yield out, seekable
-    if seekable:
-        out.seek(0, os.SEEK_END)  # whoever shares it goes on writing there
-    out.flush()
+    try:
+        yield out, seekable
+        if seekable:
+            out.seek(0, os.SEEK_END)  # whoever shares it goes on writing there
+        out.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise UserError(f"standard output: cannot be written ({error.strerror})") from error
 
 
 @contextlib.contextmanager
-def _open_input(source: Path) -> Generator[BinaryIO]:
+def open_input(source: Path) -> Generator[BinaryIO]:
+    """Open an input, or standard input."""
     if source != STANDARD:
         with source.open("rb") as file:
             yield file
@@ -330,22 +345,25 @@ def run_encode_pipe(
     codec: Codec, source: Path, target: Path, options: EncodeOptions, raw: Samples | None
 ) -> None:
     """Encode from standard input, or from what is to be read as it is."""
-    if source.is_file() and raw is None:
+    if source != STANDARD and source.is_file() and raw is None:
         with _open_output(target) as (writer, _):
             _report(encode_file(codec, source, writer, options), source, encoding=True)
         return
-    with _open_input(source) as reader, LiveStop(reader).listening() as stop:
+    with open_input(source) as reader, LiveStop(reader).listening() as stop:
         with _open_output(target) as (writer, seekable):
             outcome = encode_pipe(
                 codec, reader, partial(_write_through, writer), options,
-                writer.seek if seekable else None, raw, stop,
+                writer.seek if seekable else None, raw, stop, name_of(source),
             )  # fmt: skip
             if stop.signal and not outcome.num_samples:
                 sys.exit(128 + stop.signal)  # there is nothing to keep
     outcome.target = target
-    _report(outcome, _name(source), encoding=True)
+    _report(outcome, name_of(source), encoding=True)
+    where = "the output" if target == STANDARD else target
+    if outcome.error:
+        note(f"{where} holds the {outcome.seconds:.2f} s before that")
+        raise UserError(outcome.error)
     if stop.signal:
-        where = "the output" if target == STANDARD else target
         name = signal.Signals(stop.signal).name
         note(f"stopped by {name}: {where} holds the {outcome.seconds:.2f} s that came in")
         raise typer.Exit(128 + stop.signal)
@@ -355,12 +373,11 @@ def run_decode_pipe(codec: Codec, source: Path, target: Path, options: DecodeOpt
     """Decode from standard input, to standard output, or both."""
     outcome = Outcome(source, target)
     try:
-        with _open_input(source) as reader, _open_output(target) as (writer, seekable):
+        with open_input(source) as reader, _open_output(target) as (writer, seekable):
             decode_stream(codec, reader, writer, options, outcome, seekable)
     except BitstreamError as error:
-        hint = "" if options.salvage else "; --salvage keeps what is intact"
-        raise UserError(f"{_name(source)}: {error}{hint}") from error
-    _report(outcome, _name(source), encoding=False)
+        raise UserError(f"{name_of(source)}: {error}") from error
+    _report(outcome, name_of(source), encoding=False)
 
 
 def _write_through(file: BinaryIO, data: bytes) -> None:
@@ -368,7 +385,3 @@ def _write_through(file: BinaryIO, data: bytes) -> None:
     if data:
         file.write(data)
         file.flush()
-
-
-def _name(source: Path) -> str:
-    return "standard input" if source == STANDARD else str(source)

@@ -64,12 +64,16 @@ def count_cpus() -> int:
 def report_failures(result: EvalResult) -> bool:
     """Print one line for each failure; return whether some clip is not in the figures at all."""
     lost = False
+    unread: set[str] = set()
     for failure in result.failures.itertuples():
         codec = "" if failure.codec == result.info.name else f" in {failure.codec}"
-        if failure.metric == "audio" and codec:
-            continue  # said already: ours could not read it either
         where = f"{failure.file}{codec} at {failure.rate:g} kbit/s"
-        if failure.metric in ("audio", "codec"):
+        if failure.metric == "audio":  # at every rate, and in all codecs
+            lost = True
+            if failure.file not in unread:
+                complain(failure.reason)
+            unread.add(failure.file)
+        elif failure.metric == "codec":
             lost = True
             complain(f"{where}: {failure.reason}")
         else:

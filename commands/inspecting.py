@@ -10,20 +10,36 @@ from typing import Any
 import typer
 
 from codec.errors import BitstreamError
-from codec.info import StreamReader, read_coded, stream_info
+from codec.info import StreamReader, read_coded, read_stream_bytes, stream_info
 from codec.io.finder import Finder
 from codec.io.storage import Location, absolute, join
 from codec.runner import Place, run
 from codec.weights import load_weights
-from commands.terminal import EXIT_SOME_FILES, UserError, complain, end_cleanly, note, say
+from commands.coding import open_input
+from commands.terminal import (
+    EXIT_SOME_FILES,
+    STANDARD,
+    UserError,
+    complain,
+    end_cleanly,
+    escaped,
+    name_of,
+    note,
+    say,
+)
 
 
 def describe(place: Location, as_json: bool, weights: Path | None) -> None:
     """Print what there is to say of one stream."""
     try:
-        result = stream_info(read_coded(place), weights)
+        if place == STANDARD:
+            with open_input(STANDARD) as file:
+                data = read_stream_bytes(file)
+        else:
+            data = read_coded(place)
+        result = stream_info(data, weights)
     except BitstreamError as error:
-        raise UserError(f"{place}: {error}") from error
+        raise UserError(f"{name_of(place)}: {error}") from error
     except ValueError as error:  # the weights
         raise UserError(str(error)) from error
     print(json.dumps(result, indent=2) if as_json else _format(place, result))
@@ -80,7 +96,10 @@ def _format(place: Location, info: dict[str, Any]) -> str:
     mode = "variable (VBR)" if info["vbr"] else "constant (CBR)"
     kind = "independent of each other" if info["independent"] else "in groups of 1 s"
     rows = [
-        ("file", f"{place}, {info['file_bytes']} bytes, header {info['header_bytes']}"),
+        (
+            "file",
+            f"{escaped(name_of(place))}, {info['file_bytes']} bytes, header {info['header_bytes']}",
+        ),
         ("format", f"version {info['version']}, weights {info['fingerprint']}"),
         (
             "duration",

@@ -44,6 +44,10 @@ class OutputFormat(StrEnum):
 
     wav = "wav"
     raw = "raw"
+    s16le = "s16le"
+    f32le = "f32le"
+    alaw = "alaw"
+    mulaw = "mulaw"
     flac = "flac"
     ogg = "ogg"
     opus = "opus"

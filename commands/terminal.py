@@ -15,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from codec.errors import CodecError
+from codec.io.files import printable
 from codec.io.storage import Location, exists, location
 
 STANDARD = Path("-")  # standard input or output
@@ -37,8 +38,8 @@ def _one_line(message: object) -> str:
 
 
 def escaped(text: object) -> str:
-    """Return text for one line: names of files may hold newlines, and bytes that are no text."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+    """Return text for one line."""
+    return printable(text)
 
 
 def say(message: object) -> None:
@@ -147,6 +148,11 @@ def find_input(name: str) -> Location:
     if place != STANDARD and not exists(place):
         raise UserError(f"{place}: no such file or directory; check the path")
     return place
+
+
+def name_of(place: Location) -> str:
+    """Return what to call an input."""
+    return "standard input" if place == STANDARD else str(place)
 
 
 def end_cleanly() -> None:

@@ -18,6 +18,7 @@ from codec.config import (
 from codec.errors import BitstreamError
 
 AGAIN = "copy it again"
+SALVAGE = ", or keep what is intact with --salvage"
 
 
 def read_stream(data: bytes) -> tuple[Header, list[bytes]]:
@@ -114,7 +115,7 @@ class BitstreamReader:
             self._surplus += len(self._data)
             self._data.clear()
             if not self._tolerant:
-                raise BitstreamError(_surplus_message(self._surplus))
+                raise BitstreamError(_surplus_message(self._surplus) + SALVAGE)
         return packets
 
     def finish(self) -> list[bytes | None]:
@@ -133,7 +134,7 @@ class BitstreamReader:
             return packets + self._give_up()
         surplus = self._surplus + len(self._data)
         if surplus and not self._tolerant:
-            raise BitstreamError(_surplus_message(surplus))
+            raise BitstreamError(_surplus_message(surplus) + SALVAGE)
         if surplus:
             self.problems.append(_surplus_message(surplus))
         return packets
@@ -180,7 +181,7 @@ class BitstreamReader:
         group = self._group
         if not self._tolerant:
             end = group.first + self._layout.group_packets(group.index)
-            raise BitstreamError(self._damage_message(group.first, end, group.fault))
+            raise BitstreamError(self._damage_message(group.first, end, group.fault) + SALVAGE)
         self._search = Search(group, self._base)
 
     def _resynchronise(self, packets: list[bytes | None], at_end: bool) -> bool:
@@ -230,7 +231,7 @@ class BitstreamReader:
         group, layout = self._group, self._layout
         assert self.header is not None
         if self._search is None:
-            raise BitstreamError(self._cut_off_message(group.first + len(group.packets)))
+            raise BitstreamError(self._cut_off_message(group.first + len(group.packets)) + SALVAGE)
         packets: list[bytes | None] = []
         if not group.fault and not (self.header.open_end and layout.num_packets is not None):
             packets += group.packets

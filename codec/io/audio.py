@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -28,10 +27,14 @@ from codec.io.channels import (
     one_channel,
     to_mono,
 )
-from codec.io.files import PathLike
-from codec.io.parts import Part, file_parts, is_mp3, quiet_mpg123
+from codec.io.files import PathLike, list_files
+from codec.io.flac import resume_flac
+from codec.io.media import SUFFIXES as MEDIA_SUFFIXES
+from codec.io.media import MediaFile, open_media
+from codec.io.mpeg import is_mp3, quiet_mpg123
+from codec.io.parts import Part, file_parts
 from codec.io.resample import ResampleStream, check_rate, from_codec_rate, resample, to_codec_rate
-from codec.io.sniff import LONG_HEAD_BYTES, is_audio_file
+from codec.io.sniff import LONG_HEAD_BYTES, is_audio_file, media_name
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -48,21 +51,26 @@ __all__ = [
     "to_mono",
 ]
 
-AUDIO_SUFFIXES = frozenset(
-    ".aif .aifc .aiff .au .caf .flac .mp3 .oga .ogg .opus .rf64 .snd .sph .w64 .wav".split()
+AUDIO_SUFFIXES = MEDIA_SUFFIXES | frozenset(
+    ".aif .aifc .aiff .au .avr .bwf .caf .flac .mp1 .mp2 .mp3 .mpga .nist .oga .ogg .opus .pvf "
+    ".rf64 .snd .sph .voc .w64 .wav .wave".split()
 )
 
 _LOUD = 2.0  # decoded files clip at 1, which a lossy source exceeds a little
-_UNKNOWN_SIZE = 0x7FFFF000
 _UNKNOWN_FRAMES = 1 << 62
 _MP3_BLOCK = 9216  # samples that an error in an MP3 file may cost
 _MP3_FAILURES = 1024
-# A line of libsndfile's log of the header; sizes from 2 GB on stand for "unknown" in piped files.
-_CUT_OFF = re.compile(r"^ *(?:data|SSND|riff|Riff size) : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_FLAC_BLOCK = 4096  # the same in a FLAC file
+_FLAC_FAILURES = 64
+
+AudioFile = Any  # a `soundfile.SoundFile`, of a package without types, or a `MediaFile`
+_ERRORS = (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError)
 
 
 class AudioReader:
-    """Read any file that libsndfile reads as mono, block by block, at the file's own rate.
+    """Read any audio file as mono, block by block, at the file's own rate.
+
+    libsndfile reads most; what it does not, PyAV or ffmpeg may (:mod:`codec.io.media`).
 
     Parameters
     ----------
@@ -91,13 +99,20 @@ class AudioReader:
         self._peak = 0.0
         self._stack = contextlib.ExitStack()
         _check_readable(path, self.name)
+        with open(path, "rb") as file:
+            head = file.read(LONG_HEAD_BYTES)
+        self._media = media_name(head)
+        self._quiet = is_mp3(head, path)
+        self._parts = [Part(path)]
+        notes: list[str] = []
         try:
-            self._parts, notes = file_parts(path)
-            self._quiet = is_mp3(path)
-            self._first = self._open(self._parts[0])
-        except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as exc:
-            with open(path, "rb") as file:  # it may be of a kind that has a better name
-                is_audio_file(file.read(LONG_HEAD_BYTES), self.name)
+            if not self._media:
+                self._parts, notes = file_parts(path)
+            self._first = self._stack.enter_context(self._open(self._parts[0]))
+        except AudioError:
+            raise
+        except _ERRORS as exc:
+            is_audio_file(head, self.name)  # it may be of a kind that has a better name
             raise self._refusal(exc) from exc
         if self._first.channels < 1:
             raise AudioError(f"{self.name}: has no channels; convert it to mono or stereo first")
@@ -106,7 +121,7 @@ class AudioReader:
             check_rate(self.sample_rate)
         except AudioError as exc:
             raise AudioError(f"{self.name}: {exc}") from exc
-        self.notes += notes + _cut_off_notes(self._first)
+        self.notes += notes
 
     def __enter__(self) -> Self:
         """Return the reader, which the end of the block closes."""
@@ -136,63 +151,107 @@ class AudioReader:
                 yield from self._read_part(part, number)
             except AudioError:
                 raise
-            except (soundfile.SoundFileError, RuntimeError, TypeError, ValueError, OSError) as exc:
+            except _ERRORS as exc:
                 raise self._refusal(exc, opened=True) from exc
+        if isinstance(self._first, MediaFile):
+            self.notes += self._first.notes
         if self.num_samples == 0:
             self.notes.append("the file has no samples")
         self.notes += loud_note(self._peak)
 
     def _read_part(self, part: Part, number: int) -> Iterator[FloatArray]:
         """Yield the mono blocks of one part of the file, at the rate of the first."""
-        file = self._first if number == 0 else self._open(part)
-        gains = self._choose_gains(file, part)
-        rate = int(file.samplerate)
-        stream = ResampleStream(rate, self.sample_rate)
-        if gains.note and gains.note not in self.notes:
-            self.notes.append(gains.note)
-        if rate != self.sample_rate:
-            self.notes.append(f"part {number + 1} has {rate} Hz: resampled to {self.sample_rate}")
-        for block in self._read(file):
-            self._peak = max(self._peak, check_samples(block, self.name))
-            yield self._count(stream.push(gains(block)))
-        yield self._count(stream.finish())
+        with contextlib.ExitStack() as stack:
+            file = self._first if number == 0 else stack.enter_context(self._open(part))
+            gains = self._choose_gains(file, part)
+            rate = int(file.samplerate)
+            stream = ResampleStream(rate, self.sample_rate)
+            if gains.note and gains.note not in self.notes:
+                self.notes.append(gains.note)
+            if rate != self.sample_rate:
+                text = f"part {number + 1} has {rate} Hz: resampled to {self.sample_rate}"
+                self.notes.append(text)
+            for block in self._read_on(file, part):
+                self._peak = max(self._peak, check_samples(block, self.name))
+                yield self._count(stream.push(gains(block)))
+            yield self._count(stream.finish())
 
-    def _choose_gains(self, file: soundfile.SoundFile, part: Part) -> Downmix:
+    def _choose_gains(self, file: AudioFile, part: Part) -> Downmix:
         channels = file.channels
         if self.channel != MIX:
             return one_channel(int(self.channel), channels, self.name)
         if channels == 1:
             return Downmix((1.0,))
         with self._open(part) as again:
-            return downmix(self._read(again, say=False), channels, ogg=file.format == "OGG")
+            return downmix(
+                self._read_on(again, part, say=False), channels, ogg=file.format == "OGG"
+            )
 
     def _count(self, samples: FloatArray) -> FloatArray:
         self.num_samples += len(samples)
         return samples
 
-    def _open(self, part: Part) -> soundfile.SoundFile:
-        with quiet_mpg123(self._quiet):
-            return self._stack.enter_context(_Sequential(part.open(self._stack)))
+    @contextlib.contextmanager
+    def _open(self, part: Part) -> Iterator[AudioFile]:
+        if self._media:
+            with open_media(part.path, self._media, self.name) as media:
+                yield media
+            return
+        with part.open() as source:
+            with quiet_mpg123(self._quiet):
+                file = _Sequential(source)
+            with file:
+                yield file
 
-    def _read(self, file: soundfile.SoundFile, say: bool = True) -> Iterator[FloatArray]:
+    def _read_on(self, file: AudioFile, part: Part, say: bool = True) -> Iterator[FloatArray]:
+        """Yield what `_read` does, and of a FLAC file what stands behind damage."""
+        count = 0
+        for block in self._read(file, say):
+            count += len(block)
+            yield block
+        where = part.pieces[0] if part.pieces else range(os.path.getsize(part.path))
+        place = 0
+        for _ in range(_FLAC_FAILURES):
+            if file.format != "FLAC" or count >= file.frames or not isinstance(where, range):
+                return
+            found = resume_flac(part.path, where, place, count)
+            if found is None:
+                return
+            place = found.place
+            rest = Part(part.path, (found.head, range(place, where.stop)))
+            with contextlib.suppress(*_ERRORS), self._open(rest) as again:
+                for block in self._read(again, say=False):
+                    # Silence for what is lost, so that what follows keeps its time.
+                    while (gap := min(found.sample - count, _FLAC_BLOCK)) > 0:
+                        yield np.zeros((gap, file.channels), np.float32)
+                        count += gap
+                    count += len(block)
+                    yield block
+
+    def _read(self, file: AudioFile, say: bool = True) -> Iterator[FloatArray]:
         """Yield blocks of shape [T, channels], bounded in samples of all channels together.
 
         A broken header may announce more than memory holds, and a thousand channels.
         """
-        is_mp3 = file.format == "MP3"
-        size = _MP3_BLOCK if is_mp3 else max(1, BLOCK_SAMPLES // file.channels)
+        kind = file.format
+        # Where what was read before an error is lost, blocks are small; a FLAC file is read as far
+        # as it announces, whatever stands behind.
+        size = {"MP3": _MP3_BLOCK, "FLAC": _FLAC_BLOCK}.get(
+            kind, max(1, BLOCK_SAMPLES // file.channels)
+        )
+        last = file.frames if kind == "FLAC" else _UNKNOWN_FRAMES
         count = failures = 0
         damaged_at = -1
-        while True:
+        while count < last:
             try:
                 with quiet_mpg123(self._quiet):
-                    block = file.read(size, dtype="float32", always_2d=True)
+                    block = file.read(min(size, last - count), dtype="float32", always_2d=True)
             except soundfile.SoundFileError:
                 failures += 1
-                if file.format == "FLAC" or not (count or is_mp3):
+                if not (count or kind == "MP3"):
                     raise
                 damaged_at = count if damaged_at < 0 else damaged_at
-                if is_mp3 and failures < _MP3_FAILURES:
+                if kind == "MP3" and failures < _MP3_FAILURES:
                     continue  # libmpg123 looks for the next frame, 1 kB further each time
                 break
             if not len(block):
@@ -200,11 +259,12 @@ class AudioReader:
             count += len(block)
             failures = 0
             yield block
-        if file.format == "FLAC" and count < file.frames < _UNKNOWN_FRAMES:
-            raise ValueError("fewer samples than announced")
-        if is_mp3 and damaged_at < 0 and count < file.frames - _MP3_BLOCK:
+        if damaged_at < 0 and (
+            (kind == "FLAC" and count < file.frames < _UNKNOWN_FRAMES)
+            or (kind == "MP3" and count < file.frames - _MP3_BLOCK)
+        ):
             damaged_at = count
-        if is_mp3 and not count:
+        if kind in ("FLAC", "MP3") and not count and file.frames:
             raise ValueError("no frame can be read")
         if say and damaged_at >= 0:
             where = f"{damaged_at / file.samplerate:.1f} s after its start"
@@ -217,7 +277,10 @@ class AudioReader:
         if opened:
             what = "is damaged or cut off; copy it again, or convert what is left of it to WAV"
         else:
-            what = "not an audio file that libsndfile can read; convert it to WAV or FLAC first"
+            what = (
+                "not an audio file that libsndfile can read; convert it to WAV or FLAC first, or "
+                "say with --raw what its samples are"
+            )
         return AudioError(f"{self.name}: {what}")
 
 
@@ -296,31 +359,21 @@ def _check_readable(path: PathLike, name: str) -> None:
         raise AudioError(f"{name}: is empty, no audio file that libsndfile can read; copy it again")
 
 
-def _cut_off_notes(file: Any) -> list[str]:
-    """Return a note if the header announces more audio than the file has."""
-    found = _CUT_OFF.search(file.extra_info)
-    if found is None:
-        return []
-    announced, there = int(found[1]), int(found[2])
-    if announced >= _UNKNOWN_SIZE or announced <= there + 1:  # one: a pad byte left out
-        return []
-    return [f"the file is cut off: {there} of {announced} bytes of audio are there and are used"]
-
-
-def list_audio(directory: PathLike) -> list[Path]:
+def list_audio(directory: PathLike, notes: list[str] | None = None) -> list[Path]:
     """Return every audio file below `directory`, sorted by path; hidden files are left out.
+
+    Parameters
+    ----------
+    directory : where to look; links to folders are followed
+    notes : list of str   gets what else is there and was left out
 
     Raises
     ------
     AudioError   `directory` does not exist or is not a directory
     """
-    root = Path(directory)
-    if not root.is_dir():
+    if not Path(directory).is_dir():
         raise AudioError(f"{directory}: no such directory")
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in AUDIO_SUFFIXES:
-                found.append(Path(folder) / name)
-    return sorted(found)
+    found, left_out = list_files(directory, AUDIO_SUFFIXES)
+    if notes is not None:
+        notes += left_out
+    return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from codec.errors import AudioError
 from codec.io.files import PathLike
-from codec.io.wav import to_int16, wav_header
+from codec.io.wav import from_float, to_int16, wav_header
 
 FloatArray = NDArray[np.float32]
 
@@ -28,6 +28,7 @@ class Format(NamedTuple):
 
 
 WAV, RAW = Format("WAV"), Format("RAW")
+_HEADERLESS = ("s16le", "f32le", "alaw", "mulaw")
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 
@@ -35,6 +36,7 @@ _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
 FORMATS = {
     "wav": WAV,
     "raw": RAW,
+    **{name: Format("RAW", name) for name in _HEADERLESS},
     "flac": Format("FLAC"),
     "ogg": Format("OGG", "VORBIS"),
     "opus": Format("OGG", "OPUS", _OPUS_RATES),
@@ -46,7 +48,8 @@ FORMATS = {
     "rf64": Format("RF64"),
     "sph": Format("NIST"),
 }
-_SUFFIXES = {"aif": "aiff", "aifc": "aiff", "snd": "au", "oga": "ogg", "wave": "wav", "pcm": "raw"}
+_SUFFIXES = {"aif": "aiff", "aifc": "aiff", "snd": "au", "oga": "ogg", "wave": "wav"}
+_SUFFIXES |= {"pcm": "raw", "al": "alaw", "ul": "mulaw", "ulaw": "mulaw"}
 
 
 def output_format(path: PathLike, rate: int | None = None, name: str | None = None) -> Format:
@@ -99,22 +102,22 @@ def open_sink(
     num_samples : int or None   how many will come, if that is known
     seekable : bool           the header may be put right at the end
     """
-    if format == RAW:
-        return _RawSink(file)
+    if format.container == "RAW":
+        return _RawSink(file, "s16le" if format == RAW else format.subtype)
     if format == WAV:
         return _WavSink(file, rate, num_samples, seekable)
     return _LibsndfileSink(file, format, rate, seekable)
 
 
 class _RawSink:
-    """Signed 16-bit samples, little-endian, without a header."""
+    """Samples without a header, as :class:`codec.io.wav.Samples` names them."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, encoding: str = "s16le") -> None:
+        self._file, self._encoding = file, encoding
 
     def write(self, samples: FloatArray) -> None:
         if len(samples):
-            self._file.write(to_int16(samples).data)
+            self._file.write(from_float(samples, self._encoding))
             self._file.flush()  # so that the next program has them at once
 
     def finish(self) -> None:

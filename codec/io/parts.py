@@ -1,61 +1,72 @@
-"""What libsndfile does not see in a file: further links, sizes that are missing."""
+"""What libsndfile does not see in a file: further recordings, sizes that are missing, junk."""
 
 from __future__ import annotations
 
+import bisect
 import contextlib
 import io
+import itertools
+import mmap
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, BinaryIO, NamedTuple
 
+from codec.io.containers import locate_audio
 from codec.io.files import PathLike
-from codec.io.wav import parse_wav
+from codec.io.mpeg import after_id3, is_mp3, is_named_mp3, mp3_files
+from codec.io.sniff import LONG_HEAD_BYTES, is_known_audio, is_mpeg_audio
 
-_MP3_HEADS = (b"ID3", b"TAG")
 _OGG_HEADER_BYTES = 27
 _OGG_FIRST, _OGG_LAST = 0x02, 0x04  # flags of a page: begins, ends a logical stream
+_FLAC_HEAD = b"fLaC\0\0\0\x22"  # what is always the first block follows
+_TAG_BYTES = 128  # of ID3v1, at the end of files
 
 
 class Part(NamedTuple):
-    """A stretch of a file that libsndfile reads as a file of its own, with some bytes replaced."""
+    """What libsndfile reads as a file of its own: ranges of a file, and bytes put between them."""
 
     path: PathLike
-    start: int = 0
-    stop: int | None = None  # None: to the end
-    overlay: tuple[tuple[int, bytes], ...] = ()
+    pieces: tuple[bytes | range, ...] = ()  # none: the whole file
 
-    def open(self, stack: contextlib.ExitStack) -> Any:
-        """Return what to give to libsndfile: the path if that will do, else a file to read."""
-        if not (self.start or self.stop or self.overlay):
-            return os.fsencode(self.path)
-        size = os.path.getsize(self.path)
-        stop = size if self.stop is None else self.stop
-        return _Window(stack.enter_context(open(self.path, "rb")), self, stop - self.start)
+    @contextlib.contextmanager
+    def open(self) -> Iterator[Any]:
+        """Yield what to give to libsndfile: the path if that will do, else a file to read."""
+        if not self.pieces:
+            yield os.fsencode(self.path)
+            return
+        with open(self.path, "rb") as file:
+            yield _Window(file, self.pieces)
 
 
 class _Window(io.RawIOBase):
     """The bytes of a `Part`."""
 
-    def __init__(self, file: BinaryIO, part: Part, size: int) -> None:
-        self._file, self._part, self._size = file, part, size
+    def __init__(self, file: BinaryIO, pieces: tuple[bytes | range, ...]) -> None:
+        self._file, self._pieces = file, pieces
+        self._ends = list(itertools.accumulate(map(len, pieces)))
         self._position = 0
 
     def readinto(self, buffer: Any) -> int:
-        size = max(min(len(buffer), self._size - self._position), 0)
-        self._file.seek(self._part.start + self._position)
-        data = bytearray(self._file.read(size))
-        for place, content in self._part.overlay:
-            begin = place - self._position
-            for i, byte in enumerate(content):
-                if 0 <= begin + i < len(data):
-                    data[begin + i] = byte
-        buffer[: len(data)] = data
-        self._position += len(data)
-        return len(data)
+        done = 0
+        while done < len(buffer) and self._position < self._ends[-1]:
+            number = bisect.bisect_right(self._ends, self._position)
+            piece = self._pieces[number]
+            place = self._position - (self._ends[number] - len(piece))
+            size = min(len(piece) - place, len(buffer) - done)
+            if isinstance(piece, bytes):
+                data = piece[place : place + size]
+            else:
+                self._file.seek(piece.start + place)
+                data = self._file.read(size)
+            if not data:  # the file has become shorter
+                break
+            buffer[done : done + len(data)] = data
+            done += len(data)
+            self._position += len(data)
+        return done
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._size}[whence]
+        base = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self._ends[-1]}[whence]
         self._position = max(base + offset, 0)
         return self._position
 
@@ -66,124 +77,103 @@ class _Window(io.RawIOBase):
 def file_parts(path: PathLike) -> tuple[list[Part], list[str]]:
     """Return the parts of an audio file in order, and notes on what its header leaves open.
 
-    A chained Ogg file has a part for each of its links; a WAV file whose recorder did not come to
-    write the length gets it here. Anything else is one part, the whole file.
+    A chain of recordings (Ogg, FLAC, MP3) has a part for each of them; a header whose sizes are
+    missing or wrong, and which libsndfile would go by, is replaced. Anything else is one part, the
+    whole file.
     """
     with open(path, "rb") as file:
-        head = file.read(12)
+        size = os.fstat(file.fileno()).st_size
+        head = file.read(LONG_HEAD_BYTES)
         if head[:4] == b"OggS":
-            return _ogg_parts(path, file)
-        if head[:4] == b"RIFF" and head[8:] == b"WAVE":
-            return _wav_parts(path, file)
-    return [Part(path)], []
+            return _ogg_parts(path, size)
+        file.seek(after_id3(head[:10]))
+        if file.read(4) == b"fLaC":
+            return _flac_parts(path, after_id3(head[:10]), size)
+        if is_mp3(head, path) or (not is_known_audio(head) and is_mpeg_audio(head)):
+            return _mp3_parts(path)
+        found, notes = locate_audio(file, size)
+        if found is None:
+            return [Part(path)], notes
+        header, samples = found
+        return [Part(path, (header, samples))], notes
 
 
-def _wav_parts(path: PathLike, file: BinaryIO) -> tuple[list[Part], list[str]]:
-    def peek(size: int) -> bytes:
-        file.seek(0)
-        return file.read(size)
-
-    header = parse_wav(peek)
-    there = os.fstat(file.fileno()).st_size
-    if header is None or header.size or there <= header.offset or _only_chunks(file, header.offset):
-        return [Part(path)], []
-    overlay = ((4, b"\xff" * 4), (header.offset - 4, b"\xff" * 4))  # as programs write into pipes
-    return [Part(path, overlay=overlay)], ["the header announces no audio: read to the file's end"]
-
-
-def _only_chunks(file: BinaryIO, position: int) -> bool:
-    """Tell whether whole RIFF chunks, and nothing else, follow up to the end of the file."""
-    size = os.fstat(file.fileno()).st_size
-    while position < size:
-        file.seek(position)
-        head = file.read(8)
-        if len(head) < 8 or not head[:4].isascii() or not head[:4].decode().isprintable():
-            return False
-        length = int.from_bytes(head[4:], "little")
-        position += 8 + length
-        if position < size:
-            position += length % 2
-    return position == size
-
-
-def _ogg_parts(path: PathLike, file: BinaryIO) -> tuple[list[Part], list[str]]:
-    """Return a part for each link of an Ogg file: from the first page of a stream to the next."""
-    size = os.fstat(file.fileno()).st_size
-    starts, position = [], 0
-    after_first = ended = False
-    while position < size:
-        file.seek(position)
-        page = file.read(_OGG_HEADER_BYTES)
-        if len(page) < _OGG_HEADER_BYTES or page[:4] != b"OggS":
-            break
-        lengths = file.read(page[26])
-        first = bool(page[5] & _OGG_FIRST)
-        if first and not after_first:  # several streams of one link begin one after the other
-            starts.append(position)
-        after_first, ended = first, bool(page[5] & _OGG_LAST)
-        position += _OGG_HEADER_BYTES + len(lengths) + sum(lengths)
+def _chain(
+    path: PathLike, runs: Sequence[tuple[bytes | range, ...]]
+) -> tuple[list[Part], list[str]]:
     notes = []
-    if position > size or (position == size and not ended):
-        notes.append("the file is cut off: what is there is used")
-    if len(starts) <= 1 or position < size:  # libsndfile looks for pages behind what is broken
-        return [Part(path)], notes
-    notes.append(f"a chain of {len(starts)} recordings: read one after the other")
-    stops = [*starts[1:], size]
-    return [Part(path, a, b) for a, b in zip(starts, stops, strict=True)], notes
-
-
-# --- MP3 ------------------------------------------------------------------------------------------
-
-
-def is_mp3(path: PathLike) -> bool:
-    """Tell whether libmpg123 may come to read a file."""
-    with open(path, "rb") as file:
-        head = file.read(4)
-    return head.startswith(_MP3_HEADS) or is_mpeg_frame(head) or _suffix(path) == ".mp3"
-
-
-def _suffix(path: PathLike) -> str:
-    return os.path.splitext(os.fspath(path))[1].lower()
-
-
-def is_mpeg_frame(head: bytes) -> bool:
-    """Tell whether an MPEG audio frame of layer 1, 2 or 3 may begin with these 4 bytes."""
-    if len(head) < 4 or head[0] != 0xFF or head[1] & 0xE0 != 0xE0:
-        return False
-    version, layer = head[1] >> 3 & 3, head[1] >> 1 & 3
-    return version != 1 and layer != 0 and head[2] >> 4 != 15 and head[2] >> 2 & 3 != 3
-
-
-_mpg123_lock = threading.Lock()
-_mpg123_users = 0
-_mpg123_stderr = -1
+    if len(runs) > 1:
+        notes.append(f"a chain of {len(runs)} recordings: read one after the other")
+    return [Part(path, run) for run in runs], notes
 
 
 @contextlib.contextmanager
-def quiet_mpg123(wanted: bool = True) -> Iterator[None]:
-    """Hold back what libmpg123 prints on the process's standard error output.
+def _mapped(path: PathLike) -> Iterator[mmap.mmap]:
+    """Yield the bytes of a file that is not empty."""
+    with (
+        open(path, "rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data,
+    ):
+        yield data
 
-    It has no other way to say what it meets in a file, and names none. File descriptor 2 leads
-    nowhere meanwhile, in all threads.
-    """
-    global _mpg123_users, _mpg123_stderr
-    if not wanted:
-        yield
-        return
-    with _mpg123_lock:
-        if _mpg123_users == 0:
-            with contextlib.suppress(OSError):  # closed: there is nothing to hold back
-                _mpg123_stderr = os.dup(2)
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, 2)
-                os.close(nowhere)
-        _mpg123_users += 1
-    try:
-        yield
-    finally:
-        with _mpg123_lock:
-            _mpg123_users -= 1
-            if _mpg123_users == 0 and _mpg123_stderr >= 0:
-                os.dup2(_mpg123_stderr, 2)
-                os.close(_mpg123_stderr)
-                _mpg123_stderr = -1
+
+def _ogg_parts(path: PathLike, size: int) -> tuple[list[Part], list[str]]:
+    """Return a part for each link of an Ogg file: from the first page of a stream to the next."""
+    starts, position, junk = [], 0, 0
+    after_first = ended = False
+    with _mapped(path) as data:
+        while position < size:
+            page = data[position : position + _OGG_HEADER_BYTES]
+            if len(page) < _OGG_HEADER_BYTES or page[:4] != b"OggS":
+                found = data.find(b"OggS", position + 1)
+                if found < 0:
+                    junk, position = junk + size - position, size
+                    break
+                junk, position = junk + found - position, found
+                continue
+            lengths = data[position + _OGG_HEADER_BYTES : position + _OGG_HEADER_BYTES + page[26]]
+            first = bool(page[5] & _OGG_FIRST)
+            if first and not after_first:  # several streams of one link begin one after the other
+                starts.append(position)
+            after_first, ended = first, bool(page[5] & _OGG_LAST)
+            position += _OGG_HEADER_BYTES + len(lengths) + sum(lengths)
+    notes = []
+    if position > size or not (ended or junk):
+        notes.append("the file is cut off: what is there is used")
+    if junk:
+        notes.append(f"{junk} bytes between its pages, or behind them, are not Ogg: left out")
+    if len(starts) <= 1:
+        return [Part(path)], notes
+    parts, chain = _chain(
+        path, [(range(a, b),) for a, b in zip(starts, [*starts[1:], size], strict=True)]
+    )
+    return parts, notes + chain
+
+
+def _flac_parts(path: PathLike, start: int, size: int) -> tuple[list[Part], list[str]]:
+    """Return a part for each FLAC file of those that were joined; without a tag at the end."""
+    with _mapped(path) as data:
+        starts = [start]
+        while (found := data.find(_FLAC_HEAD, starts[-1] + 4)) >= 0:
+            starts.append(found)
+        if data[-_TAG_BYTES:][:3] == b"TAG":
+            size -= _TAG_BYTES
+        elif len(starts) == 1 and not start:
+            return [Part(path)], []
+    return _chain(path, [(range(a, b),) for a, b in zip(starts, [*starts[1:], size], strict=True)])
+
+
+def _mp3_parts(path: PathLike) -> tuple[list[Part], list[str]]:
+    """Return a part for each MP3 file of those that were joined, with its frames alone."""
+    with _mapped(path) as data:
+        found = mp3_files(data)
+        if not is_named_mp3(path) and (found is None or 2 * found.junk > len(data)):
+            raise ValueError("libmpg123 would take anything for MP3")
+    if found is None:  # perhaps frames that do not tell their length
+        return [Part(path)], []
+    parts, notes = _chain(path, [file.pieces() for file in found.files])
+    if found.junk:
+        notes.append(f"{found.junk} bytes between its frames are not MP3: left out")
+    elif len(parts) == 1 and len(parts[0].pieces) == 1:
+        return [Part(path)], notes
+    return parts, notes

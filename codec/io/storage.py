@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from codec.errors import AudioError, CodecError
+from codec.io.files import named_path
 
 Location = Path | str  # a str is a URL
 
@@ -37,7 +38,7 @@ def location(name: str | os.PathLike[str]) -> Location:
     text = os.fspath(name)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    return text if is_url(text) else Path(text)
+    return text if is_url(text) else named_path(text)
 
 
 def absolute(place: Location) -> Location:

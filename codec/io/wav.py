@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -14,10 +14,12 @@ from codec.io.files import PathLike, atomic_open
 
 FloatArray = NDArray[np.float32]
 
-UNKNOWN_SIZE = 0x7FFFF000  # sizes from here on stand for "unknown" in piped files
+UNKNOWN_SIZE = 0x7FFFF000  # about 2 GB stand for "unknown" in piped files
 _ENDLESS = 0xFFFFFFFF
-_MAX_BYTES = _ENDLESS - 128  # of samples, in a header whose sizes have 32 bits
-_HEADER_SPACE = 1 << 16  # a header that is longer is not read while it comes in
+_MAX_BYTES = _ENDLESS - 4096  # of samples, in a header whose sizes have 32 bits
+_LONGEST_CHUNK = 1 << 10  # of those that are looked into
+_FORMS = (b"RIFF", b"RIFX", b"RF64", b"BW64")
+_KNOWN_CHUNKS = (b"data", b"fmt ", b"fact", b"LIST", b"bext", b"JUNK", b"PEAK", b"cue ", b"iXML")
 _PCM, _FLOAT, _ALAW, _MULAW, _EXTENSIBLE = 1, 3, 6, 7, 0xFFFE
 
 
@@ -88,47 +90,87 @@ class Samples(NamedTuple):
 class WavHeader(NamedTuple):
     """Where the samples of a WAV file begin, and what they are."""
 
-    samples: Samples
+    samples: Samples | None  # None: of a kind that :class:`Samples` does not know
     offset: int  # of the first sample
-    size: int  # bytes of samples that the header announces; what it says, 0 and 2^32 - 1 included
+    size: int | None  # bytes of samples that it announces; None: it leaves that open
+    form: bytes = b"RIFF"
+    chunks: bytes = b""  # those that say what the samples are
+    usual: bool = True  # apart from its sizes, it is as libsndfile needs it
+
+    def with_size(self, num_bytes: int) -> bytes:
+        """Return the bytes of a header that announces so many bytes of samples."""
+        if self.form == b"RIFX":
+            head = struct.pack(">4sI4s", self.form, 12 + len(self.chunks) + num_bytes, b"WAVE")
+            return head + self.chunks + struct.pack(">4sI", b"data", num_bytes)
+        align = int.from_bytes(self.chunks[20:22], "little") or 1
+        return _riff_header(self.chunks, num_bytes, num_bytes // align)
 
 
-def parse_wav(peek: Callable[[int], bytes]) -> WavHeader | None:
-    """Read the header of a WAV file.
+def parse_wav(read: Callable[[int, int], bytes], limit: int | None = None) -> WavHeader | None:
+    """Read the header of a WAV file: RIFF, RIFX (big-endian), RF64 or BW64.
 
     Parameters
     ----------
-    peek : callable   returns so many bytes from the start, fewer if there are no more
+    read : callable       takes a place and a number of bytes; returns fewer if there are no more
+    limit : int or None   a header that is longer is given up
 
     Returns
     -------
-    WavHeader or None   None: no WAV file, or samples of a kind that :class:`Samples` does not know
+    WavHeader or None   None: no WAV file
     """
-    head = peek(12)
-    if head[:4] != b"RIFF" or head[8:] != b"WAVE":
+    head = read(0, 12)
+    form = head[:4]
+    if form not in _FORMS or head[8:] != b"WAVE":
         return None
-    position, samples = 12, None
-    while position < _HEADER_SPACE:
-        chunk = peek(position + 8)[position:]
+    order: Literal["little", "big"] = "big" if form == b"RIFX" else "little"
+    found: dict[bytes, bytes] = {}
+    position, usual = 12, form != b"BW64"
+    while limit is None or position < limit:
+        chunk = read(position, 8)
         if len(chunk) < 8:
             return None
-        name, size = chunk[:4], int.from_bytes(chunk[4:], "little")
+        name, size = chunk[:4], int.from_bytes(chunk[4:], order)
+        position += 8
         if name == b"data":
-            return None if samples is None else WavHeader(samples, position + 8, size)
-        if name == b"fmt ":
-            samples = _parse_format(peek(position + 8 + min(size, 40))[position + 8 :])
-            if samples is None:
+            if b"fmt " not in found:
                 return None
-        position += 8 + size + size % 2
+            samples = _parse_format(found[b"fmt "]) if order == "little" else None
+            chunks = b"".join(found.pop(kind, b"") for kind in (b"fmt ", b"fact"))
+            long_size = found.get(b"ds64", b"")[16:24]
+            announced = _announced(form, size, int.from_bytes(long_size, "little"))
+            usual = usual and (form != b"RF64" or (len(long_size) == 8 and bool(announced)))
+            return WavHeader(samples, position, announced, form, chunks, usual)
+        if name in (b"fmt ", b"fact", b"ds64"):
+            if size > _LONGEST_CHUNK:
+                return None
+            found[name] = chunk + read(position, size) + bytes(size % 2)
+        position += size
+        if size % 2:
+            # Some programs leave the pad byte out.
+            padded = read(position + 1, 4) not in _KNOWN_CHUNKS
+            if padded and read(position, 4) in _KNOWN_CHUNKS:
+                usual = False
+            else:
+                position += 1
     return None
 
 
+def _announced(form: bytes, size: int, long_size: int) -> int | None:
+    """Return the bytes of samples that a header announces, None where it leaves them open."""
+    if form in (b"RF64", b"BW64") and size == _ENDLESS:
+        return long_size if long_size < 1 << 63 else None
+    # What programs write that do not know: 4 GB, or about 2.
+    is_open = size >= _ENDLESS - 0xFF or UNKNOWN_SIZE <= size <= 0x80000100
+    return None if is_open else size
+
+
 def _parse_format(chunk: bytes) -> Samples | None:
-    if len(chunk) < 16:
+    body = chunk[8:]
+    if len(body) < 16:
         return None
-    tag, channels, rate, _, align, bits = struct.unpack("<HHIIHH", chunk[:16])
-    if tag == _EXTENSIBLE and len(chunk) >= 26:
-        tag = int.from_bytes(chunk[24:26], "little")
+    tag, channels, rate, _, align, bits = struct.unpack("<HHIIHH", body[:16])
+    if tag == _EXTENSIBLE and len(body) >= 26:
+        tag = int.from_bytes(body[24:26], "little")
     encoding = _WAV_FORMATS.get((tag, bits))
     if encoding is None or not channels or align * 8 != channels * bits:
         return None
@@ -146,6 +188,25 @@ def to_int16(waveform: ArrayLike) -> NDArray[np.int16]:
     return np.clip(scaled, -32768, 32767).astype("<i2")
 
 
+def from_float(waveform: FloatArray, encoding: str) -> bytes:
+    """Return samples without a header: s16le, f32le, alaw or mulaw.
+
+    Parameters
+    ----------
+    waveform : float array, shape [T], full scale ±1, clipped
+    encoding : str   as in :class:`Samples`
+    """
+    if encoding == "s16le":
+        return to_int16(waveform).tobytes()
+    if encoding == "f32le":
+        return np.clip(waveform, -1, 1).astype("<f4").tobytes()
+    # G.711: the byte whose sample is nearest.
+    values = (_expand_alaw() if encoding == "alaw" else _expand_mulaw()).astype(np.float64)
+    order = np.argsort(values, kind="stable").astype(np.uint8)
+    limits = (values[order][1:] + values[order][:-1]) / 2
+    return order[np.searchsorted(limits, np.asarray(waveform, np.float64))].tobytes()
+
+
 def wav_header(rate: int, num_samples: int | None = None) -> bytes:
     """Return the bytes before 16-bit mono WAV samples: 44, or 80 of RF64 from 4 GB on.
 
@@ -154,15 +215,22 @@ def wav_header(rate: int, num_samples: int | None = None) -> bytes:
     rate : int, Hz
     num_samples : int or None   None: as many as will come
     """
-    num_bytes = _ENDLESS if num_samples is None else 2 * num_samples
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, _PCM, 1, rate, 2 * rate, 2, 16)
-    if num_samples is None or num_bytes <= _MAX_BYTES:
-        riff = struct.pack("<4sI4s", b"RIFF", min(36 + num_bytes, _ENDLESS), b"WAVE")
-        return riff + fmt + struct.pack("<4sI", b"data", num_bytes)
+    if num_samples is None:
+        return struct.pack("<4sI4s", b"RIFF", _ENDLESS, b"WAVE") + fmt + b"data" + b"\xff" * 4
+    return _riff_header(fmt, 2 * num_samples, num_samples)
+
+
+def _riff_header(chunks: bytes, num_bytes: int, num_samples: int) -> bytes:
+    """Return a header that has these chunks, whole ones, and announces so many bytes."""
+    size = 12 + len(chunks) + num_bytes
+    if num_bytes <= _MAX_BYTES:
+        riff = struct.pack("<4sI4s", b"RIFF", size, b"WAVE")
+        return riff + chunks + struct.pack("<4sI", b"data", num_bytes)
     # EBU Tech 3306: the sizes of 64 bits stand in a chunk of their own.
     riff = struct.pack("<4sI4s", b"RF64", _ENDLESS, b"WAVE")
-    ds64 = struct.pack("<4sIQQQI", b"ds64", 28, 72 + num_bytes, num_bytes, num_samples, 0)
-    return riff + ds64 + fmt + struct.pack("<4sI", b"data", _ENDLESS)
+    ds64 = struct.pack("<4sIQQQI", b"ds64", 28, size + 36, num_bytes, num_samples, 0)
+    return riff + ds64 + chunks + struct.pack("<4sI", b"data", _ENDLESS)
 
 
 def write_wav(path: PathLike, waveform: ArrayLike, rate: int) -> None:

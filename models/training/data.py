@@ -6,6 +6,8 @@ uninterrupted one would have seen.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from torch import Tensor
 from codec.config import HOP_LENGTH, SAMPLE_RATE
 from codec.errors import AudioError
 from codec.io.audio import list_audio, read_audio
+from codec.io.files import printable
 from codec.io.resample import to_codec_rate
 
 # Corpora of torchaudio.datasets: class, and the folder that it makes.
@@ -32,27 +35,59 @@ FULL_SCALE = 32768  # of 16 bits
 MAX_DRAWS, MAX_SILENT, MIN_LEVEL = 20, 0.05, 1.5e-3
 
 
-def _load_file(path: Path) -> np.ndarray:
-    waveform, rate, _ = read_audio(path)
+def _load_file(path: Path) -> np.ndarray | AudioError:
+    try:
+        waveform, rate, _ = read_audio(path)
+    except AudioError as error:
+        return error
     waveform = to_codec_rate(waveform, rate)
     return np.round(np.clip(waveform, -1, 1 - 1 / FULL_SCALE) * FULL_SCALE).astype(np.int16)
 
 
-def load_directory(directory: Path, workers: int = 2) -> list[np.ndarray]:
+def say(text: str) -> None:
+    """Print a remark on stderr."""
+    print(f"codec: note: {printable(text)}", file=sys.stderr)
+
+
+def load_directory(
+    directory: Path, workers: int = 2, report: Callable[[str], object] = say
+) -> list[np.ndarray]:
     """Read every audio file below ``directory`` as 16 kHz mono int16.
+
+    Parameters
+    ----------
+    directory : Path
+    workers : int       threads
+    report : callable   is told of each file that cannot be read, and how many these are
 
     Raises
     ------
-    AudioError   the directory is missing or holds no audio
+    AudioError   the directory is missing or holds no audio that can be read
     """
-    files = list_audio(directory)
+    notes: list[str] = []
+    files = list_audio(directory, notes)
+    for text in notes:
+        report(text)
     if not files:
         raise AudioError(f"no audio files in '{directory}': name a folder with speech recordings")
+    recordings, broken = [], 0
     with ThreadPoolExecutor(workers) as pool:
-        return [w for w in pool.map(_load_file, files) if len(w)]
+        for found in pool.map(_load_file, files):
+            if isinstance(found, AudioError):
+                report(str(found))
+                broken += 1
+            elif len(found):
+                recordings.append(found)
+    if broken == len(files):
+        raise AudioError(f"none of the {broken} audio files in '{directory}' can be read")
+    if broken:
+        report(f"{broken} of {len(files)} files in {directory} cannot be read and are left out")
+    return recordings
 
 
-def load_torchaudio(name: str, root: Path, download: bool = True) -> list[np.ndarray]:
+def load_torchaudio(
+    name: str, root: Path, download: bool = True, report: Callable[[str], object] = say
+) -> list[np.ndarray]:
     """Read a corpus through ``torchaudio.datasets``, e.g. ``librispeech:train-clean-100``.
 
     Parameters
@@ -87,7 +122,7 @@ def load_torchaudio(name: str, root: Path, download: bool = True) -> list[np.nda
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise AudioError(f"dataset '{name}' could not be loaded in '{root}': {reason}") from None
     # The torchaudio classes index and check the corpus; its files are read by libsndfile.
-    return load_directory(folder)
+    return load_directory(folder, report=report)
 
 
 class CropSampler:

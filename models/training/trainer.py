@@ -32,7 +32,7 @@ from models.training.acceleration import use_bfloat16, use_compiler
 from models.training.allocation_search import refit_allocation, search_allocation
 from models.training.config import TrainConfig
 from models.training.context_training import fit_context, keep_context
-from models.training.data import CropSampler, load_directory, load_torchaudio
+from models.training.data import CropSampler, load_directory, load_torchaudio, say
 from models.training.distributed import ALONE, ProcessGroup, process_group
 from models.training.export import export_weights, load_net
 from models.training.log import RunLog
@@ -129,10 +129,11 @@ def load_clips(
     config: TrainConfig, group: ProcessGroup = ALONE
 ) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Return training recordings and, on rank 0, validation clips as int16."""
+    report = say if group.main else bool  # one voice is enough
     if config.dataset:
-        recordings = load_torchaudio(config.dataset, Path(config.data_dir), group.main)
+        recordings = load_torchaudio(config.dataset, Path(config.data_dir), group.main, report)
     else:
-        recordings = load_directory(Path(config.data_dir))
+        recordings = load_directory(Path(config.data_dir), report=report)
     valid = load_directory(Path(config.valid_dir)) if config.valid_dir and group.main else []
     return recordings, valid
 

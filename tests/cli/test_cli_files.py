@@ -22,6 +22,7 @@ from cli_helpers import (
 )
 
 from codec.bitstream import read_header
+from codec.io.wav import Samples
 
 
 @pytest.fixture(scope="module")
@@ -283,3 +284,68 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         result = run_process("encode", path.with_name(path.name + ".bin"), tmp_path / "x")
         assert (result.returncode, result.stderr.count(b"\n")) == (2, 1)
         assert shown in result.stderr
+
+
+# --- names that look like something else ----------------------------------------------------------
+
+
+def test_what_is_called_minus(wav: Path, stream: Path, tmp_path: Path) -> None:
+    """- is standard input, whatever lies there by this name; ./- is the file."""
+    data = wav.read_bytes()
+    for name in ("file", "folder"):
+        folder = tmp_path / name
+        folder.mkdir()
+        if name == "file":
+            (folder / "-").write_bytes(b"another file")
+        else:
+            (folder / "-").mkdir()
+        for command in (["encode", "-", "a.bin"], ["encode", "-", "a.bin"]):
+            result = run_process(*command, input=data, cwd=folder)
+            assert result.returncode == 0, result.stderr
+        assert (folder / "a.bin").read_bytes() == stream.read_bytes()
+    (tmp_path / "file" / "-").write_bytes(data)
+    result = run_process("encode", "./-", "b.bin", input=b"", cwd=tmp_path / "file")
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "file" / "b.bin").read_bytes() == stream.read_bytes()
+
+
+def test_info_of_standard_input(stream: Path) -> None:
+    result = run("info", "-", data=stream.read_bytes())
+    assert result.exit_code == 0, result.output
+    assert "standard input" in result.stdout and "1.008 s" in result.stdout
+    assert_user_error(run("info", "-", data=b"nonsense"), "standard input")
+
+
+def test_standard_input_is_not_overwritten(wav: Path, tmp_path: Path) -> None:
+    source = tmp_path / "a.wav"
+    source.write_bytes(wav.read_bytes())
+    with source.open("rb") as file:
+        result = run_process("encode", "-", source, stdin=file)
+    assert result.returncode == 2 and b"is the input" in result.stderr
+    assert source.read_bytes() == wav.read_bytes()
+    assert_user_error(run("encode", "-", f"{tmp_path}/", data=b"1234"), "name the output file")
+
+
+@pytest.mark.parametrize("name", ["s16le", "f32le", "alaw", "mulaw"])
+def test_samples_are_written_without_a_header(stream: Path, tmp_path: Path, name: str) -> None:
+    """What is written is read again, and is what the WAV file has, as near as it can be."""
+    options = ["--sample-rate", "8000"]
+    assert run("decode", stream, tmp_path / "a.wav", *options).exit_code == 0
+    assert run("decode", stream, tmp_path / "a.raw", *options, "--format", name).exit_code == 0
+    wanted, _ = soundfile.read(tmp_path / "a.wav", dtype="float32")
+    found = Samples(name, 8000, 1).to_float((tmp_path / "a.raw").read_bytes())[:, 0]
+    assert len(found) == len(wanted)
+    limit = np.abs(wanted) / 16 + 1e-3 if "law" in name else 1 / 32768
+    assert (np.abs(found - wanted) <= limit).all()
+    result = run("encode", tmp_path / "a.raw", tmp_path / "b.bin", "--raw", name, *options)
+    assert result.exit_code == 0, result.output
+
+
+def test_salvage_is_named_where_it_helps(stream: Path, tmp_path: Path) -> None:
+    cut = tmp_path / "cut.bin"
+    cut.write_bytes(stream.read_bytes()[:-100])
+    assert_user_error(run("decode", cut, tmp_path / "a.wav"), "cut off", "--salvage")
+    cut.write_bytes(b"nonsense")
+    result = run("decode", cut, tmp_path / "a.wav")
+    assert_user_error(result, "not a file of this codec")
+    assert "--salvage" not in result.stderr

@@ -111,7 +111,7 @@ class Slowly(io.RawIOBase):
         ("au", "read to its end"),
         ("w64", "read to its end"),
         ("caf", "read to its end"),
-        ("rf64", "read to its end"),
+        ("rf64", ""),
     ],
 )
 def test_any_input_gives_the_same_stream(
@@ -224,6 +224,35 @@ def test_what_follows_the_samples_is_read_and_left_out(codec: Codec, pcm: np.nda
     assert encode(codec, empty)[1].num_samples == 0
 
 
+def test_input_that_fails_is_kept_up_to_there(codec: Codec, pcm: np.ndarray) -> None:
+    """What came through a pipe cannot come again."""
+    x = as_float(pcm).astype("<f4")
+    x[-100] = np.nan
+    coded, outcome = encode(codec, Slowly(x.tobytes(), 4), raw=Samples("f32le", 16000, 1))
+    assert outcome.error == "standard input: has NaN or infinite samples; repair the file first"
+    assert len(pcm) - 1000 < outcome.num_samples <= len(pcm) - 100
+    offline = codec.encode(x[: outcome.num_samples])
+    assert read_stream(coded)[1] == read_stream(offline)[1]
+
+    class Breaks(Slowly):
+        def read(self, size: int = -1) -> bytes:
+            if not self.data:
+                raise OSError(5, "Input/output error")
+            return super().read(size)
+
+    _, outcome = encode(codec, Breaks(container(pcm, "raw"), 5), raw=Samples("s16le", 16000, 1))
+    assert outcome.num_samples == len(pcm) and "Input/output error" in outcome.error
+    with pytest.raises(OSError):
+        encode(codec, Breaks(b"", 5), raw=Samples("s16le", 16000, 1))
+
+
+def test_bytes_that_are_left_out_are_said(codec: Codec, pcm: np.ndarray) -> None:
+    raw = Samples("s32le", 16000, 2)
+    assert encode(codec, bytes(8 * 500 + 5), raw=raw)[1].notes[0].startswith("5 bytes at the end")
+    data = container(pcm, "wav") + b"\xee" * 100
+    assert encode(codec, data)[1].notes == ["100 bytes behind the announced audio are left out"]
+
+
 # --- what is recognised ---------------------------------------------------------------------------
 
 
@@ -250,12 +279,14 @@ def test_samples_that_begin_like_an_mp3_frame(codec: Codec, pcm: np.ndarray) -> 
     [
         (b"\0\0\0\x20ftypM4A \0\0\0\0", "MP4, M4A or MOV"),
         (b"\x1a\x45\xdf\xa3\x01\0\0\0", "WebM or Matroska"),
-        (b"#!AMR\n\x3c", "AMR"),
-        (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(9) + b"\xff\xf1\x50\x80\x02\x1f\xfc", "AAC"),
+        (2 * (b"\xff\xf1\x50\x80\x02\x1f\xfc" + bytes(9)), "AAC"),
         (b"<!DOCTYPE html><html><head><title>404</title></head></html>\n", "HTML"),
         (b"\n\n  <?xml version='1.0' encoding='UTF-8'?><Error><Code>NoSuchKey", "HTML or XML"),
         (b'{"error": "not found", "status": 404}', "text"),
         (b"NSVQ\4\x18", "coded stream already"),
+        (b"\xff\xfe<\0h\0t\0m\0l\0>\0" + 20 * b" \0", "HTML"),
+        ("<p>Die Datei wurde nicht gefunden: \u00e4\u00f6\u00fc</p>".encode(), "HTML"),
+        (b"gone\n", "text"),
         (b"PK\x03\x04\x14\0\0\0", "ZIP"),
         (b"\x1f\x8b\x08\0", "gzip"),
         (b"%PDF-1.7\n", "PDF"),
@@ -263,7 +294,9 @@ def test_samples_that_begin_like_an_mp3_frame(codec: Codec, pcm: np.ndarray) -> 
 )
 def test_what_is_no_audio_is_not_coded_as_noise(codec: Codec, head: bytes, word: str) -> None:
     with pytest.raises(AudioError, match=f"standard input: is {word}|standard input: is .*{word}"):
-        encode(codec, head if word in ("text", "HTML") else head + bytes(100))
+        encode(
+            codec, head if word in ("text", "HTML") or head[:1] == b"\xff" else head + bytes(100)
+        )
 
 
 def test_noise_is_taken_as_samples() -> None:

@@ -14,6 +14,7 @@ import soundfile
 from codec.errors import AudioError
 from codec.io import audio
 from codec.io.audio import AudioReader, list_audio, read_audio
+from codec.io.mpeg import frame_length
 
 ROOT = Path(audio.__file__).parents[2]
 
@@ -171,9 +172,51 @@ def test_flac_of_unknown_length(tmp_path: Path) -> None:
     wave, _, notes = read_audio(path)
     assert (len(wave), notes) == (100_000, [])
     np.testing.assert_allclose(wave, x, atol=1 / 32768)
+    path.write_bytes(data + b"TAG" + bytes(125))  # ID3v1, as some programs append it
+    assert len(read_audio(path)[0]) == 100_000
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_cut_flac(tmp_path: Path, known: bool) -> None:
+    """A recorder that died in the middle of a frame: what came before is right and is used."""
+    x = sine(440, 16000, 100_000)
+    data = bytearray(encoded(x, 16000, "FLAC"))
+    if not known:
+        data[21] &= 0xF0
+        data[22:26] = bytes(4)
+    path = tmp_path / "a.flac"
     path.write_bytes(data[: len(data) // 2])
-    with pytest.raises(AudioError, match="damaged or cut off"):
-        read_audio(path)
+    wave, _, notes = read_audio(path)
+    assert 45_000 < len(wave) < 55_000
+    np.testing.assert_allclose(wave, x[: len(wave)], atol=1 / 32768)
+    where = f"{len(wave) / 16000:.1f} s after its start"
+    assert notes == [f"the file is damaged {where}: what can be read is used"]
+
+
+@pytest.mark.parametrize("kind", ["changed", "lost", "inserted"])
+def test_flac_with_damage_in_the_middle(tmp_path: Path, kind: str) -> None:
+    """Silence of the same length stands for what is lost; all else is exact."""
+    x = 0.1 * np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    data = encoded(x, 16000, "FLAC")
+    half = len(data) // 2
+    middle = {"changed": bytes(100), "lost": b"", "inserted": bytes(500) + data[half : half + 100]}
+    path = tmp_path / "a.flac"
+    path.write_bytes(data[:half] + middle[kind] + data[half + 100 :])
+    wave, _, notes = read_audio(path)
+    assert len(wave) == 100_000
+    wrong = np.flatnonzero(np.abs(wave - x) > 1 / 32768)
+    assert len(wrong) and wrong[-1] - wrong[0] < 4096
+    assert not wave[wrong].any()
+    assert "damaged 3.1 s after its start" in notes[0] or "damaged 2.8 s" in notes[0]
+
+
+def test_joined_flac(tmp_path: Path) -> None:
+    first, second = sine(440, 16000, 20_000), sine(600, 16000, 10_000)
+    path = tmp_path / "a.flac"
+    path.write_bytes(encoded(first, 16000, "FLAC") + encoded(second, 16000, "FLAC"))
+    wave, _, notes = read_audio(path)
+    np.testing.assert_allclose(wave, np.concatenate([first, second]), atol=1 / 32768)
+    assert notes == ["a chain of 2 recordings: read one after the other"]
 
 
 @pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
@@ -221,13 +264,51 @@ def test_mp3_with_junk_in_the_middle(tmp_path: Path, capfd: pytest.CaptureFixtur
     data = encoded(x, 16000, "MP3")
     half = len(data) // 2
     path = tmp_path / "a.mp3"
-    for junk, least in ((bytes(100_000), 150_000), (bytes(range(256)) * 400, 150_000),
-                        (np.random.default_rng(1).bytes(3000), 70_000)):  # fmt: skip
+    whole = encoded_and_read(data, path)
+    for junk in (bytes(100_000), bytes(range(256)) * 400, np.random.default_rng(1).bytes(3000)):
         path.write_bytes(data[:half] + junk + data[half:])
         wave, _, notes = read_audio(path)
-        assert len(wave) > least
-        assert "damaged" in notes[0] and "s after its start: what can be read is used" in notes[0]
+        assert len(wave) == len(x)
+        count = int(notes[0].split()[0])
+        assert len(junk) <= count < len(junk) + 500  # and the frame that it broke
+        assert notes[0].endswith("bytes between its frames are not MP3: left out")
+        differs = np.flatnonzero(np.abs(wave - whole) > 1e-3)
+        assert differs[-1] - differs[0] < 5 * 576
     assert capfd.readouterr().err == ""
+
+
+def encoded_and_read(data: bytes, path: Path) -> np.ndarray:
+    path.write_bytes(data)
+    return read_audio(path)[0]
+
+
+def test_joined_mp3(tmp_path: Path) -> None:
+    """The first one says how many frames it has, and libmpg123 would stop there."""
+    first, second = sine(440, 16000, 40_000), sine(600, 16000, 20_000)
+    files = [encoded(first, 16000, "MP3"), encoded(second, 16000, "MP3")]
+    frames = files[1][frame_length(files[1]) :]  # without the one that counts them
+    tag = b"ID3\3\0\0\0\0\1\0" + bytes(128)
+    path = tmp_path / "a.mp3"
+    for joined in (files[0] + files[1], files[0] + b"TAG" + bytes(125) + tag + files[1]):
+        wave = encoded_and_read(joined, path)
+        assert len(wave) == 60_000
+        assert np.corrcoef(wave[45_000:55_000], second[5000:15_000])[0, 1] > 0.98
+        assert read_audio(path)[2] == ["a chain of 2 recordings: read one after the other"]
+    assert len(encoded_and_read(files[0] + frames, path)) > 60_000
+    # Of a variable bitrate, and without a count: libsndfile would guess the length.
+    wave = encoded_and_read(frames, path)
+    assert 20_000 <= len(wave) < 22_000
+    assert np.abs(wave[6000:15_000]).max() > 0.1
+
+
+def test_samples_are_not_taken_for_mp3(tmp_path: Path) -> None:
+    """Of which any that begin with -1 look like a frame to libmpg123."""
+    path = tmp_path / "a.sln"
+    pcm = np.random.default_rng(0).integers(-500, 500, 40_000).astype("<i2")
+    pcm[:2] = -1, 4
+    path.write_bytes(pcm.tobytes())
+    with pytest.raises(AudioError, match="--raw"):
+        read_audio(path)
 
 
 def test_blocks_are_bounded(tmp_path: Path) -> None:

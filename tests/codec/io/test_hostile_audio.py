@@ -100,7 +100,7 @@ READ = {  # the number of samples that are really there, and a word of the notes
         + struct.pack("<4sIQQQI", b"ds64", 28, 10**10, 10**10, 5 * 10**9, 0)
         + wav(data_size=0xFFFFFFFF)[12:],
         100,
-        "",
+        "200 of 10000000000 bytes",
     ),
     "2 GB announced": (wav(data_size=0x7FFFFFFF, riff_size=0x7FFFFFFF), 100, ""),
     "1 MB announced": (wav(data_size=1 << 20), 100, "cut off"),
@@ -167,7 +167,7 @@ REFUSED = {  # a word of the error
     "infinite": (wav(3, bits=64, data=np.array([0, -np.inf], "<f8").tobytes()), "NaN or infinite"),
     "beyond float32": (wav(3, bits=64, data=np.array([0, 1e300], "<f8").tobytes()), "infinite"),
     "beyond reason": (wav(3, bits=32, data=np.array([0, 1e38], "<f4").tobytes()), "full scale"),
-    "FLAC without its last byte": (encoded("FLAC")[:-1], "damaged or cut off"),
+    "FLAC with the only frame cut": (encoded("FLAC")[:-1], "damaged or cut off"),
     "FLAC with half of it": (encoded("FLAC")[: len(encoded("FLAC")) // 2], "damaged or cut off"),
 }
 

@@ -59,7 +59,7 @@ def test_from_4_gb_on_the_header_is_rf64(tmp_path: Path) -> None:
         file.truncate(len(header) + 2 * num_samples)
     found = soundfile.info(tmp_path / "long.wav")
     assert (found.format, found.frames, found.samplerate) == ("RF64", num_samples, 16000)
-    assert wav_header(16000, (1 << 31) - 100)[:4] == b"RIFF"
+    assert wav_header(16000, (1 << 31) - 3000)[:4] == b"RIFF"
 
 
 def test_a_length_that_is_not_known() -> None:
@@ -75,7 +75,7 @@ def test_samples_are_those_of_libsndfile(encoding: str, channels: int) -> None:
     buffer = io.BytesIO()
     soundfile.write(buffer, x, 22050, format="WAV", subtype=SUBTYPES[encoding])
     data = buffer.getvalue()
-    header = parse_wav(lambda size: data[:size])
+    header = parse_wav(lambda at, size: data[at : at + size])
     assert header is not None
     assert header.samples == Samples(encoding, 22050, channels)
     assert header.size == 500 * header.samples.frame_bytes
@@ -99,14 +99,15 @@ def test_every_byte_of_g711(encoding: str, tmp_path: Path) -> None:
 def test_chunks_before_the_samples_are_passed_over() -> None:
     fmt = struct.pack("<4sIHHIIHH", b"fmt ", 16, 1, 1, 16000, 32000, 2, 16)
     data = b"RIFF\0\0\0\0WAVE" + b"LIST" + struct.pack("<I", 3) + b"abc\0" + fmt + b"data\4\0\0\0"
-    header = parse_wav(lambda size: data[:size])
-    assert header == (Samples("s16le", 16000, 1), len(data), 4)
+    header = parse_wav(lambda at, size: data[at : at + size])
+    assert header is not None
+    assert header[:3] == (Samples("s16le", 16000, 1), len(data), 4)
 
 
 @pytest.mark.parametrize("length", range(44))
 def test_a_header_that_is_cut_is_none(length: int) -> None:
     data = wav_header(16000, 100)[:length]
-    assert parse_wav(lambda size: data[:size]) is None
+    assert parse_wav(lambda at, size: data[at : at + size]) is None
 
 
 def test_what_it_does_not_know() -> None:
@@ -114,4 +115,7 @@ def test_what_it_does_not_know() -> None:
         buffer = io.BytesIO()
         soundfile.write(buffer, np.zeros(500), 16000, format=format, subtype=subtype)
         data = buffer.getvalue()
-        assert parse_wav(lambda size, data=data: data[:size]) is None
+        assert (
+            getattr(parse_wav(lambda at, size, data=data: data[at : at + size]), "samples", None)
+            is None
+        )

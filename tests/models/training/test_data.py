@@ -26,6 +26,29 @@ def test_load_directory_resamples_and_keeps_level(tmp_path: Path) -> None:
         assert np.abs(recording[2000:-2000]).max() == pytest.approx(3277, rel=0.02)
 
 
+def test_broken_files_are_named_and_left_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of them at once; only where nothing is left is that an error."""
+    for name in ("a.wav", "d.wav"):
+        soundfile.write(tmp_path / name, tone(0.5), 16000)
+    (tmp_path / "b\n.wav").write_bytes(b"RIFF, or so it says")
+    (tmp_path / "c.flac").write_bytes(bytes(100))
+    said: list[str] = []
+    assert [len(r) for r in load_directory(tmp_path, report=said.append)] == [8000, 8000]
+    assert [
+        str(tmp_path / name) in text for name, text in zip(("b", "c.flac"), said, strict=False)
+    ] == [True] * 2
+    assert said[2:] == [f"2 of 4 files in {tmp_path} cannot be read and are left out"]
+    load_directory(tmp_path)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 3 and all(line.startswith("codec: note: ") for line in lines)
+    for name in ("a.wav", "d.wav"):
+        (tmp_path / name).unlink()
+    with pytest.raises(AudioError, match="none of the 2 audio files"):
+        load_directory(tmp_path)
+
+
 def test_no_audio(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no speech here")
     with pytest.raises(AudioError, match="no audio files"):
