@@ -1,5 +1,6 @@
 """The codec as a user sees it: lengths, refusals, rates, determinism, quality."""
 
+import asyncio
 import copy
 import dataclasses
 import hashlib
@@ -236,6 +237,23 @@ def test_threads_do_not_meet(codec: Codec, speech: np.ndarray, stream: bytes) ->
     starts = list(range(0, 40000, 4000))
     with ThreadPoolExecutor(4) as pool:
         assert list(pool.map(code, starts)) == [code(start) for start in starts]
+
+
+def test_event_loops(codec: Codec, speech: np.ndarray, stream: bytes) -> None:
+    """Tasks of asyncio that code in threads, beside one that must not wait for them."""
+
+    async def work() -> tuple[list[np.ndarray], int]:
+        ticks = 0
+        tasks = [asyncio.create_task(asyncio.to_thread(codec.decode, stream)) for _ in range(3)]
+        while not all(task.done() for task in tasks):
+            await asyncio.sleep(0.001)
+            ticks += 1
+        return [task.result() for task in tasks], ticks
+
+    waves, ticks = asyncio.run(work())
+    for wave in waves:
+        np.testing.assert_array_equal(wave, codec.decode(stream))
+    assert ticks > 3  # the lock of the interpreter is released while a signal is coded
 
 
 def test_pickled_codecs_are_the_same(codec: Codec, stream: bytes) -> None:
