@@ -241,7 +241,8 @@ class Visit:
 
     def ready(self) -> None:
         """Wait until sounds are decoded and the last spectrogram is painted."""
-        self.until("[...document.querySelectorAll('.strip canvas')].at(-1)?.height === 256")
+        painted = "[...document.querySelectorAll('.strip[data-sound] canvas')].at(-1)?.height"
+        self.until(f"{painted} === 256")
 
     @property
     def position(self) -> float:
@@ -470,7 +471,7 @@ def test_the_page_uses_its_width(browser: Any, page_file: Path, width: int) -> N
 
     page.click("text=Side by side")
     page.click("button.sound >> nth=1")
-    page.wait_for_function("document.querySelector('.delta canvas').width > 300")
+    visit.until("document.querySelector('.delta canvas').height === 256")
     shown = [figure for figure in page.locator("figure.strip").all() if figure.is_visible()]
     names = [figure.locator("b").inner_text() for figure in shown]
     assert names == ["Reference", "this codec", "Difference"]
