@@ -77,7 +77,9 @@ def measure(run: Callable[[int], dict[str, float]], repeat: int, runs: int) -> d
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("audio_dir", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2)
