@@ -15,7 +15,7 @@ import json
 import resource
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,14 +75,16 @@ def measure(run: Callable[[int], dict[str, float]], repeat: int, runs: int) -> d
     }
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("audio_dir", type=Path)
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--runs", type=int, default=2)
     parser.add_argument("--kbps", type=float, default=13.2)
-    options = parser.parse_args()
+    options = parser.parse_args(argv)
     started = time.strftime("%Y-%m-%d %H:%M")
     found: dict[str, Any] = {"started": started, "load": psutil.getloadavg()}
     with tempfile.TemporaryDirectory() as folder, LocalCluster(
