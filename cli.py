@@ -339,12 +339,17 @@ def _is_pipe(path: Path) -> bool:
 @lru_cache(maxsize=1)
 def _load_codec(weights: Path | None) -> "Codec":
     """Load the codec once per process."""
-    from codec import Codec
+    from codec import Codec, jit
 
-    codec = Codec.load(weights)
-    if sys.stderr.isatty() and not codec.is_compiled():
-        _note("compiling the codec; this takes about half a minute, once")
-    return codec
+    jit.announce = _announce_compiling
+    return Codec.load(weights)
+
+
+@lru_cache(maxsize=1)
+def _announce_compiling() -> None:
+    """Say on a terminal, once, why it takes a while."""
+    if sys.stderr.isatty():
+        _note("compiling for this processor; this takes about 20 seconds, once")
 
 
 def _read_stream(path: Path) -> bytes:
