@@ -93,11 +93,11 @@ def analyse(model, samples, spectrum, envelope):
         _band_means(squared, power[block + 1])
         for b in range(NUM_BANDS):
             power[0, b] += power[block + 1, b] / np.float32(BLOCKS_PER_FRAME)
+    level = np.empty(power.size, np.float32)
     for i in range(BLOCKS_PER_FRAME + 1):
         for b in range(NUM_BANDS):
             power[i, b] += POWER_FLOOR
-    level = np.empty(power.size, np.float32)
-    log2(power.reshape(-1), level)
+        log2(power[i], level[i * NUM_BANDS : (i + 1) * NUM_BANDS])
     mean = np.float32(0.0)
     for i in range(level.size):
         level[i] *= np.float32(0.5)

@@ -36,7 +36,7 @@ from codec.config import (
     CodecConfig,
 )
 from codec.dsp import ltpf, mdct
-from codec.jit import inlined, kernel
+from codec.jit import entry, kernel
 from codec.model import COST_ONE, coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
@@ -103,7 +103,7 @@ class DecodedIntegers(NamedTuple):
     received: np.ndarray
 
 
-@inlined
+@kernel
 def receive_frame(model, state, intra, data):
     """Decode the next frame's integers to ``state.coding.frame``; False: there are none.
 
@@ -126,7 +126,7 @@ def receive_frame(model, state, intra, data):
     return True
 
 
-@inlined
+@kernel
 def describe_frame(model, frame, num_bytes, parameters):
     """Tell the enhancer what it must know of a received frame."""
     for b in range(NUM_BANDS):
@@ -136,7 +136,7 @@ def describe_frame(model, frame, num_bytes, parameters):
     parameters.log_bits = np.float32(log_bits) / np.float32(1024)
 
 
-@inlined
+@kernel
 def finish_samples(model, state, spectrum, parameters, track):
     """Transform a frame back before the enhancer, and find the pitch of both segments if asked."""
     samples = np.empty(FRAME_LENGTH, np.float32)
@@ -153,7 +153,7 @@ def finish_samples(model, state, spectrum, parameters, track):
             parameters.lag[block] = lag
 
 
-@kernel
+@entry
 def decode_spectra(model, state, packets, intra, parameters, spectra):
     """Decode or conceal consecutive frames, up to their dequantized spectra.
 
@@ -181,7 +181,7 @@ def decode_spectra(model, state, packets, intra, parameters, spectra):
         finish_samples(model, state, spectra[p], parameters[p], received)
 
 
-@kernel
+@entry
 def enhance_spectra(model, state, parameters, spectra, enhanced, gains):
     """Enhance consecutive frames, ``BATCH`` at a time; see ``enhancer.enhance``."""
     for first in range(0, spectra.shape[0], BATCH):
@@ -196,7 +196,7 @@ def enhance_spectra(model, state, parameters, spectra, enhanced, gains):
         )
 
 
-@kernel
+@entry
 def synthesize(model, state, parameters, enhanced, gains, samples):
     """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N]."""
     plain = np.empty(FRAME_LENGTH, np.float32)
@@ -209,7 +209,7 @@ def synthesize(model, state, parameters, enhanced, gains, samples):
             ltpf.postfilter(state.ltpf, plain[first:last], lag, gains[p, block], out)
 
 
-@kernel
+@entry
 def decode_integers(model, state, data, sizes, intra, out):
     """Decode the integers of consecutive frames; ``out`` are the arrays of ``DecodedIntegers``."""
     envelopes, offset, step, levels, received = out
@@ -228,7 +228,7 @@ def decode_integers(model, state, data, sizes, intra, out):
                     levels[p, block, k] = frame.levels[block, k]
 
 
-@kernel
+@entry
 def side_costs(model, state, data, sizes, intra, costs):
     """Write the code lengths of envelope and step of frames to ``costs`` [P, 2], 1/256 bit.
 

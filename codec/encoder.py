@@ -27,7 +27,7 @@ from codec.coding.frame import (
 )
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_BANDS, CodecConfig
-from codec.jit import inlined, kernel
+from codec.jit import entry, kernel
 from codec.model import coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
@@ -71,7 +71,7 @@ def default_stages(bitrate_bps: int) -> int:
     return 3 if bitrate_bps < 22000 else 4
 
 
-@kernel
+@entry
 def analyse_frames(model, state, samples, spectra, envelopes):
     """Analyse consecutive frames.
 
@@ -93,7 +93,7 @@ def analyse_frames(model, state, samples, spectra, envelopes):
             state.past[n] = seen[FRAME_LENGTH + n]
 
 
-@inlined
+@kernel
 def choose_frame(model, state, proposed, spectrum, kind):
     """Choose all integers of a frame: envelope, step and levels, in ``state.coding.frame``.
 
@@ -117,7 +117,7 @@ def choose_frame(model, state, proposed, spectrum, kind):
     rate_control.choose_step(model, state, spectrum, (expected, frame_bits, side))
 
 
-@inlined
+@kernel
 def encode_frame(model, state, proposed, spectrum, kind, data):
     """Encode one frame into all of ``data`` and move the state past it; see ``choose_frame``.
 
@@ -138,7 +138,7 @@ def encode_frame(model, state, proposed, spectrum, kind, data):
     return True
 
 
-@kernel
+@entry
 def encode_frames(model, state, envelopes, spectra, sizes, intra, data):
     """Encode consecutive frames and move the state past them.
 

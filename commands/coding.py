@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 import typer
 
-from codec import Codec
+from codec import Codec, jit
 from codec.config import HOP_LENGTH
 from codec.errors import BitstreamError
 from codec.io.files import atomic_open, is_direct
@@ -49,10 +49,15 @@ HEADERLESS = {"s16le", "f32le", "alaw", "mulaw"}
 @lru_cache(maxsize=1)
 def load_codec(weights: Path | None) -> Codec:
     """Load the codec once per process."""
-    codec = Codec.load(weights)
-    if sys.stderr.isatty() and not codec.is_compiled():
-        note("compiling the codec; this takes about half a minute, once")
-    return codec
+    jit.announce = _announce_compiling
+    return Codec.load(weights)
+
+
+@lru_cache(maxsize=1)
+def _announce_compiling() -> None:
+    """Say on a terminal, once, why it takes a while."""
+    if sys.stderr.isatty():
+        note("compiling for this processor; this takes about 20 seconds, once")
 
 
 def compile_first(weights: Path | None) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from codec.coding.allocation import allocate, interpolate
 from codec.config import HOP_LENGTH, LOG_ONE, MAX_FRAME_BITS, MAX_FRAME_BYTES, NUM_BANDS
 from codec.dsp.fixed import exp2, log2
-from codec.jit import kernel
+from codec.jit import entry, kernel
 from codec.model import COST_ONE
 
 MIN_FRAME_BYTES = 12
@@ -29,7 +29,7 @@ SEARCH_ROUNDS, SHARE_ROUNDS = 24, 60
 _FLOOR = 1e-9  # energy of silence
 
 
-@kernel
+@entry
 def frame_energy(spectra, energy):
     """Write the mean square of every frame's coefficients, float32 [P, 2, N], to ``energy`` [P]."""
     for p in range(spectra.shape[0]):
@@ -77,7 +77,7 @@ def _total_bytes(bits, envelope_bits):
     return total
 
 
-@kernel
+@entry
 def find_demand(model, envelopes, energy, total_bytes, envelope_bits, demand):
     """Write what share of the bits each frame wants to ``demand`` float64 [P].
 
@@ -115,7 +115,7 @@ def find_demand(model, envelopes, energy, total_bytes, envelope_bits, demand):
         demand[p] = np.sqrt(wanted * share[p])
 
 
-@kernel
+@entry
 def share_bytes(demand, total_bytes, sizes):
     """Share ``total_bytes`` among frames in proportion to their demand, within a frame's limits.
 

@@ -1,6 +1,7 @@
 """Where compiled kernels are kept: never stale, never in the way, never needed.
 
-All but the slow test use a package of its own with two tiny kernels and a copy of ``jit.py``.
+All but the slow test use a package of its own with a few tiny kernels and copies of what compiles
+and calls them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import shutil
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +29,37 @@ def inner(x):
     return x + OFFSET
 """,
     "outer.py": """
+import numpy as np
 from codec.inner import inner
-from codec.jit import kernel
+from codec.jit import entry
 
-@kernel
+@entry
 def outer(x):
     return 2 * inner(x)
+
+@entry
+def total(values, pair, out):
+    for i in range(values.size):
+        out.sum += pair[0][i] * values[i]
+    out.count += pair[1]
+
+@entry
+def room(count):
+    return np.empty(count, np.int64).size
+
+@entry
+def half(x):
+    return x / 2
 """,
 }
+COPIED = ("jit.py", "compiler.py", "machine_code.py")
 # What is printed: a result, whether machine code came out of the cache, and where that lies.
 CALL = """
+import sys
 from codec import jit
 from codec.outer import outer
-print(outer(1), sum(outer.stats.cache_hits.values()), jit.cache_folder(), jit.is_cached("outer"))
+result, cached = outer(1), int("codec.compiler" not in sys.modules)
+print(result, cached, jit.cache_folder(), jit.is_cached("outer"))
 """
 # Variables that say where a cache may lie.
 PLACES = ("NUMBA_CACHE_DIR", "XDG_CACHE_HOME", "HOME", "TMPDIR", "TEMP", "TMP")
@@ -108,7 +127,8 @@ class Package:
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
         self.server, self.folder, self.codec = server, folder, folder / "place" / "codec"
         self.codec.mkdir(parents=True)
-        shutil.copy(ROOT / "codec" / "jit.py", self.codec)
+        for name in COPIED:
+            shutil.copy(ROOT / "codec" / name, self.codec)
         files = {"__init__.py": "", "config.py": "OFFSET = 3\n", "model.py": "", "other.py": ""}
         for name, text in (files | KERNELS).items():
             (self.codec / name).write_text(text)
@@ -187,11 +207,96 @@ def test_all_kernels_of_the_codec_are_hashed() -> None:
     from codec import jit
 
     sources = {path: path.read_text() for path in jit.PACKAGE.rglob("*.py")}
-    decorated = {p for p, text in sources.items() if "\n@kernel\n" in text or "\n@inlined" in text}
+    decorated = {p for p, text in sources.items() if "\n@kernel\n" in text or "\n@entry\n" in text}
     assert len(decorated) > 10
     for path in decorated:
         assert "from codec.jit import" in sources[path], path
-    assert {jit.PACKAGE / name for name in jit.CONSTANTS} <= set(sources)
+    assert {jit.PACKAGE / name for name in jit.HASHED} <= set(sources)
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda code: code[:-9], lambda code: b"", lambda code: b"x" * 99]
+)
+def test_damaged_file_is_made_anew(package: Package, damage: Callable[[bytes], bytes]) -> None:
+    cache = Path(package.call()[2])
+    (file,) = cache.glob("outer-*.o")
+    sound = file.read_bytes()
+    file.write_bytes(damage(sound))
+    assert package.call()[:2] == ["8", "0"]
+    assert file.read_bytes() == sound
+    assert sorted(cache.glob("*.o")) == [file]
+
+
+# --- calls ----------------------------------------------------------------------------------------
+
+ARGUMENTS = """
+import numpy as np
+from codec.outer import total
+ones = np.ones(6)
+def record():
+    kind = np.dtype({"names": ["sum", "count"], "formats": ["f8", "i8"]}, align=True)
+    return np.zeros(1, kind)[0]
+"""
+
+
+def test_arrays_records_and_tuples(package: Package) -> None:
+    """... reach machine code as they are, and those it is not made for go through numba."""
+    code = ARGUMENTS + (
+        "for values in (np.arange(6.0), np.arange(12.0)[::2], np.arange(6)):\n"
+        "    out = record()\n"
+        "    result = total(values, (ones, 3), out)\n"
+        "    print(result, out['sum'], out['count'], len(total.loaded))\n"
+    )
+    for _ in range(2):  # compiled, and from the cache
+        words = package.call(code)
+        assert words == [
+            "None",
+            "15.0",
+            "3",
+            "1",
+            "None",
+            "30.0",
+            "3",
+            "1",
+            "None",
+            "15.0",
+            "3",
+            "2",
+        ]
+
+
+def test_no_memory(package: Package) -> None:
+    code = (
+        "from codec.outer import room\n"
+        "try: room(1 << 58)\n"
+        "except MemoryError: print(room(5), len(room.loaded))\n"
+    )
+    for _ in range(2):
+        assert package.call(code) == ["5", "1"]
+
+
+def test_what_no_entry_can_be(package: Package) -> None:
+    code = "from codec.outer import half\ntry: half(3)\nexcept TypeError as error: print(error)\n"
+    assert " ".join(package.call(code)).startswith("half cannot be an entry: returns float64")
+
+
+@pytest.mark.parametrize("variable", ["NUMBA_DISABLE_JIT", "NUMBA_BOUNDSCHECK"])
+def test_through_numba_or_python_alone(package: Package, variable: str) -> None:
+    assert package.call(**{variable: "1"})[0] == "8"
+    assert list(package.codec.rglob("*.o")) == []
+
+
+def test_other_options_are_other_code(package: Package) -> None:
+    cache = Path(package.call()[2])
+    assert package.call(NUMBA_LOOP_VECTORIZE="0")[:2] == ["8", "0"]
+    assert package.call(NUMBA_NUM_THREADS="1")[:2] == ["8", "1"]
+    assert len(list(cache.glob("outer-*.o"))) == 2
+
+
+def test_announced_once(package: Package) -> None:
+    code = f"from codec import jit\njit.announce = lambda: print('slow')\n{CALL}outer(2)"
+    assert package.call(code)[:3] == ["slow", "8", "0"]
+    assert package.call(code)[:2] == ["8", "1"]
 
 
 # --- places ---------------------------------------------------------------------------------------
@@ -282,6 +387,27 @@ def test_processes_at_once(package: Package) -> None:
     words = package.call(code)
     assert words[::4] == ["8"] * 4
     assert package.call()[:2] == ["8", "1"]
+
+
+def test_threads_and_a_fork_while_one_compiles(package: Package) -> None:
+    code = (
+        "import os, sys, threading, time\n"
+        "from codec import jit\n"
+        "from codec.outer import outer\n"
+        "begun = threading.Event()\n"
+        "jit.announce = lambda: (begun.set(), time.sleep(0.2), print('slow', flush=True))\n"
+        "results = []\n"
+        "threads = [threading.Thread(target=lambda: results.append(outer(1))) for _ in range(4)]\n"
+        "for thread in threads: thread.start()\n"
+        "begun.wait()\n"
+        "child = os.fork()\n"
+        "if child == 0:\n"
+        "    print(outer(2), flush=True)\n"
+        "    os._exit(0)\n"
+        "for thread in threads: thread.join()\n"
+        "print(os.waitpid(child, 0)[1], *results, flush=True)\n"
+    )
+    assert package.call(code) == ["slow", "10", "0", "8", "8", "8", "8"]
 
 
 @pytest.mark.slow
