@@ -30,6 +30,8 @@ from codec.dsp.layers import dense
 from codec.jit import kernel
 from codec.records import new, record
 
+# Of the strongest band's power: what a band has at least (-54 dB).
+RELATIVE_FLOOR = np.float32(2.0**-18)
 POWER_FLOOR = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
 _EDGES = np.array(BAND_EDGES)
 _WIDTH = np.diff(_EDGES).astype(np.float32)

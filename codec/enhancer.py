@@ -42,11 +42,14 @@ from codec.records import new, record
 # A coefficient may get a predicted value if one within this many was coded. Elsewhere values could
 # only be the same pattern in every frame, which pleases spectral measures and is heard as a buzz.
 VALUE_REACH = 4
-# Octaves: quieter frames than this look like it to the enhancer, whose training had hardly any.
-LEVEL_FLOOR = np.float32(-11.0)
-# Frames that suffer from losses: by how much their energy, over so many coefficients, may exceed
-# what is known of it (1.5 dB).
-LOSS_HEADROOM, LIMIT_REACH = np.float32(1.4), 4
+# Octaves by which the level may change from frame to frame, as far as the network is told.
+LEVEL_STEP = np.float32(6.0)
+# Bands are pulled to the envelope's power, by this many octaves at most. The envelope's share in
+# the power that is compared with it: an empty band is not pulled up without end.
+MAX_PULL, POWER_DOUBT = np.float32(1.5), np.float32(0.01)
+STRENGTH_OFFSET = np.float32(-1.0)
+# By how much a band may exceed the envelope's power, or the decoded one (3 dB).
+HEADROOM = np.float32(2.0)
 # The postfilter is shut where the correlation at the lag is below the first value.
 PERIODIC_FROM, PERIODIC_RANGE = np.float32(0.3), np.float32(0.5)
 NOISE_OFFSET, NOISE_MIN, NOISE_MAX = np.float32(-0.7), np.float32(-8.0), np.float32(2.0)
@@ -55,7 +58,7 @@ LAG_CENTRE = 100.0  # samples
 PAD = 3  # zeros beside the spectrum, as the convolutions over frequency want them
 
 NUM_INPUTS = BLOCKS_PER_FRAME * HOP_LENGTH + 2 * NUM_BANDS + 3
-NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS)
+NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
 _LEAK = np.float32(GRU_LEAK)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
 
