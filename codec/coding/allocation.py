@@ -14,7 +14,7 @@ from codec.jit import kernel
 from codec.model import COST_ONE
 
 OFFSET_LIMIT = 4 * LOG_ONE  # step offsets are limited softly to ± this
-SIDE_BITS = 5  # bits kept for the step's symbol and the end of the packet, in the budget
+SIDE_BITS = 9  # bits kept for the symbols of step, level and blocks, and the end of the packet
 # Rows of the table of step offsets: 160 bits (log2 in Q10), then every half octave.
 FIRST_KNOT, KNOT_SHIFT = 7498, 9
 SIZE_CENTRE = 8 * 1024  # of the network's input, log2 of the frame's bits in Q10

@@ -107,6 +107,15 @@ def forward(transform, samples, spectrum):
 
 
 @kernel
+def forward_quadrature(transform, samples, spectrum):
+    """Transform some blocks with sines in place of cosines (MDST); see :func:`forward`."""
+    for b in range(spectrum.shape[0]):
+        for k in range(spectrum.shape[1]):
+            spectrum[b, k] = 0
+    add_dense(samples, transform.quadrature[:], spectrum)
+
+
+@kernel
 def inverse(transform, spectrum, overlap, samples):
     """Transform some consecutive blocks back and add where they overlap.
 
