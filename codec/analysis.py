@@ -2,11 +2,14 @@
 
 ::
 
-    waveform ─► 480-sample frame ─► LPC (order 16) ─► log2 envelope per band ─────────────┐
-    MDCT ─► log2 energy per band and block ────────────────────────────────────────────┐  │
-         └► log2 energy per band and frame ──► + ◄── small correction ◄── MLP ◄─────────┴──┘
-                                               ▼
-                                    proposed envelope [bands], octaves
+    waveform ─► 480-sample frame ─► LPC (order 16) ─► log2 envelope per band ──────────┐
+    MDCT² + MDST² ─► log2 power per band and block ─────────────────────────────────┐  │
+              └► log2 power per band and frame ──► + ◄── small correction ◄── MLP ◄─┴──┘
+                                                   ▼
+                                        proposed envelope [bands], octaves
+
+The power of both transforms does not depend on the phase, as that of the MDCT alone does: it is
+what a listener hears as the level of a band, and what the decoder gives back where bits were few.
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from codec.dsp.layers import dense
 from codec.jit import kernel
 from codec.records import new, record
 
+# Of the strongest band's power: what a band has at least (-54 dB).
+RELATIVE_FLOOR = np.float32(2.0**-18)
 POWER_FLOOR = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
 _EDGES = np.array(BAND_EDGES)
 _WIDTH = np.diff(_EDGES).astype(np.float32)
@@ -84,19 +89,26 @@ def analyse(model, samples, spectrum, envelope):
         for n in range(2 * HOP_LENGTH):
             windows[block, n] = samples[block * HOP_LENGTH + n]
     mdct.forward(model.transform, windows, spectrum)
+    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    mdct.forward_quadrature(model.transform, windows, quadrature)
     # log2 rms of the bands: of the frame, and of each block.
     power = np.zeros((BLOCKS_PER_FRAME + 1, NUM_BANDS), np.float32)
     squared = np.empty(HOP_LENGTH, np.float32)
     for block in range(BLOCKS_PER_FRAME):
         for k in range(HOP_LENGTH):
-            squared[k] = spectrum[block, k] * spectrum[block, k]
+            cosine, sine = spectrum[block, k], quadrature[block, k]
+            squared[k] = np.float32(0.5) * (cosine * cosine + sine * sine)
         _band_means(squared, power[block + 1])
         for b in range(NUM_BANDS):
             power[0, b] += power[block + 1, b] / np.float32(BLOCKS_PER_FRAME)
+    top = np.float32(0.0)
+    for b in range(NUM_BANDS):
+        top = max(top, power[0, b])
+    floor = POWER_FLOOR + RELATIVE_FLOOR * top
     level = np.empty(power.size, np.float32)
     for i in range(BLOCKS_PER_FRAME + 1):
         for b in range(NUM_BANDS):
-            power[i, b] += POWER_FLOOR
+            power[i, b] += floor
         log2(power[i], level[i * NUM_BANDS : (i + 1) * NUM_BANDS])
     mean = np.float32(0.0)
     for i in range(level.size):
@@ -112,8 +124,12 @@ def analyse(model, samples, spectrum, envelope):
         features[0, i] = np.float32(0.25) * (level[NUM_BANDS + i] - mean)
     last = features[0, BLOCKS_PER_FRAME * NUM_BANDS :]
     _band_means(smooth, last)
+    lowest = np.empty(1, np.float32)
+    lowest[0] = floor
+    log2(lowest, lowest)
     for b in range(NUM_BANDS):
-        last[b] = np.float32(0.25) * (last[b] - level[b])
+        smoothed = max(last[b], np.float32(0.5) * lowest[0])
+        last[b] = np.float32(0.25) * (smoothed - level[b])
     hidden = np.empty((1, model.b1.size), np.float32)
     correction = np.empty((1, NUM_BANDS), np.float32)
     dense(features, model.w1[:], model.b1[:], hidden)

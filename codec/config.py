@@ -16,10 +16,11 @@ OURS = "nsvq"  # how this codec is called beside others, unless a run names it o
 
 SAMPLE_RATE = 16000  # Hz, of everything behind the resampler
 HOP_LENGTH = 160  # N, samples per MDCT block; the window is 2N
-BLOCKS_PER_FRAME = 2
+BLOCKS_PER_FRAME = 2  # of N coefficients; or one of 2N ("long"), whichever takes fewer bits
 FRAME_LENGTH = HOP_LENGTH * BLOCKS_PER_FRAME  # samples: 20 ms
 FRAMES_PER_SECOND = SAMPLE_RATE // FRAME_LENGTH
 FRAMES_PER_GROUP = 50  # that share a checksum; the first of each is an intra frame
+NUM_BLOCK_KINDS = 4  # short: first, second; long: even coefficients, odd ones
 DELAY_SAMPLES = FRAME_LENGTH + HOP_LENGTH  # algorithmic delay: 30 ms
 
 LPC_ORDER = 16
@@ -36,7 +37,7 @@ FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it
 # --- container ------------------------------------------------------------------------------------
 
 MAGIC = b"NSVQ"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 HEADER_BYTES, CRC_BYTES = 24, 2
 TRAILER_BYTES = 7  # at the end of a stream with an open end
 MAX_NUM_SAMPLES = (1 << 40) - 1  # of a source
@@ -51,14 +52,21 @@ REPORT_RATES_KBPS: tuple[float, ...] = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)
 
 # --- envelope and step ----------------------------------------------------------------------------
 
-# 20 bands on the Bark scale (Zwicker 1961), in MDCT bins of 50 Hz; one more edge than bands.
+# 26 bands of at least 100 Hz, in MDCT bins of 50 Hz; one more edge than bands.
 BAND_EDGES: tuple[int, ...] = (
-    0, 2, 4, 6, 8, 10, 13, 16, 19, 23, 27, 32, 38, 45, 53, 63, 75, 89, 106, 127, 160,
+    0, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 27, 31, 36, 41, 47, 53, 60, 68, 76, 85, 95, 106, 118,
+    130, 144, 160,
 )  # fmt: skip
 
 NUM_BANDS = len(BAND_EDGES) - 1
 LOG_ONE = 256  # one octave of amplitude: envelopes and steps are integers in this unit ("Q8")
-LOG_FLOOR = -14 * LOG_ONE  # smallest proposed envelope
+LOG_FLOOR = -18 * LOG_ONE  # smallest proposed envelope: below the noise of 16 bits
+# The level, the mean of the envelope, is a symbol of its own; the rest is its shape.
+LEVEL_RESOLUTION = 64  # spacing of levels, Q8 octaves: 1.5 dB
+MIN_LEVEL, MAX_LEVEL = -72, 32  # in units of this
+INITIAL_LEVEL = -40  # before the first frame, and what intra frames are relative to
+MAX_LEVEL_DELTA = MAX_LEVEL - MIN_LEVEL
+NUM_LEVEL_CONTEXTS = 7  # distributions of the level delta, chosen by the last one
 STEP_RESOLUTION = 16  # spacing of the transmitted step, Q8 octaves
 MAX_STEP_DELTA = 63  # the transmitted step delta lies in ± this
 NUM_STEP_CONTEXTS = 7  # distributions of the step delta, chosen by the last one

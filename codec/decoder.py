@@ -22,7 +22,7 @@ from codec import enhancer, plc
 from codec.coding import envelope
 from codec.coding import spectrum as coefficients
 from codec.coding.allocation import step_context
-from codec.coding.frame import get_frame, get_step, limited_bits
+from codec.coding.frame import get_blocks, get_frame, get_step, limited_bits, start
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.coding.range_coder import dec_init
 from codec.config import (
@@ -92,6 +92,7 @@ class DecodedIntegers(NamedTuple):
     envelope : int32 [P, bands]    Q8 octaves
     offset : int32 [P, bands]      step offsets, Q8
     step : int64 [P]               Q8
+    long : int64 [P]               1: one block of 2N, even coefficients first, then the odd ones
     levels : int32 [P, 2, N]
     received : bool [P]            False: lost, or coded in terms of a lost one; all else is 0 then
     """
@@ -99,6 +100,7 @@ class DecodedIntegers(NamedTuple):
     envelope: np.ndarray
     offset: np.ndarray
     step: np.ndarray
+    long: np.ndarray
     levels: np.ndarray
     received: np.ndarray
 
@@ -132,6 +134,7 @@ def describe_frame(model, frame, num_bytes, parameters):
     for b in range(NUM_BANDS):
         parameters.envelope[b] = np.float32(frame.envelope[b]) / _LOG_ONE
         parameters.log_step[b] = np.float32(frame.step + frame.offset[b]) / _LOG_ONE
+    parameters.long = np.float32(frame.long)
     log_bits = model.coding.allocation.log2_bits[limited_bits(num_bytes)]
     parameters.log_bits = np.float32(log_bits) / np.float32(1024)
 
@@ -174,6 +177,9 @@ def decode_spectra(model, state, packets, intra, parameters, spectra):
         if received:
             frame = state.coding.frame
             coefficients.dequantize(frame.levels, frame.log_step, spectra[p])
+            coefficients.mark_uncoded(frame.levels, frame.long == 1, parameters[p].uncoded)
+            if frame.long == 1:
+                mdct.to_short(model.transform, spectra[p], spectra[p])
             describe_frame(model, frame, packet.size, parameters[p])
             plc.receive(state.plc, parameters[p])
         else:
@@ -212,7 +218,7 @@ def synthesize(model, state, parameters, enhanced, gains, samples):
 @entry
 def decode_integers(model, state, data, sizes, intra, out):
     """Decode the integers of consecutive frames; ``out`` are the arrays of ``DecodedIntegers``."""
-    envelopes, offset, step, levels, received = out
+    envelopes, offset, step, long, levels, received = out
     position = 0
     for p in range(sizes.size):
         packet = data[position : position + sizes[p]]
@@ -220,7 +226,7 @@ def decode_integers(model, state, data, sizes, intra, out):
         received[p] = receive_frame(model, state, intra[p], packet)
         if received[p]:
             frame = state.coding.frame
-            step[p] = frame.step
+            step[p], long[p] = frame.step, frame.long
             for b in range(NUM_BANDS):
                 envelopes[p, b], offset[p, b] = frame.envelope[b], frame.offset[b]
             for block in range(BLOCKS_PER_FRAME):
@@ -230,7 +236,9 @@ def decode_integers(model, state, data, sizes, intra, out):
 
 @entry
 def side_costs(model, state, data, sizes, intra, costs):
-    """Write the code lengths of envelope and step of frames to ``costs`` [P, 2], 1/256 bit.
+    """Write the code lengths of envelope and step (with the block length) to ``costs`` [P, 2].
+
+    They are in 1/256 bit.
 
     Both stand first in every packet; nothing else is decoded.
     """
@@ -241,15 +249,21 @@ def side_costs(model, state, data, sizes, intra, costs):
         stages = state.stages[1] if intra[p] else state.stages[0]
         past = state.coding.past
         if intra[p]:
-            past.delta = 0
+            past.delta = past.long = past.level_delta = 0
         packet = data[position : position + sizes[p]]
         position += packet.size
         dec_init(coder, packet, 0, packet.size)
+        level_delta = envelope.get_level(coding.level, past.level_delta, coder, packet)
+        costs[p, 0] = envelope.level_cost(coding.level, past.level_delta, level_delta)
+        past.level_delta = level_delta
         envelope.get(coding.envelope, stages, coder, packet, indices)
-        costs[p, 0] = envelope.price(coding.envelope, indices, stages)
+        costs[p, 0] += envelope.price(coding.envelope, indices, stages)
+        long = get_blocks(coding, past, coder, packet)
+        costs[p, 1] = coding.blocks.cost[past.long, long]
+        past.long = long
         context = step_context(past.delta)
         past.delta = get_step(coding, past, coder, packet)
-        costs[p, 1] = coding.step.cost[context, past.delta + MAX_STEP_DELTA]
+        costs[p, 1] += coding.step.cost[context, past.delta + MAX_STEP_DELTA]
 
 
 class FrameDecoder:
@@ -266,7 +280,7 @@ class FrameDecoder:
         self.model = model
         self.state = new(state_dtype(config))
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
-        self.state["coding"]["past"]["envelope"] = model["coding"]["envelope"]["initial"]
+        start(model["coding"], self.state["coding"]["past"])
         plc.start(self.state["plc"])
 
     def decode(self, packets: Sequence[bytes | None], intra: np.ndarray) -> np.ndarray:
@@ -311,6 +325,7 @@ class FrameDecoder:
         result = DecodedIntegers(
             np.zeros((count, NUM_BANDS), np.int32),
             np.zeros((count, NUM_BANDS), np.int32),
+            np.zeros(count, np.int64),
             np.zeros(count, np.int64),
             np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.int32),
             np.zeros(count, np.bool_),

@@ -2,9 +2,9 @@
 
 ::
 
-    waveform ─► MDCT, envelope analysis ─► envelope search ─► step allocation ─► rate control
-                                                                                     │
-                         packet ◄─ range coder ◄─ levels and their distributions ◄───┘
+    waveform ─► MDCT, envelope analysis ─► envelope search ─► step allocation ─► block length ─┐
+                                                                                               │
+                packet ◄─ range coder ◄─ levels and their distributions ◄─ rate control ◄──────┘
 """
 
 from __future__ import annotations
@@ -23,10 +23,20 @@ from codec.coding.frame import (
     reset,
     set_envelope,
     shape_steps,
+    start,
     update,
 )
 from codec.coding.frame import state_dtype as coding_state_dtype
-from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_BANDS, CodecConfig
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    FRAME_LENGTH,
+    HOP_LENGTH,
+    LEVEL_RESOLUTION,
+    NUM_BANDS,
+    CodecConfig,
+)
+from codec.dsp import mdct
+from codec.dsp.fixed import exp2_q8, log2
 from codec.jit import entry, kernel
 from codec.model import coding_dtype, coding_model
 from codec.records import new, record
@@ -61,6 +71,8 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
         past=(np.float32, HOP_LENGTH),  # last samples of the frame
         coding=coding_state_dtype(config),
         ratio=np.float64,  # true cost of levels over its estimate
+        shape=(np.float32, NUM_BANDS),  # of the proposed envelope, Q8
+        spectrum=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # of the blocks that are coded
         best=rate_control.BEST,
         stages=(np.int64, 2),  # of the envelope, in predicted and in intra frames
     )
@@ -94,12 +106,42 @@ def analyse_frames(model, state, samples, spectra, envelopes):
 
 
 @kernel
-def choose_frame(model, state, proposed, spectrum, kind):
-    """Choose all integers of a frame: envelope, step and levels, in ``state.coding.frame``.
+def choose_blocks(state, transform, spectrum, expected):
+    """Choose two blocks or a long one; ``state.spectrum`` is what will be coded.
+
+    The bits of a coefficient are taken to be log2(1 + ratio²) / 2, of its ratio to the step that
+    the envelope makes expect: none for what is far below it.
+    """
+    frame = state.coding.frame
+    mdct.to_long(transform, spectrum, state.spectrum)
+    sizes = np.empty((2, BLOCKS_PER_FRAME * HOP_LENGTH), np.float32)
+    for k in range(HOP_LENGTH):
+        inverse = exp2_q8(-(expected + frame.relative[k]))
+        for block in range(BLOCKS_PER_FRAME):
+            i = block * HOP_LENGTH + k
+            short, long = spectrum[block, k] * inverse, state.spectrum[block, k] * inverse
+            sizes[0, i] = np.float32(1.0) + short * short
+            sizes[1, i] = np.float32(1.0) + long * long
+    log2(sizes[0], sizes[0])
+    log2(sizes[1], sizes[1])
+    gain = np.float32(0.0)
+    for i in range(sizes.shape[1]):
+        gain += sizes[0, i] - sizes[1, i]
+    frame.long = 1 if gain > 0 else 0
+    if frame.long == 0:
+        for block in range(BLOCKS_PER_FRAME):
+            for k in range(HOP_LENGTH):
+                state.spectrum[block, k] = spectrum[block, k]
+
+
+@kernel
+def choose_frame(model, transform, state, proposed, spectrum, kind):
+    """Choose all integers of a frame: envelope, blocks, step, levels, in ``state.coding.frame``.
 
     Parameters
     ----------
     model : record              coding model of the frame's kind
+    transform : mdct.TRANSFORM
     state : record              of the encoder; its past is reset before an intra frame
     proposed : float32 [bands]  envelope, Q8
     spectrum : float32 [2, N]
@@ -110,22 +152,29 @@ def choose_frame(model, state, proposed, spectrum, kind):
     past, indices = coding.past, coding.frame.indices
     if intra:
         reset(model, past)
-    envelope.search(model.envelope, past.envelope, proposed, num_stages, indices)
+    level = envelope.find_level(proposed)
+    coding.frame.level_delta = level - past.level
+    for b in range(NUM_BANDS):
+        state.shape[b] = proposed[b] - np.float32(level * LEVEL_RESOLUTION)
+    envelope.search(model.envelope, past.shape, state.shape, num_stages, indices)
+    side = envelope.price(model.envelope, indices, num_stages)
+    side += envelope.level_cost(model.level, past.level_delta, coding.frame.level_delta)
     set_envelope(model, coding, intra, num_stages)
     expected = shape_steps(model, coding, frame_bits, num_stages)
-    side = envelope.price(model.envelope, indices, num_stages)
-    rate_control.choose_step(model, state, spectrum, (expected, frame_bits, side))
+    choose_blocks(state, transform, spectrum, expected)
+    side += model.blocks.cost[past.long, coding.frame.long]
+    rate_control.choose_step(model, state, state.spectrum, (expected, frame_bits, side))
 
 
 @kernel
-def encode_frame(model, state, proposed, spectrum, kind, data):
+def encode_frame(model, transform, state, proposed, spectrum, kind, data):
     """Encode one frame into all of ``data`` and move the state past it; see ``choose_frame``.
 
     Returns
     -------
     bool   False: not even the envelope fits
     """
-    choose_frame(model, state, proposed, spectrum, kind)
+    choose_frame(model, transform, state, proposed, spectrum, kind)
     coding = state.coding
     keep = HOP_LENGTH
     while not put_frame(model, coding, kind[2], data):
@@ -161,7 +210,9 @@ def encode_frames(model, state, envelopes, spectra, sizes, intra, data):
         coding = model.intra if intra[p] else model.coding
         stages = state.stages[1] if intra[p] else state.stages[0]
         kind = (limited_bits(sizes[p]), intra[p], stages)
-        if not encode_frame(coding, state, envelopes[p], spectra[p], kind, data[position:end]):
+        packet = data[position:end]
+        transform = model.analysis.transform
+        if not encode_frame(coding, transform, state, envelopes[p], spectra[p], kind, packet):
             return p
         position = end
     return -1
@@ -180,7 +231,7 @@ class FrameEncoder:
     def __init__(self, model: Any, config: CodecConfig, num_stages: int) -> None:
         self.model = model
         self.state = new(state_dtype(config))
-        self.state["coding"]["past"]["envelope"] = model["coding"]["envelope"]["initial"]
+        start(model["coding"], self.state["coding"]["past"])
         self.state["ratio"] = rate_control.FIRST_RATIO
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
 

@@ -7,9 +7,10 @@
     envelope shape, level, rate ────────────┤                                               │
     periodicity, lag, losses ───────────────┘                                               │
     coefficients of 2 frames ─► conv over frequency (local branch) ─► gain, value ─────────(+)
-              ┌── gain [2, N], value [2, N], noise level [2, bands], LTPF gain [2, 3] ◄─────┘
+              ┌── gain, value [2, N], noise level [2, bands], strength [bands], LTPF gain ◄─┘
               ▼
-    y = coefficient * gain + envelope * (value + noise level * noise where the level was zero)
+    y = coefficient * gain + envelope * (value + noise level * noise where nothing was coded)
+    y ─► bands pulled to the envelope's power, by a learned strength ─► bound ─► quantization cell
     y / (1 + LTPF gain) ─► inverse MDCT ─► long-term postfilter (codec/dsp/ltpf.py)
 
 It works on whole frames: block 0 may look at block 1, which the packet holds anyway, so the delay
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from codec.config import (
+    BAND_EDGES,
     BLOCKS_PER_FRAME,
     GRU_LEAK,
     HOP_LENGTH,
@@ -42,11 +44,14 @@ from codec.records import new, record
 # A coefficient may get a predicted value if one within this many was coded. Elsewhere values could
 # only be the same pattern in every frame, which pleases spectral measures and is heard as a buzz.
 VALUE_REACH = 4
-# Octaves: quieter frames than this look like it to the enhancer, whose training had hardly any.
-LEVEL_FLOOR = np.float32(-11.0)
-# Frames that suffer from losses: by how much their energy, over so many coefficients, may exceed
-# what is known of it (1.5 dB).
-LOSS_HEADROOM, LIMIT_REACH = np.float32(1.4), 4
+# Octaves by which the level may change from frame to frame, as far as the network is told.
+LEVEL_STEP = np.float32(6.0)
+# Bands are pulled to the envelope's power, by this many octaves at most. The envelope's share in
+# the power that is compared with it: an empty band is not pulled up without end.
+MAX_PULL, POWER_DOUBT = np.float32(1.5), np.float32(0.01)
+STRENGTH_OFFSET = np.float32(-1.0)
+# By how much a band may exceed the envelope's power, or the decoded one (3 dB).
+HEADROOM = np.float32(2.0)
 # The postfilter is shut where the correlation at the lag is below the first value.
 PERIODIC_FROM, PERIODIC_RANGE = np.float32(0.3), np.float32(0.5)
 NOISE_OFFSET, NOISE_MIN, NOISE_MAX = np.float32(-0.7), np.float32(-8.0), np.float32(2.0)
@@ -55,15 +60,19 @@ LAG_CENTRE = 100.0  # samples
 PAD = 3  # zeros beside the spectrum, as the convolutions over frequency want them
 
 NUM_INPUTS = BLOCKS_PER_FRAME * HOP_LENGTH + 2 * NUM_BANDS + 3
-NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS)
+NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
 _LEAK = np.float32(GRU_LEAK)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
+_EDGES = np.array(BAND_EDGES)
+_WIDTH = np.diff(_EDGES).astype(np.float32)
 
 # What the enhancer knows of a frame beside its spectrum.
 PARAMETERS = record(
     envelope=(np.float32, NUM_BANDS),  # octaves
     log_step=(np.float32, NUM_BANDS),  # octaves
     log_bits=np.float32,  # log2 of the packet's bits
+    long=np.float32,  # 1: one block of 2N was coded
+    uncoded=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # 1 where nothing was coded
     lag=(np.int64, BLOCKS_PER_FRAME),  # samples, of the segment that each block completes
     periodicity=(np.float32, BLOCKS_PER_FRAME),  # 0..1
     loss=(np.float32, NUM_LOSS_FEATURES),  # lost; length of the gap; time since
@@ -179,19 +188,18 @@ def _features(state, frame, compressed, out):
     for b in range(NUM_BANDS):
         mean += frame.envelope[b]
     mean /= np.float32(NUM_BANDS)
-    heard = max(mean, LEVEL_FLOOR)
     for block in range(BLOCKS_PER_FRAME):
         for k in range(HOP_LENGTH):
             out[block * HOP_LENGTH + k] = compressed[block, k]
     for b in range(NUM_BANDS):
         out[_SPLIT + b] = np.float32(0.25) * (frame.envelope[b] - mean)
         out[_SPLIT + NUM_BANDS + b] = np.float32(0.5) * (frame.log_step[b] - frame.envelope[b])
-    change = heard - state.level if state.started != 0 else np.float32(0.0)
+    change = mean - state.level if state.started != 0 else np.float32(0.0)
     rest = out[_SPLIT + 2 * NUM_BANDS :]
-    rest[0] = np.float32(0.25) * (heard + np.float32(8.0))
-    rest[1] = np.float32(0.25) * change
+    rest[0] = frame.long
+    rest[1] = np.float32(0.25) * min(max(change, -LEVEL_STEP), LEVEL_STEP)
     rest[2] = frame.log_bits - np.float32(8.0)
-    state.level = heard
+    state.level = mean
     state.started = 1
 
 
@@ -275,44 +283,94 @@ def _gelu_into(x, out):
 
 
 @kernel
-def _near_coded(spectrum, out):
-    """Write 1 where a coefficient within VALUE_REACH is not zero in either block, else 0."""
+def _near_coded(uncoded, out):
+    """Write 1 where a coefficient within VALUE_REACH was coded in either block, else 0."""
     for k in range(HOP_LENGTH):
         out[k] = np.float32(0.0)
     for k in range(HOP_LENGTH):
-        if spectrum[0, k] != 0 or spectrum[1, k] != 0:
+        if uncoded[0, k] == 0 or uncoded[1, k] == 0:
             for i in range(max(k - VALUE_REACH, 0), min(k + VALUE_REACH + 1, HOP_LENGTH)):
                 out[i] = np.float32(1.0)
 
 
 @kernel
-def _energy(x, out):
-    """Write the mean square of ``x`` over LIMIT_REACH coefficients on each side to ``out``."""
-    for k in range(HOP_LENGTH):
-        first, last = max(k - LIMIT_REACH, 0), min(k + LIMIT_REACH + 1, HOP_LENGTH)
-        total = 0.0
-        for i in range(first, last):
-            total += np.float64(x[i]) * np.float64(x[i])
-        out[k] = total / (last - first)
+def _band_power(x, out):
+    """Write the mean square of ``x`` [N] in each band to ``out`` [bands]."""
+    for b in range(NUM_BANDS):
+        total = np.float32(0.0)
+        for k in range(_EDGES[b], _EDGES[b + 1]):
+            total += x[k] * x[k]
+        out[b] = total / _WIDTH[b]
 
 
 @kernel
-def _limit(spectrum, scale, out):
-    """Hold a block that suffers from losses to the level that is known of it.
+def _obey(model, frame, strength, out):
+    """Pull each band's power, of both blocks, towards the envelope's.
 
-    A gap can leave the memory where it was never trained, and the first frame after it would be a
-    click. The energy in a stretch of a few coefficients may exceed that of the envelope or of the
-    decoded ones, whichever is more, by LOSS_HEADROOM.
+    What the network says of ``strength`` [bands] is the share of the way that is gone: the power of
+    the MDCT alone swings with the phase, so where much was coded it is better left as it is.
     """
-    expected = np.empty(HOP_LENGTH)
-    coded = np.empty(HOP_LENGTH)
-    there = np.empty(HOP_LENGTH)
-    _energy(scale, expected)
-    _energy(spectrum, coded)
-    _energy(out, there)
-    for k in range(HOP_LENGTH):
-        allowed = LOSS_HEADROOM * max(expected[k], coded[k])
-        out[k] *= np.float32(np.sqrt(min(allowed / max(there[k], 1e-30), 1.0)))
+    power = np.empty((BLOCKS_PER_FRAME, NUM_BANDS), np.float32)
+    wanted = np.empty(NUM_BANDS, np.float32)
+    share = np.empty(NUM_BANDS, np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        _band_power(out[block], power[block])
+    for b in range(NUM_BANDS):
+        wanted[b] = np.float32(2.0) * frame.envelope[b]
+        share[b] = strength[b] + STRENGTH_OFFSET
+    exp2(wanted, wanted)
+    sigmoid(share)
+    way = power[0]
+    for b in range(NUM_BANDS):
+        way[b] = np.float32(0.5) * (power[0, b] + power[1, b]) + POWER_DOUBT * wanted[b]
+    log2(way, way)
+    for b in range(NUM_BANDS):
+        octaves = frame.envelope[b] - np.float32(0.5) * way[b]
+        way[b] = share[b] * min(max(octaves, -MAX_PULL), MAX_PULL)
+    gain = np.empty(HOP_LENGTH, np.float32)
+    _interpolate(model, way, gain)
+    exp2(gain, gain)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            out[block, k] *= gain[k]
+
+
+@kernel
+def _bound(frame, spectrum, out):
+    """Hold each block's bands to HEADROOM over the envelope or the decoded coefficients.
+
+    Whatever the network makes of a signal that it has never heard, it does not get loud.
+    """
+    known = np.empty(NUM_BANDS, np.float32)
+    coded = np.empty(NUM_BANDS, np.float32)
+    power = np.empty(NUM_BANDS, np.float32)
+    for b in range(NUM_BANDS):
+        known[b] = np.float32(2.0) * frame.envelope[b]
+    exp2(known, known)
+    for block in range(BLOCKS_PER_FRAME):
+        _band_power(spectrum[block], coded)
+        _band_power(out[block], power)
+        for b in range(NUM_BANDS):
+            allowed = HEADROOM * max(known[b], coded[b])
+            if power[b] > allowed:
+                gain = np.float32(np.sqrt(allowed / power[b]))
+                for k in range(_EDGES[b], _EDGES[b + 1]):
+                    out[block, k] *= gain
+
+
+@kernel
+def _stay_in_cell(model, frame, spectrum, out):
+    """Keep received coefficients within one step of what was decoded.
+
+    The original lies there: what was coded finely is left as it is.
+    """
+    width = np.empty(HOP_LENGTH, np.float32)
+    _interpolate(model, frame.log_step, width)
+    exp2(width, width)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            low, high = spectrum[block, k] - width[k], spectrum[block, k] + width[k]
+            out[block, k] = min(max(out[block, k], low), high)
 
 
 @kernel
@@ -330,12 +388,11 @@ def _combine(model, frame, number, values, spectrum, out):
     """
     outputs, local, scale = values
     lost = frame.loss[0] > np.float32(0.5)
-    affected = frame.loss[0] != 0 or frame.loss[1] != 0 or frame.loss[2] != 0
     near = np.empty(HOP_LENGTH, np.float32)
     signs = np.empty(HOP_LENGTH, np.float32)
     level = np.empty(NUM_BANDS, np.float32)
     amplitude = np.empty(HOP_LENGTH, np.float32)
-    _near_coded(spectrum, near)
+    _near_coded(frame.uncoded, near)
     for block in range(BLOCKS_PER_FRAME):
         noise.fill(number * BLOCKS_PER_FRAME + block, signs)
         gain = outputs[block * HOP_LENGTH :]
@@ -352,10 +409,12 @@ def _combine(model, frame, number, values, spectrum, out):
             v = (value[k] + local[BLOCKS_PER_FRAME + block, k]) * near[k]
             # Nothing was coded in lost frames: with the noise's signs a value is no pattern.
             v = v * signs[k] if lost else v
-            fill = amplitude[k] * signs[k] if lost or x[k] == 0 else np.float32(0.0)
-            y[k] = x[k] * g + scale[k] * (v + fill)
-        if affected:
-            _limit(x, scale, y)
+            bare = np.float32(1.0) if lost else frame.uncoded[block, k]
+            y[k] = x[k] * g + scale[k] * (v + amplitude[k] * signs[k] * bare)
+    _obey(model, frame, outputs[2 * _SPLIT + BLOCKS_PER_FRAME * NUM_BANDS :], out)
+    _bound(frame, spectrum, out)
+    if not lost:
+        _stay_in_cell(model, frame, spectrum, out)
 
 
 @kernel

@@ -22,9 +22,12 @@ from codec.config import (
     BLOCKS_PER_FRAME,
     HOP_LENGTH,
     MAX_FRAME_BITS,
+    MAX_LEVEL_DELTA,
     MAX_STEP_DELTA,
     NUM_BANDS,
+    NUM_BLOCK_KINDS,
     NUM_FEATURES,
+    NUM_LEVEL_CONTEXTS,
     NUM_LOSS_FEATURES,
     NUM_LTPF_BANDS,
     NUM_RATE_KNOTS,
@@ -38,7 +41,7 @@ from codec.records import fill, new, record
 TOTAL_BITS = 15  # of probabilities
 TOTAL = 1 << TOTAL_BITS
 COST_ONE = 256  # code lengths are in 1/256 bit
-ENVELOPE_LIMIT = 8192  # |decoded envelope|, Q8 octaves
+ENVELOPE_LIMIT = 8192  # |decoded shape|, Q8 octaves
 FEATURE_LIMIT = 1023  # of the context model, Q6: ±16
 HIDDEN_LIMIT = 4095  # its activations, Q8: 16
 ACCUMULATOR_LIMIT = 1 << 31  # its sums
@@ -80,15 +83,16 @@ def _network(stage: str, **shapes: tuple[int | str, ...]) -> list[Field]:
 
 
 _SPECTRUM = BLOCKS_PER_FRAME * HOP_LENGTH
-_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS)
+_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
 
 FIELDS: tuple[Field, ...] = (
+    Field("level.cdf", (NUM_LEVEL_CONTEXTS, 2 * MAX_LEVEL_DELTA + 2), cdf=True, own=True),
     Field("envelope.codebooks", ("stages", "codewords", NUM_BANDS), np.int16, 8, own=True),
     Field("envelope.predictor", (NUM_BANDS, NUM_BANDS), q=12, own=True),
     Field("envelope.bias", (NUM_BANDS,), q=8, own=True),
     Field("envelope.initial", (NUM_BANDS,), np.int32, 8, -ENVELOPE_LIMIT, ENVELOPE_LIMIT, own=True),
     Field("envelope.index_cdf", ("stages", "codewords + 1"), cdf=True, own=True),
-    Field("allocation.w1", (2 * NUM_BANDS + 2, "allocation"), q=12),
+    Field("allocation.w1", (2 * NUM_BANDS + 1, "allocation"), q=12),
     Field("allocation.b1", ("allocation",), q=22),
     Field("allocation.w2", ("allocation", "allocation"), q=12),
     Field("allocation.b2", ("allocation",), q=22),
@@ -99,9 +103,10 @@ FIELDS: tuple[Field, ...] = (
     Field("allocation.interpolation", (HOP_LENGTH, 2), np.int32, 8, 0, 256),
     Field("allocation.log2_bits", (MAX_FRAME_BITS + 1,), np.int32, 10, 0, 2**14),
     Field("allocation.expected_bits", (320,), np.int32, 8, 0, 2**20),
+    Field("blocks.cdf", (2, 3), cdf=True, own=True),
     Field("step.cdf", (NUM_STEP_CONTEXTS, 2 * MAX_STEP_DELTA + 2), cdf=True, own=True),
     Field("context.w1", (NUM_FEATURES, "context"), q=10, own=True),
-    Field("context.band", (BLOCKS_PER_FRAME, NUM_BANDS, "context"), q=16, own=True),
+    Field("context.band", (2 * NUM_BLOCK_KINDS, NUM_BANDS, "context"), q=16, own=True),
     Field("context.w2", ("context", "context / 2"), q=10, own=True),
     Field("context.b2", ("context / 2",), q=18, own=True),
     Field("context.w3", ("context / 2", 2), q=10, own=True),
@@ -180,7 +185,7 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     ==================  ===========================================================
     envelope.index_cost  int32 [S, K], code lengths of the indices, 1/256 bit
     envelope.columns     float32 [S, bands, K], codebooks, bands first, for the search
-    step.cost            int32 [contexts, deltas], 1/256 bit
+    level.cost, step.cost, blocks.cost   int32 [contexts, symbols], 1/256 bit
     context.cdf          rows and columns in one dimension
     context.cost         int32 [2^15 + 1], code length of a frequency, 1/256 bit
     ==================  ===========================================================
@@ -193,7 +198,9 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     codewords = config.codebook_size
     stages["envelope"]["index_cost"] = (np.int32, (config.num_stages, codewords))
     stages["envelope"]["columns"] = (np.float32, (config.num_stages, NUM_BANDS, codewords))
-    stages["step"]["cost"] = (np.int32, (NUM_STEP_CONTEXTS, 2 * MAX_STEP_DELTA + 1))
+    for stage in ("level", "step", "blocks"):
+        contexts, edges = stages[stage]["cdf"][1]
+        stages[stage]["cost"] = (np.int32, (contexts, edges - 1))
     tables = config.table_rows * TABLE_COLUMNS
     stages["context"]["cdf"] = (np.int32, (tables, NUM_SYMBOLS + 1))
     stages["context"]["cost"] = (np.int32, TOTAL + 1)
@@ -217,7 +224,7 @@ def coding_model(tensors: dict[str, np.ndarray], config: CodecConfig) -> Any:
     derived = {
         "envelope.index_cost": code_lengths(tensors["envelope.index_cdf"]),
         "envelope.columns": tensors["envelope.codebooks"].transpose(0, 2, 1),
-        "step.cost": code_lengths(tensors["step.cdf"]),
+        **{f"{s}.cost": code_lengths(tensors[f"{s}.cdf"]) for s in ("level", "step", "blocks")},
         "context.cdf": tensors["context.cdf"].reshape(-1, NUM_SYMBOLS + 1),
         "context.cost": frequency_costs(),
     }

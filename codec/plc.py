@@ -108,6 +108,10 @@ def conceal(state, transform, history, parameters, spectrum):
         parameters.envelope[b] = state.envelope[b]
         parameters.log_step[b] = state.log_step[b]
     parameters.log_bits = state.log_bits
+    parameters.long = np.float32(0.0)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            parameters.uncoded[block, k] = np.float32(0.0)
     for block in range(BLOCKS_PER_FRAME):
         parameters.lag[block] = state.lag
         parameters.periodicity[block] = state.periodicity

@@ -14,8 +14,7 @@ from codec.coding import allocation as integer
 from codec.config import LOG_ONE, NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
 
 LOG2_ONE = 1 << 10  # log2 of frame sizes is Q10 in integers
-# Inputs of the network: envelope shape, previous envelope on the same mean, level, frame size.
-LEVEL_CENTRE = -integer.LEVEL_CENTRE / LOG_ONE
+# Inputs of the network: envelope shape, previous envelope on the same mean, frame size.
 SIZE_CENTRE = integer.SIZE_CENTRE / LOG2_ONE
 SHAPE_SHARE = 0.2  # of the envelope's shape that goes into the step
 # Offsets lie within ± this many octaves. Without a limit a band whose levels are all zero has no
@@ -47,7 +46,7 @@ class StepAllocation(nn.Module):
         super().__init__()
         hidden = config.allocation_hidden
         self.network = nn.Sequential(
-            nn.Linear(2 * NUM_BANDS + 2, hidden),
+            nn.Linear(2 * NUM_BANDS + 1, hidden),
             nn.ReLU(),
             nn.Linear(hidden, hidden),
             nn.ReLU(),
@@ -60,13 +59,12 @@ class StepAllocation(nn.Module):
         self.register_buffer("rate_offsets", torch.zeros(NUM_RATE_KNOTS, NUM_BANDS))
 
     def features(self, envelope: Tensor, previous: Tensor, log_bits: Tensor) -> Tensor:
-        """Return the network's input, shape [B, F, 2 * bands + 2], all within about ±4."""
+        """Return the network's input, shape [B, F, 2 * bands + 1], all within about ±4."""
         mean = envelope.mean(-1, keepdim=True)
         return torch.cat(
             [
                 0.25 * (envelope - mean),
                 0.25 * (previous - mean),
-                0.25 * (mean - LEVEL_CENTRE),
                 log_bits[..., None] - SIZE_CENTRE,
             ],
             dim=-1,

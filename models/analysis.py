@@ -1,12 +1,15 @@
-"""Envelope front end: LPC envelope and MDCT band energies in, proposed log envelope out.
+"""Envelope front end: LPC envelope and band powers in, proposed log envelope out.
 
 ::
 
     waveform ─► 480 samples per frame ─► LPC (order 16) ─► log2 envelope per band ──────┐
-    MDCT ─► log2 energy per band and block ──────────────────────────────────────────┐  │
-         └► log2 energy per band and frame ──► + ◄── small correction ◄── MLP ◄──────┴──┘
-                                               ▼
-                                    proposed envelope [B, F, bands], octaves
+    MDCT² + MDST² ─► log2 power per band and block ──────────────────────────────────┐  │
+              └► log2 power per band and frame ──► + ◄── small correction ◄── MLP ◄──┴──┘
+                                                   ▼
+                                        proposed envelope [B, F, bands], octaves
+
+The power of both transforms does not depend on the phase, as that of the MDCT alone does: it is
+what a listener hears as the level of a band, and what the decoder gives back where bits were few.
 """
 
 from __future__ import annotations
@@ -14,14 +17,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from codec.analysis import RELATIVE_FLOOR
 from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, LOG_FLOOR, LOG_ONE, NUM_BANDS, CodecConfig
-from models.dsp import band_matrix, lpc_envelope
+from models.dsp import band_matrix, lpc_envelope, mdst_matrix
 
 
 class EnvelopeAnalysis(nn.Module):
     """Propose the log envelope of each frame (the encoder's side only; float).
 
-    The correction starts at zero, so that an untrained codec already codes band energies.
+    The correction starts at zero, so that an untrained codec already codes band powers.
     """
 
     bands: Tensor
@@ -67,13 +71,17 @@ class EnvelopeAnalysis(nn.Module):
         -------
         float Tensor, shape [B, F, bands]
         """
-        power = spectrum.square() @ self.bands.T  # [B, F, 2, bands]
+        blocks = segments.unfold(-1, 2 * HOP_LENGTH, HOP_LENGTH)  # [B, F, 2, 2N]
+        quadrature = blocks @ mdst_matrix().to(segments)
+        power = 0.5 * (spectrum.square() + quadrature.square()) @ self.bands.T  # [B, F, 2, bands]
         floor = 2.0 ** (2 * LOG_FLOOR / LOG_ONE)
+        top = power.mean(2).amax(-1, keepdim=True)
+        floor = floor + float(RELATIVE_FLOOR) * top  # [B, F, 1]
         energy = 0.5 * torch.log2(power.mean(2) + floor)  # [B, F, bands]
-        per_block = 0.5 * torch.log2(power + floor)  # [B, F, 2, bands]
+        per_block = 0.5 * torch.log2(power + floor[:, :, None])  # [B, F, 2, bands]
 
-        lpc = lpc_envelope(segments)
-        lpc_bands = lpc @ self.bands.T  # [B, F, bands]
+        lpc_bands = lpc_envelope(segments) @ self.bands.T  # [B, F, bands]
+        lpc_bands = torch.maximum(lpc_bands, 0.5 * torch.log2(floor))
 
         mean = energy.mean(-1, keepdim=True)
         features = torch.cat(

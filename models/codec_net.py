@@ -2,10 +2,10 @@
 
 ::
 
-    waveform ─► MDCT ────────────────────────────────► quantize ─► enhancer ─► inverse MDCT ─► comb
-         └────► envelope analysis ─► MSVQ (NSVQ) ─┬─────► ▲ ▲         ▲
-                                                  └► allocation │         │
-                          frame bits ─► step search with Laplace bits ────┘
+    waveform ─► MDCT ────────────► block length ─► quantize ─► enhancer ─► inverse MDCT ─► comb
+         └────► envelope analysis ─► level, MSVQ (NSVQ) ─┬─► ▲ ▲         ▲
+                                                         └► allocation │ │
+                          frame bits ─► step search with Laplace bits ───┘
 
 :meth:`CodecNet.forward` is the table of contents; its stages have the names of the runtime's.
 """
@@ -20,7 +20,12 @@ from torch import Tensor, nn
 from codec.config import (
     BLOCKS_PER_FRAME,
     HOP_LENGTH,
+    INITIAL_LEVEL,
     INTRA_EXTRA_STAGES,
+    LEVEL_RESOLUTION,
+    LOG_ONE,
+    MAX_LEVEL,
+    MIN_LEVEL,
     NUM_BANDS,
     ROUNDING,
     CodecConfig,
@@ -36,6 +41,8 @@ from models.dsp import (
     inverse_mdct,
     mdct,
     random_noise,
+    to_long,
+    to_short,
     track_pitch,
 )
 from models.enhancer import DecodedFrames, Enhancer
@@ -45,6 +52,7 @@ from models.quantizers import QuantizerOutput
 # Half width, in steps, of the zone around the first threshold in which a coefficient may change
 # sides.
 EDGE = 0.2
+LEVELS_PER_OCTAVE = LOG_ONE / LEVEL_RESOLUTION
 
 
 class CodecOutput(NamedTuple):
@@ -56,6 +64,7 @@ class CodecOutput(NamedTuple):
     envelope : float Tensor, shape [B, F, bands]    proposed by the analysis
     vq : QuantizerOutput                            of the envelope
     levels : float Tensor, shape [B, F, 2, N]       quantized coefficients, whole numbers
+    long : bool Tensor, shape [B, F]                frames that are one block of 2N
     bits : float Tensor, shape [B, F]               hard Laplace bits of the levels
     step : float Tensor, shape [B, F]               octaves
     depth : float Tensor, shape [B, F, bands]       step of each band over its envelope, octaves,
@@ -66,6 +75,7 @@ class CodecOutput(NamedTuple):
     envelope: Tensor
     vq: QuantizerOutput
     levels: Tensor
+    long: Tensor
     bits: Tensor
     step: Tensor
     depth: Tensor
@@ -77,8 +87,8 @@ class Quantized(NamedTuple):
     Attributes
     ----------
     levels : whole numbers
-    coefficients : levels x step, with a gradient for the step
-    uncoded : 1 where the level is 0; while training with a gradient for the step
+    coefficients : levels x step as two blocks, with a gradient for the step
+    uncoded : 1 where no level tells anything; while training with a gradient for the step
     """
 
     levels: Tensor
@@ -89,6 +99,13 @@ class Quantized(NamedTuple):
 def intra_stages(num_stages: Tensor, config: CodecConfig) -> Tensor:
     """Return the envelope stages of intra frames, as the decoder has them."""
     return (num_stages + INTRA_EXTRA_STAGES).clamp_max(config.num_stages)
+
+
+@torch.no_grad()
+def quantize_level(envelope: Tensor) -> Tensor:
+    """Return the level that stands for the mean of envelopes [..., bands], octaves [..., 1]."""
+    level = torch.round(envelope.mean(-1, keepdim=True) * LEVELS_PER_OCTAVE)
+    return level.clamp(MIN_LEVEL, MAX_LEVEL) / LEVELS_PER_OCTAVE
 
 
 class CodecNet(nn.Module):
@@ -142,15 +159,16 @@ class CodecNet(nn.Module):
         decoded, log_bits = vq.quantized, torch.log2(frame_bits)
         offset, relative = self.allocate(decoded, previous, log_bits)
         budget = rate_model.coefficient_budget(frame_bits, num_stages, self.config.codebook_bits)
-        step, bits = self.search_step(spectrum.abs(), decoded, relative, budget)
-        quantized = self.quantize(spectrum, step[..., None] + relative)
+        coded, long = self.choose_blocks(spectrum, decoded, relative, budget)
+        step, bits = self.search_step(coded.abs(), decoded, relative, budget)
+        quantized = self.quantize(coded, step[..., None] + relative, long)
         noise = random_noise(spectrum)
         band_step = step[..., None] + offset
-        frames = self.conceal(quantized, decoded, band_step, log_bits, lost)
+        frames = self.conceal(quantized, decoded, band_step, log_bits, long, lost)
         enhanced, comb = self.enhance(frames, noise, preroll)
         out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
         depth = frames.band_step - frames.envelope
-        return CodecOutput(out, envelope, vq, quantized.levels, bits, step, depth)
+        return CodecOutput(out, envelope, vq, quantized.levels, long, bits, step, depth)
 
     def analyse(self, waveform: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Return spectrum [B, F, 2, N] and proposed envelope [B, F, bands] of [B, T]."""
@@ -161,31 +179,34 @@ class CodecNet(nn.Module):
     def quantize_envelope(
         self, envelope: Tensor, num_stages: Tensor, hard: bool, intra: Tensor | None
     ) -> tuple[QuantizerOutput, Tensor, Tensor]:
-        """Quantize envelopes, predicted or as intra frames.
+        """Quantize envelopes: their level, and their shape, predicted or as intra frames.
 
         Returns
         -------
-        vq : QuantizerOutput
+        vq : QuantizerOutput                           of the whole envelope
         previous : float Tensor, shape [B, F, bands]   what the allocation knows of the past
         num_stages : int64 Tensor, shape [B]           stages that were used
         """
+        level = quantize_level(envelope)
+        shape = envelope - level
         # What is frozen has nothing to learn from noise in its place.
-        vq = self.msvq(envelope, num_stages, hard or not self.msvq.codebooks.requires_grad)
-        first = self.msvq.initial.expand(len(envelope), 1, -1)
+        vq = self.msvq(shape, num_stages, hard or not self.msvq.codebooks.requires_grad)
+        if intra is not None:
+            num_stages = torch.where(intra, intra_stages(num_stages, self.config), num_stages)
+            frozen = not self.intra_msvq.codebooks.requires_grad
+            own = self.intra_msvq(shape, num_stages, hard or frozen)
+            chosen = intra[:, None, None]
+            vq = vq._replace(
+                quantized=torch.where(chosen, own.quantized, vq.quantized),
+                hard=torch.where(chosen, own.hard, vq.hard),
+                auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
+            )
+        vq = vq._replace(quantized=vq.quantized + level, hard=vq.hard + level)
+        first = self.msvq.initial.expand(len(envelope), 1, -1) + INITIAL_LEVEL / LEVELS_PER_OCTAVE
         previous = torch.cat([first, vq.quantized[:, :-1]], 1)
-        if intra is None:
-            return vq, previous, num_stages
-        num_stages = torch.where(intra, intra_stages(num_stages, self.config), num_stages)
-        frozen = not self.intra_msvq.codebooks.requires_grad
-        own = self.intra_msvq(envelope, num_stages, hard or frozen)
-        chosen = intra[:, None, None]
-        # Nothing of the past goes into an intra frame: its own envelope stands in.
-        previous = torch.where(chosen, own.quantized, previous)
-        vq = vq._replace(
-            quantized=torch.where(chosen, own.quantized, vq.quantized),
-            hard=torch.where(chosen, own.hard, vq.hard),
-            auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
-        )
+        if intra is not None:
+            # Nothing of the past goes into an intra frame: its own envelope stands in.
+            previous = torch.where(chosen, vq.quantized, previous)
         return vq, previous, num_stages
 
     def allocate(
@@ -194,6 +215,22 @@ class CodecNet(nn.Module):
         """Return step offsets in octaves, by band [B, F, bands] and by coefficient [B, F, N]."""
         offset = self.allocation(envelope, previous, log_bits)
         return offset, offset @ self.interpolation.T
+
+    @torch.no_grad()
+    def choose_blocks(
+        self, spectrum: Tensor, envelope: Tensor, relative: Tensor, budget: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return what is coded of a spectrum [B, F, 2, N], and which frames are long, bool [B, F].
+
+        A long block's even coefficients stand in place of the first block, the odd ones in place
+        of the second. The rule is the encoder's: the lower cost at the step that the envelope
+        makes expect.
+        """
+        log_scale = (envelope + self.scale_offset) @ self.interpolation.T
+        step = rate_model.expected_step(log_scale, relative, budget)
+        other = to_long(spectrum)
+        long = rate_model.takes_fewer_bits(spectrum, other, step[..., None] + relative)
+        return torch.where(long[..., None, None], other, spectrum), long
 
     def search_step(
         self, magnitude: Tensor, envelope: Tensor, relative: Tensor, budget: Tensor
@@ -216,7 +253,7 @@ class CodecNet(nn.Module):
             step = step + rate_model.moved_steps(step)
         return step, bits
 
-    def quantize(self, spectrum: Tensor, log_step: Tensor) -> Quantized:
+    def quantize(self, spectrum: Tensor, log_step: Tensor, long: Tensor) -> Quantized:
         """Quantize coefficients [B, F, 2, N] with steps [B, F, N] (octaves)."""
         width = torch.exp2(log_step)[:, :, None]
         with torch.no_grad():
@@ -236,6 +273,11 @@ class CodecNet(nn.Module):
             soft_zero = (spectrum / width).abs()
             soft_zero = ((1.0 - ROUNDING + EDGE - soft_zero) / (2 * EDGE)).clamp(0.0, 1.0)
             uncoded = uncoded + soft_zero - soft_zero.detach()
+        # Both coefficients of a long block at a frequency tell of both of its halves.
+        long = long[..., None, None]
+        coefficients = torch.where(long, to_short(coefficients), coefficients)
+        neither = uncoded[:, :, :1] * uncoded[:, :, 1:]
+        uncoded = torch.where(long, neither, uncoded)
         return Quantized(levels, coefficients, uncoded)
 
     def conceal(
@@ -244,6 +286,7 @@ class CodecNet(nn.Module):
         envelope: Tensor,
         band_step: Tensor,
         log_bits: Tensor,
+        long: Tensor,
         lost: Tensor | None,
     ) -> DecodedFrames:
         """Return the frames as the decoder has them: stand-ins for lost ones, pitch of all.
@@ -252,9 +295,10 @@ class CodecNet(nn.Module):
         ----------
         envelope, band_step : float Tensor, shape [B, F, bands]   octaves
         log_bits : float Tensor, shape [B, F]
+        long : bool Tensor, shape [B, F]
         lost : bool Tensor, shape [B, F], or None
         """
-        coefficients, loss = quantized.coefficients, None
+        coefficients, uncoded, loss = quantized.coefficients, quantized.uncoded, None
         dequantized = coefficients.detach().flatten(1, 2)  # [B, 2F, N]
         filled = None
         if lost is not None:
@@ -263,6 +307,8 @@ class CodecNet(nn.Module):
             coefficients = torch.where(
                 gone[..., None], filled.coefficients.view_as(coefficients), coefficients
             )
+            uncoded = torch.where(gone[..., None], 0.0, uncoded)
+            long = long & ~lost
             envelope = torch.where(gone, filled.envelope, envelope)
             band_step = torch.where(gone, filled.band_step, band_step)
             log_bits = torch.where(lost, filled.log_bits, log_bits)
@@ -276,7 +322,7 @@ class CodecNet(nn.Module):
             lag = torch.where(gone, filled.lag[..., None], lag)
             periodicity = torch.where(gone, filled.periodicity[..., None], periodicity)
         return DecodedFrames(
-            coefficients, quantized.uncoded, envelope, band_step, log_bits, lag, periodicity, loss
+            coefficients, uncoded, envelope, band_step, log_bits, long, lag, periodicity, loss
         )
 
     def enhance(

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from codec.coding.context import ROW_OFFSET
 from codec.config import (
-    BLOCKS_PER_FRAME,
     MAGNITUDE_BASE,
     NUM_BANDS,
+    NUM_BLOCK_KINDS,
     NUM_FEATURES,
     ROUNDING,
     TABLE_COLUMNS,
@@ -61,7 +61,8 @@ class ContextModel(nn.Module):
     Attributes
     ----------
     logits : Parameter, shape [rows, columns, M]
-    band_bias : Parameter, shape [2, bands, hidden]   first-layer bias by block and band
+    band_bias : Parameter, shape [2 x kinds, bands, hidden]   first-layer bias by kind of block
+        (above those, the same after a long block) and band
     """
 
     def __init__(self, config: CodecConfig) -> None:
@@ -69,7 +70,7 @@ class ContextModel(nn.Module):
         self.num_rows = config.table_rows
         hidden = config.context_hidden
         self.first = nn.Linear(NUM_FEATURES, hidden, bias=False)
-        self.band_bias = nn.Parameter(torch.zeros(BLOCKS_PER_FRAME, NUM_BANDS, hidden))
+        self.band_bias = nn.Parameter(torch.zeros(2 * NUM_BLOCK_KINDS, NUM_BANDS, hidden))
         self.second = nn.Linear(hidden, hidden // 2)
         self.third = nn.Linear(hidden // 2, 2)
         nn.init.zeros_(self.third.weight)

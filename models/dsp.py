@@ -6,6 +6,7 @@ frame in a fixed order, needs none. Matrices, filters and constants are the runt
 
 =====================  ===================================================================
 mdct, inverse_mdct     orthonormal, sine window, perfect reconstruction by TDAC
+to_long, to_short      from a frame's two blocks to its long block, and back
 lpc_envelope           windowed autocorrelation, lag window, Levinson-Durbin, envelope
 random_noise           stretches of the Rudin-Shapiro sequence with random signs
 track_pitch            lag and periodicity of what was decoded so far
@@ -59,6 +60,18 @@ PITCH_FFT = 1024
 def mdct_matrix() -> Tensor:
     """Return the windowed, orthonormal MDCT basis, float32, shape [2N, N]."""
     return _lasting(torch.from_numpy(make_transform()["forward"]))
+
+
+@lru_cache(maxsize=1)
+def mdst_matrix() -> Tensor:
+    """Return the basis with sines in place of cosines, float32, shape [2N, N]."""
+    return _lasting(torch.from_numpy(make_transform()["quadrature"]))
+
+
+@lru_cache(maxsize=1)
+def long_matrix() -> Tensor:
+    """Return the matrix from a frame's two blocks to its long block, float32, shape [2N, 2N]."""
+    return _lasting(torch.from_numpy(make_transform()["to_long"]))
 
 
 @lru_cache(maxsize=1)
@@ -117,13 +130,24 @@ def band_interpolation() -> Tensor:
 # --- MDCT -----------------------------------------------------------------------------------------
 
 
-def mdct(waveform: Tensor, blocks: int) -> Tensor:
+def to_long(spectrum: Tensor) -> Tensor:
+    """Return the long blocks of frames' two blocks, [..., 2, N]: even coefficients, then odd."""
+    return (spectrum.flatten(-2) @ long_matrix().to(spectrum)).view(spectrum.shape)
+
+
+def to_short(spectrum: Tensor) -> Tensor:
+    """Return the two blocks of frames' long blocks; the inverse of :func:`to_long`."""
+    return (spectrum.flatten(-2) @ long_matrix().to(spectrum).T).view(spectrum.shape)
+
+
+def mdct(waveform: Tensor, blocks: int, quadrature: bool = False) -> Tensor:
     """Transform a waveform to MDCT spectra.
 
     Parameters
     ----------
     waveform : float Tensor, shape [B, T]   T <= (blocks - 1) * N
     blocks : int                            number of blocks F; the signal is zero-padded
+    quadrature : bool                       MDST instead
 
     Returns
     -------
@@ -139,7 +163,8 @@ def mdct(waveform: Tensor, blocks: int) -> Tensor:
     behind = total - waveform.shape[-1] + HOP_LENGTH
     padded = torch.nn.functional.pad(waveform, (HOP_LENGTH, behind))
     frames = padded.unfold(-1, 2 * HOP_LENGTH, HOP_LENGTH)  # [B, F, 2N]
-    return frames @ mdct_matrix().to(waveform)
+    basis = mdst_matrix() if quadrature else mdct_matrix()
+    return frames @ basis.to(waveform)
 
 
 def inverse_mdct(spectrum: Tensor, num_samples: int) -> Tensor:

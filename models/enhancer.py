@@ -10,6 +10,7 @@
               ┌── gain [2, N], value [2, N], noise level [2, bands], comb [2, 3] ◄──────────┘
               ▼
     y = coefficient * gain + envelope * (value + noise level * noise where the level was zero)
+    y ─► band powers pulled to the envelope's, by a learned strength ─► bounded ─► quantization cell
     y / (1 + comb) ─► inverse MDCT ─► comb filter
 
 It works on whole frames: block 0 may look at block 1, which the packet holds anyway, so the delay
@@ -35,10 +36,10 @@ from codec.config import (
 )
 from codec.dsp.ltpf import band_response
 from codec.enhancer import (
+    HEADROOM,
     LAG_CENTRE,
-    LEVEL_FLOOR,
-    LIMIT_REACH,
-    LOSS_HEADROOM,
+    LEVEL_STEP,
+    MAX_PULL,
     NOISE_MAX,
     NOISE_MIN,
     NOISE_OFFSET,
@@ -46,13 +47,16 @@ from codec.enhancer import (
     NUM_OUTPUTS,
     PERIODIC_FROM,
     PERIODIC_RANGE,
+    POWER_DOUBT,
+    STRENGTH_OFFSET,
     VALUE_REACH,
 )
-from models.dsp import band_interpolation
+from models.dsp import band_interpolation, band_matrix, band_of_coefficient
 
 # Of the inputs: what brings them to about ±1.
-SHAPE_SCALE, STEP_SCALE, LEVEL_SCALE, LEVEL_CENTRE, SIZE_CENTRE = 0.25, 0.5, 0.25, 8.0, 8.0
-SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH  # outputs: gains, values, then levels of the noise
+SHAPE_SCALE, STEP_SCALE, LEVEL_SCALE, SIZE_CENTRE = 0.25, 0.5, 0.25, 8.0
+SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH  # outputs: gains, values, levels of the noise, strengths
+LEVELS = BLOCKS_PER_FRAME * NUM_BANDS
 
 
 class DecodedFrames(NamedTuple):
@@ -61,9 +65,10 @@ class DecodedFrames(NamedTuple):
     Attributes
     ----------
     coefficients : float Tensor, shape [B, F, 2, N]     dequantized
-    uncoded : float Tensor, shape [B, F, 2, N]          1 where noise goes: where the level is 0
+    uncoded : float Tensor, shape [B, F, 2, N]          1 where noise goes: where levels are 0
     envelope, band_step : float Tensor, shape [B, F, bands]   octaves
     log_bits : float Tensor, shape [B, F]               log2 of the packet's bits
+    long : bool Tensor, shape [B, F]                    one block of 2N was coded
     lag, periodicity : Tensors, shape [B, F, 2]         of the segments that the blocks complete
     loss : float Tensor, shape [B, F, NUM_LOSS_FEATURES]   None: no frame is lost
     """
@@ -73,6 +78,7 @@ class DecodedFrames(NamedTuple):
     envelope: Tensor
     band_step: Tensor
     log_bits: Tensor
+    long: Tensor
     lag: Tensor
     periodicity: Tensor
     loss: Tensor | None = None
@@ -86,6 +92,7 @@ class DecodedFrames(NamedTuple):
             self.envelope[:, part],
             self.band_step[:, part],
             self.log_bits[:, part],
+            self.long[:, part],
             self.lag[:, part],
             self.periodicity[:, part],
             None if self.loss is None else self.loss[:, part],
@@ -164,11 +171,15 @@ class Enhancer(nn.Module):
     """
 
     interpolation: Tensor
+    bands: Tensor
+    band_of: Tensor
     comb_response: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.register_buffer("interpolation", band_interpolation(), persistent=False)
+        self.register_buffer("bands", band_matrix(), persistent=False)
+        self.register_buffer("band_of", band_of_coefficient(), persistent=False)
         self.register_buffer("comb_response", torch.from_numpy(band_response()), persistent=False)
         hidden, channels, blocks = config.enhancer_hidden, config.local_channels, BLOCKS_PER_FRAME
         self.hidden = hidden
@@ -242,7 +253,8 @@ class Enhancer(nn.Module):
         shape = coefficients.shape
         gain = 1.0 + 0.5 * out[..., :SPLIT].view(shape) + local[:, :, 0]
         value = self._confine(out[..., SPLIT : 2 * SPLIT].view(shape) + local[:, :, 1], frames)
-        noise_level = out[..., 2 * SPLIT :].unflatten(-1, (BLOCKS_PER_FRAME, NUM_BANDS))
+        noise_level = out[..., 2 * SPLIT : 2 * SPLIT + LEVELS]
+        noise_level = noise_level.unflatten(-1, (BLOCKS_PER_FRAME, NUM_BANDS))
         noise_level = 2.0 * noise_level + float(NOISE_OFFSET)
         amplitude = noise_level.clamp(float(NOISE_MIN), float(NOISE_MAX)).exp()
         amplitude = amplitude @ self.interpolation.T
@@ -254,8 +266,10 @@ class Enhancer(nn.Module):
             value = torch.where(lost, value * noise, value)
             uncoded = torch.where(lost, 1.0, uncoded)
         spectrum = coefficients * gain + scale * (value + amplitude * noise * uncoded)
-        if loss is not None and not self.training:
-            spectrum = self._limit(spectrum, coefficients, scale, loss)
+        strength = torch.sigmoid(out[..., 2 * SPLIT + LEVELS :] + float(STRENGTH_OFFSET))
+        spectrum = self._obey(spectrum, frames.envelope, strength)
+        spectrum = self._bound(spectrum, coefficients, frames.envelope)
+        spectrum = self._stay_in_cell(spectrum, frames)
         comb = torch.sigmoid(self.comb_outputs(hidden)).unflatten(-1, (BLOCKS_PER_FRAME, -1))
         voiced = (frames.periodicity - float(PERIODIC_FROM)) / float(PERIODIC_RANGE)
         comb = comb * voiced.clamp(0.0, 1.0)[..., None]
@@ -268,16 +282,15 @@ class Enhancer(nn.Module):
         """Return the first layer's output [B, F, H] and the level of the last frame [B, 1]."""
         envelope = frames.envelope
         mean = envelope.mean(-1, keepdim=True)
-        heard = mean.clamp_min(float(LEVEL_FLOOR))
-        last = torch.where(state.level.isnan(), heard[:, 0], state.level)
-        change = heard - torch.cat([last[:, None], heard[:, :-1]], 1)
+        last = torch.where(state.level.isnan(), mean[:, 0], state.level)
+        change = mean - torch.cat([last[:, None], mean[:, :-1]], 1)
         features = torch.cat(
             [
                 compress(relative).flatten(2),
                 SHAPE_SCALE * (envelope - mean),
                 STEP_SCALE * (frames.band_step - envelope),
-                LEVEL_SCALE * (heard + LEVEL_CENTRE),
-                LEVEL_SCALE * change,
+                frames.long[..., None].to(envelope),
+                LEVEL_SCALE * change.clamp(-float(LEVEL_STEP), float(LEVEL_STEP)),
                 frames.log_bits[..., None] - SIZE_CENTRE,
             ],
             dim=-1,
@@ -287,7 +300,7 @@ class Enhancer(nn.Module):
         hidden = self.inputs(features) + self.pitch_inputs(pitch)
         if frames.loss is not None:
             hidden = hidden + self.loss_inputs(frames.loss)
-        return nn.functional.gelu(hidden), heard[:, -1]
+        return nn.functional.gelu(hidden), mean[:, -1]
 
     def _remember(self, hidden: Tensor, state: EnhancerState) -> tuple[Tensor, Tensor, Tensor]:
         """Return what convolution and recurrent layer make of [B, F, H], [B, F, 2H], and states."""
@@ -314,26 +327,42 @@ class Enhancer(nn.Module):
 
     def _confine(self, value: Tensor, frames: DecodedFrames) -> Tensor:
         """Return values [B, F, 2, N] near coded coefficients only."""
-        coded = (frames.coefficients != 0).any(2).to(value).flatten(0, 1)[:, None]  # [B * F, 1, N]
+        coded = (frames.uncoded < 0.5).any(2).to(value).flatten(0, 1)[:, None]  # [B * F, 1, N]
         near = nn.functional.max_pool1d(coded, 2 * VALUE_REACH + 1, 1, VALUE_REACH)
         return value * near.view(*value.shape[:2], 1, HOP_LENGTH)
 
-    def _limit(self, spectrum: Tensor, coefficients: Tensor, scale: Tensor, loss: Tensor) -> Tensor:
-        """Hold lost frames, and those after them, to the level that is known of them.
+    def _obey(self, spectrum: Tensor, envelope: Tensor, strength: Tensor) -> Tensor:
+        """Pull each band's power, of both blocks, towards the envelope's.
 
-        A gap can leave the memory where it was never trained, and the first frame after it would be
-        a click. The energy in a stretch of a few coefficients may exceed that of the envelope or of
-        the decoded coefficients, whichever is more, by LOSS_HEADROOM.
+        ``strength`` [B, F, bands] is the share of the way that is gone: the power of the MDCT alone
+        swings with the phase, so where much was coded it is better left as it is.
         """
+        power = (spectrum.square() @ self.bands.T).mean(2)
+        wanted = torch.exp2(2.0 * envelope)
+        log_power = 0.5 * torch.log2(power + float(POWER_DOUBT) * wanted)
+        way = (envelope - log_power).clamp(-float(MAX_PULL), float(MAX_PULL))
+        gain = torch.exp2((strength * way) @ self.interpolation.T)
+        return spectrum * gain[:, :, None]
 
-        def energy(x: Tensor) -> Tensor:  # in double: hostile files have magnitudes of 1e26
-            squared = x.double().square().flatten(0, 1)
-            return nn.functional.avg_pool1d(
-                squared, 2 * LIMIT_REACH + 1, 1, LIMIT_REACH, count_include_pad=False
-            ).view(x.shape)
+    def _bound(self, spectrum: Tensor, coefficients: Tensor, envelope: Tensor) -> Tensor:
+        """Hold each block's bands to HEADROOM over the envelope or the decoded coefficients.
 
-        known = torch.maximum(energy(scale.expand_as(coefficients)), energy(coefficients))
-        allowed = float(LOSS_HEADROOM) * known
-        gain = (allowed / energy(spectrum).clamp_min(1e-30)).clamp_max(1.0).sqrt()
-        affected = (loss != 0).any(-1)[..., None, None]
-        return torch.where(affected, spectrum * gain.to(spectrum), spectrum)
+        Whatever the network makes of a signal that it has never heard, it does not get loud.
+        """
+        known = torch.exp2(2.0 * envelope)[:, :, None]
+        known = torch.maximum(known, coefficients.square() @ self.bands.T)
+        power = spectrum.square() @ self.bands.T
+        gain = (float(HEADROOM) * known / power.clamp_min(1e-30)).clamp_max(1.0).sqrt()
+        return spectrum * gain[..., self.band_of]
+
+    def _stay_in_cell(self, spectrum: Tensor, frames: DecodedFrames) -> Tensor:
+        """Keep received coefficients within one step of what was decoded.
+
+        The original lies there: what was coded finely is left as it is.
+        """
+        width = torch.exp2(frames.band_step @ self.interpolation.T)[:, :, None]
+        low, high = frames.coefficients - width, frames.coefficients + width
+        inside = torch.minimum(torch.maximum(spectrum, low), high)
+        if frames.loss is None:
+            return inside
+        return torch.where(frames.loss[..., :1, None] > 0.5, spectrum, inside)

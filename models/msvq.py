@@ -68,7 +68,7 @@ class PredictiveMSVQ(nn.Module):
         self.codebooks = nn.Parameter(torch.randn(num_stages, codebook_size, dim) * scale)
         self.predictor = nn.Parameter(0.7 * torch.eye(dim) * predictive, requires_grad=predictive)
         self.bias = nn.Parameter(torch.zeros(dim))
-        self.register_buffer("initial", torch.full((dim,), -10.0))
+        self.register_buffer("initial", torch.zeros(dim))
         self.usage = CodebookUsage(num_stages, codebook_size)
 
     @property
@@ -181,7 +181,7 @@ class PredictiveMSVQ(nn.Module):
         else:
             self.bias.copy_(envelope.flatten(0, 1).mean(0))
             residual = envelope.flatten(0, 1) - self.bias
-        self.initial.copy_(envelope.flatten(0, 1).quantile(0.05, dim=0))
+        self.initial.copy_(envelope.flatten(0, 1).mean(0))
         return self._fit_codebooks(residual, iterations)
 
     @torch.no_grad()

@@ -98,6 +98,49 @@ def bisect_step(magnitude: Tensor, log_scale: Tensor, relative: Tensor, budget: 
     return high
 
 
+@torch.no_grad()
+def expected_step(log_scale: Tensor, relative: Tensor, budget: Tensor) -> Tensor:
+    """Return the step [B, F] at which a Laplace source of this scale needs ``budget`` bits."""
+    centre = (log_scale - relative).mean(-1)
+    table = expected_bits(log_scale)
+    low, high = centre - SEARCH_OCTAVES, centre + SEARCH_OCTAVES
+    for _ in range(BISECTIONS):
+        step = 0.5 * (low + high)
+        index = 16 * (log_scale - relative - step[..., None]) + 128
+        bits = BLOCKS_PER_FRAME * table[index.floor().long().clamp(0, len(table) - 1)].sum(-1)
+        high = torch.where(bits <= budget, step, high)
+        low = torch.where(bits <= budget, low, step)
+    return high
+
+
+def expected_bits(like: Tensor) -> Tensor:
+    """Return bits of a Laplace coefficient by log2 of its scale in steps, 16 entries per octave.
+
+    Entry 128 is scale 1; the table spans 2^-8 to 2^12.
+    """
+    log_scale = torch.arange(-128, 192, dtype=torch.float64) / 16
+    zero, one, slope = laplace_code_lengths(log_scale)
+    inverse = torch.exp2(-log_scale)
+    p_zero = -torch.expm1(-(1 - ROUNDING) * inverse)
+    mean_further = 1 / torch.expm1(inverse)  # of |q| - 1, given |q| >= 1
+    return (p_zero * zero + (1 - p_zero) * (one + slope * mean_further)).to(like)
+
+
+@torch.no_grad()
+def takes_fewer_bits(spectrum: Tensor, other: Tensor, log_step: Tensor) -> Tensor:
+    """Return where frames of ``other`` take fewer bits than those of ``spectrum``, bool [B, F].
+
+    The bits of a coefficient are taken to be log2(1 + ratio²) / 2, of its ratio to the step
+    (``log_step`` [B, F, N]): none for what is far below it.
+    """
+    inverse = torch.exp2(-2.0 * log_step)[:, :, None]
+
+    def bits(x: Tensor) -> Tensor:
+        return torch.log1p(x.square() * inverse).sum((-2, -1))
+
+    return bits(other) < bits(spectrum)
+
+
 def newton_step(step: Tensor, magnitude: Tensor, log_scale: Tensor, relative: Tensor) -> Tensor:
     """Return ``step`` with the gradient of the step that keeps the bits what they are."""
     log_step = step[..., None] + relative

@@ -9,13 +9,15 @@ from __future__ import annotations
 import numpy as np
 
 from codec.coding.allocation import step_context
+from codec.coding.envelope import level_context
 from codec.config import CodecConfig
 from codec.encoder import default_stages
 from codec.model import FIELDS
 from codec.weights import INTRA_PREFIX, Weights, load_weights
 
 __all__ = [
-    "Tensors", "Weights", "file_tensors", "load_weights", "stages_at", "step_context",
+    "Tensors", "Weights", "file_tensors", "level_context", "load_weights", "stages_at",
+    "step_context",
 ]  # fmt: skip
 
 # Tensors of one kind of frames, by the names of FIELDS.

@@ -14,11 +14,10 @@ from codec.jit import kernel
 from codec.model import COST_ONE
 
 OFFSET_LIMIT = 4 * LOG_ONE  # step offsets are limited softly to ± this
-SIDE_BITS = 5  # bits kept for the step's symbol and the end of the packet, in the budget
+SIDE_BITS = 9  # bits kept for the symbols of step, level and blocks, and the end of the packet
 # Rows of the table of step offsets: 160 bits (log2 in Q10), then every half octave.
 FIRST_KNOT, KNOT_SHIFT = 7498, 9
 SIZE_CENTRE = 8 * 1024  # of the network's input, log2 of the frame's bits in Q10
-LEVEL_CENTRE = 8 * LOG_ONE
 SHAPE_SHARE = 819  # Q12: 0.2 of the envelope's shape goes into the step
 
 
@@ -54,14 +53,13 @@ def allocate(model, envelope, previous, frame_bits, offset):
     for j in range(NUM_BANDS):
         mean += envelope[j]
     mean //= NUM_BANDS
-    x = np.empty(2 * NUM_BANDS + 2, np.int64)
+    x = np.empty(2 * NUM_BANDS + 1, np.int64)
     # A quarter of an octave in Q8 is the same integer as the feature in Q10.
     for j in range(NUM_BANDS):
         x[j] = envelope[j] - mean
         x[NUM_BANDS + j] = previous[j] - mean
     log_bits = np.int64(model.log2_bits[frame_bits])
-    x[2 * NUM_BANDS] = mean + LEVEL_CENTRE
-    x[2 * NUM_BANDS + 1] = log_bits - SIZE_CENTRE
+    x[2 * NUM_BANDS] = log_bits - SIZE_CENTRE
     hidden = model.w1.shape[1]
     h1 = np.empty(hidden, np.int64)
     h2 = np.empty(hidden, np.int64)

@@ -75,6 +75,7 @@ NEIGHBOURS = record(
     last_ratio=(np.int32, HOP_LENGTH),  # and of the last one
     past=(np.int32, (2, HOP_LENGTH)),  # rescaled magnitudes of the last two blocks, Q4; moves on
     frame_bits=np.int64,  # log2 of the frame's bits, Q10
+    kind=np.int64,  # of this frame's first block, see NUM_BLOCK_KINDS, above those of the last frame
     delta=np.int64,  # step delta of this frame,
     last_delta=np.int64,  # and of the last one
 )
@@ -216,7 +217,7 @@ def start_block(model, known, block, context):
     hidden = context.first.shape[1]
     for k in range(HOP_LENGTH):
         x, total = features[k], context.first[k]
-        bias = model.band[block, BAND_OF_BIN[k]]
+        bias = model.band[known.kind + block, BAND_OF_BIN[k]]
         for o in range(hidden):
             total[o] = bias[o]
         for f in STATIC:

@@ -1,7 +1,10 @@
-"""Spectral envelope: predictive multi-stage vector quantization (MSVQ).
+"""Spectral envelope: a level, and a shape by predictive multi-stage vector quantization (MSVQ).
 
-The decoded envelope is ``A previous + b + sum of one codeword per stage``, 20 log2 amplitudes in
-Q8. The encoder searches the codewords stage by stage and keeps the M best paths (tree search).
+The level is the mean of the envelope's log2 amplitudes, in steps of 1.5 dB, coded as the difference
+from the last one. The shape is what is left of the 26 bands, ``A previous + b + sum of one codeword
+per stage`` in Q8. Everything behind it sees shapes and ratios only, so that the codec works the
+same on loud and on quiet signals. The encoder searches the codewords stage by stage and keeps the M
+best paths (tree search).
 
 References
 ----------
@@ -15,7 +18,14 @@ from __future__ import annotations
 import numpy as np
 
 from codec.coding.range_coder import dec_consume, dec_target, enc_symbol
-from codec.config import NUM_BANDS
+from codec.config import (
+    LEVEL_RESOLUTION,
+    MAX_LEVEL,
+    MAX_LEVEL_DELTA,
+    MIN_LEVEL,
+    NUM_BANDS,
+    NUM_LEVEL_CONTEXTS,
+)
 from codec.jit import kernel
 from codec.model import ENVELOPE_LIMIT, TOTAL_BITS
 
@@ -23,6 +33,47 @@ MAX_STAGES = 8
 BEAM = 8  # paths that the search keeps
 # Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
 RATE_WEIGHT = np.float32(30.0)
+
+
+@kernel
+def find_level(proposed):
+    """Return the level of a proposed envelope, float32 [bands] in Q8, in its steps."""
+    total = np.float32(0.0)
+    for b in range(NUM_BANDS):
+        total += proposed[b]
+    mean = total / np.float32(NUM_BANDS * LEVEL_RESOLUTION)
+    return min(max(np.int64(np.floor(mean + np.float32(0.5))), MIN_LEVEL), MAX_LEVEL)
+
+
+@kernel
+def level_context(delta):
+    """Return the distribution of the level delta that follows ``delta``."""
+    return min(max((delta + 7) // 2, 0), NUM_LEVEL_CONTEXTS - 1)
+
+
+@kernel
+def put_level(model, past_delta, delta, coder, data):
+    """Code a level delta, given the last one; ``model`` is stage ``level``."""
+    cdf, symbol = model.cdf[level_context(past_delta)], delta + MAX_LEVEL_DELTA
+    enc_symbol(coder, data, np.int64(cdf[symbol]), np.int64(cdf[symbol + 1]), TOTAL_BITS)
+
+
+@kernel
+def get_level(model, past_delta, coder, data):
+    """Decode a level delta."""
+    cdf = model.cdf[level_context(past_delta)]
+    target = dec_target(coder, TOTAL_BITS)
+    symbol = 0
+    while cdf[symbol + 1] <= target:
+        symbol += 1
+    dec_consume(coder, data, np.int64(cdf[symbol]), np.int64(cdf[symbol + 1]), TOTAL_BITS)
+    return symbol - MAX_LEVEL_DELTA
+
+
+@kernel
+def level_cost(model, past_delta, delta):
+    """Return the code length of a level delta, 1/256 bit."""
+    return np.int64(model.cost[level_context(past_delta), delta + MAX_LEVEL_DELTA])
 
 
 @kernel
@@ -44,8 +95,8 @@ def search(model, previous, target, num_stages, indices):
     Parameters
     ----------
     model : record             stage ``envelope`` of the coding model
-    previous : int32 [bands]     decoded envelope of the frame before, Q8
-    target : float32 [bands]     proposed envelope, Q8
+    previous : int32 [bands]     decoded shape of the frame before, Q8
+    target : float32 [bands]     wanted shape, Q8
     num_stages : int
     indices : int64 [>= S]       result
     """
@@ -113,7 +164,7 @@ def reconstruct(model, previous, indices, num_stages, out):
 
 @kernel
 def price(model, indices, num_stages):
-    """Return the code length of an envelope's indices, 1/256 bit."""
+    """Return the code length of a shape's indices, 1/256 bit."""
     total = np.int64(0)
     for s in range(num_stages):
         total += model.index_cost[s, indices[s]]

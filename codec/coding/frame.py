@@ -21,8 +21,13 @@ from codec.coding.range_coder import (
 from codec.config import (
     BLOCKS_PER_FRAME,
     HOP_LENGTH,
+    INITIAL_LEVEL,
+    LEVEL_RESOLUTION,
+    LOG_ONE,
     MAX_FRAME_BITS,
+    MAX_LEVEL,
     MAX_STEP_DELTA,
+    MIN_LEVEL,
     NUM_BANDS,
     STEP_RESOLUTION,
     CodecConfig,
@@ -31,20 +36,29 @@ from codec.jit import kernel
 from codec.model import TOTAL_BITS
 from codec.records import record
 
+HIGHEST_ENVELOPE = 24 * LOG_ONE  # Q8 octaves; no sound is as loud as this, hostile files are
 BUFFER_BYTES = 4096  # of the range encoder; a frame has at most 255
 
 
 # What one frame leaves to the next; identical in encoder and decoder.
 PAST = record(
-    envelope=(np.int32, NUM_BANDS),  # decoded envelope of the last frame, Q8
+    level=np.int64,  # of the last frame, in its steps,
+    level_delta=np.int64,  # less that of the frame before
+    shape=(np.int32, NUM_BANDS),  # decoded, Q8
+    envelope=(np.int32, NUM_BANDS),  # level and shape together, Q8
+    long=np.int64,  # 1: it was one long block
     delta=np.int64,  # its step delta
     magnitude=(np.int32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # |level|, the last block first
     log_step=(np.int32, HOP_LENGTH),  # their steps, Q8
 )
 # All integers of a frame, and what follows from them.
 FRAME = record(
+    level=np.int64,  # of the envelope, in its steps
+    level_delta=np.int64,  # less the last one: transmitted
     indices=(np.int64, envelope.MAX_STAGES),  # of the envelope's codewords
-    envelope=(np.int32, NUM_BANDS),  # Q8 octaves
+    shape=(np.int32, NUM_BANDS),  # Q8 octaves
+    envelope=(np.int32, NUM_BANDS),  # level and shape together, Q8
+    long=np.int64,  # 1: one block of 2N coefficients, 0: two of N
     offset=(np.int32, NUM_BANDS),  # step offsets, Q8,
     relative=(np.int32, HOP_LENGTH),  # and at each coefficient
     log_scale=(np.int32, HOP_LENGTH),  # log2 Laplace scale, Q8
@@ -68,12 +82,20 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     )
 
 
+def start(model: Any, past: Any) -> None:
+    """Set a past of zeros to what it is before the first frame; see :func:`reset`."""
+    past["level"], past["shape"] = INITIAL_LEVEL, model["envelope"]["initial"]
+    past["envelope"] = past["shape"] + INITIAL_LEVEL * LEVEL_RESOLUTION
+
+
 @kernel
 def reset(model, past):
     """Put the past back to what it is before the first frame."""
+    past.level, past.level_delta = INITIAL_LEVEL, 0
     for j in range(NUM_BANDS):
-        past.envelope[j] = model.envelope.initial[j]
-    past.delta = 0
+        past.shape[j] = model.envelope.initial[j]
+        past.envelope[j] = past.shape[j] + INITIAL_LEVEL * LEVEL_RESOLUTION
+    past.delta = past.long = 0
     for k in range(HOP_LENGTH):
         past.magnitude[0, k] = past.magnitude[1, k] = past.log_step[k] = 0
 
@@ -82,9 +104,10 @@ def reset(model, past):
 def update(state):
     """Move the past past the frame."""
     past, frame = state.past, state.frame
+    past.level, past.level_delta = frame.level, frame.level_delta
     for j in range(NUM_BANDS):
-        past.envelope[j] = frame.envelope[j]
-    past.delta = frame.delta
+        past.shape[j], past.envelope[j] = frame.shape[j], frame.envelope[j]
+    past.delta, past.long = frame.delta, frame.long
     for k in range(HOP_LENGTH):
         past.magnitude[0, k] = abs(frame.levels[1, k])
         past.magnitude[1, k] = abs(frame.levels[0, k])
@@ -99,9 +122,14 @@ def limited_bits(num_bytes):
 
 @kernel
 def set_envelope(model, state, intra, num_stages):
-    """Decode the envelope from the frame's indices; an intra frame has itself for its past."""
+    """Decode the envelope from level delta and indices; an intra frame has itself for its past."""
     past, frame = state.past, state.frame
-    envelope.reconstruct(model.envelope, past.envelope, frame.indices, num_stages, frame.envelope)
+    # A broken packet may ask for any level.
+    frame.level = min(max(past.level + frame.level_delta, MIN_LEVEL), MAX_LEVEL)
+    envelope.reconstruct(model.envelope, past.shape, frame.indices, num_stages, frame.shape)
+    for j in range(NUM_BANDS):
+        value = frame.shape[j] + frame.level * LEVEL_RESOLUTION
+        frame.envelope[j] = min(max(value, -HIGHEST_ENVELOPE), HIGHEST_ENVELOPE)
     if intra:
         for j in range(NUM_BANDS):
             past.envelope[j] = frame.envelope[j]
@@ -155,7 +183,11 @@ def put_frame(model, state, num_stages, data):
     """
     coder, buffer, frame = state.coder, state.buffer, state.frame
     enc_init(coder)
+    envelope.put_level(model.level, state.past.level_delta, frame.level_delta, coder, buffer)
     envelope.put(model.envelope, frame.indices, num_stages, coder, buffer)
+    cdf = model.blocks.cdf[state.past.long]
+    low, high = np.int64(cdf[frame.long]), np.int64(cdf[frame.long + 1])
+    enc_symbol(coder, buffer, low, high, TOTAL_BITS)
     cdf, symbol = model.step.cdf[step_context(state.past.delta)], frame.delta + MAX_STEP_DELTA
     enc_symbol(coder, buffer, np.int64(cdf[symbol]), np.int64(cdf[symbol + 1]), TOTAL_BITS)
     spectrum.put(model.context, state, coder, buffer)
@@ -164,6 +196,15 @@ def put_frame(model, state, num_stages, data):
         for i in range(data.size):
             data[i] = buffer[i]
     return fits
+
+
+@kernel
+def get_blocks(model, past, coder, data):
+    """Decode whether a frame is one long block: 1 or 0."""
+    cdf = model.blocks.cdf[past.long]
+    long = 1 if dec_target(coder, TOTAL_BITS) >= cdf[1] else 0
+    dec_consume(coder, data, np.int64(cdf[long]), np.int64(cdf[long + 1]), TOTAL_BITS)
+    return long
 
 
 @kernel
@@ -194,7 +235,9 @@ def get_frame(model, state, intra, num_stages, data):
     if intra:
         reset(model, past)
     dec_init(coder, data, 0, data.size)
+    frame.level_delta = envelope.get_level(model.level, past.level_delta, coder, data)
     envelope.get(model.envelope, num_stages, coder, data, frame.indices)
+    frame.long = get_blocks(model, past, coder, data)
     delta = get_step(model, past, coder, data)
     set_envelope(model, state, intra, num_stages)
     frame_bits = limited_bits(data.size)

@@ -104,6 +104,28 @@ def _search(model, frame, coefficients, bounds, goal):
 
 
 @kernel
+def finest_delta(frame, coefficients, expected):
+    """Return the finest step delta at which no level reaches its limit.
+
+    The peak of a tone, or of a constant, would be cut off at a finer one.
+    """
+    low, high = -MAX_STEP_DELTA - 1, MAX_STEP_DELTA
+    while high - low > 1:
+        middle = (low + high) >> 1
+        step = expected + middle * STEP_RESOLUTION
+        peak = np.float32(0.0)
+        for k in range(HOP_LENGTH):
+            inverse = exp2_q8(-(step + frame.relative[k]))
+            for block in range(BLOCKS_PER_FRAME):
+                peak = max(peak, abs(coefficients[block, k] * inverse))
+        if peak < LEVEL_LIMIT:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+@kernel
 def _copy(state, best):
     """Remember levels and positions."""
     for block in range(BLOCKS_PER_FRAME):
@@ -138,7 +160,8 @@ def choose_step(model, state, coefficients, sizes):
     coding, best, frame = state.coding, state.best, state.coding.frame
     expected, frame_bits, side = sizes
     budget = frame_bits * COST_ONE - side - END_BITS
-    low, high = -MAX_STEP_DELTA - 1, MAX_STEP_DELTA + 1  # low does not fit, high does
+    finest = finest_delta(frame, coefficients, expected)
+    low, high = finest - 1, MAX_STEP_DELTA + 1  # low does not fit, high does
     goal = budget / state.ratio
     cost = np.int64(0)
     for _ in range(MAX_TRIALS):
@@ -161,7 +184,7 @@ def choose_step(model, state, coefficients, sizes):
             low = delta
         if high - low <= 1 or low == MAX_STEP_DELTA:
             break
-    if low > -MAX_STEP_DELTA - 1 and frame_bits < FILL_BELOW:
+    if low >= finest and frame_bits < FILL_BELOW:
         # The finest step that fits leaves 2 % of a frame unused.
         if frame.delta != low:
             cost = try_step(model, coding, coefficients, frame_bits, (expected, low))

@@ -1,5 +1,8 @@
 """MDCT coefficients of a frame: quantize, price, write, read.
 
+A frame's coefficients are those of two blocks, or the even and the odd ones of a long block: the
+same code for both, with other contexts.
+
 Every function that walks over the levels does so in coding order with the same three calls of the
 context model: ``start_block`` for each block, ``predict`` before and ``update`` after each level.
 
@@ -25,6 +28,7 @@ from codec.config import (
     HOP_LENGTH,
     MAGNITUDE_BASE,
     MAGNITUDE_EXTRA_BITS,
+    NUM_BLOCK_KINDS,
     NUM_SYMBOLS,
     ROUNDING,
 )
@@ -99,6 +103,7 @@ def look_around(model, state, frame_bits, last_scale):
         known.ratio[k] = frame.log_scale[k] - frame.log_step[k]
         known.last_ratio[k] = last_scale[k] - frame.log_step[k]
     known.frame_bits = frame_bits
+    known.kind = NUM_BLOCK_KINDS * past.long + BLOCKS_PER_FRAME * frame.long
     known.delta = frame.delta
     known.last_delta = past.delta
     for i in range(BLOCKS_PER_FRAME):
@@ -139,6 +144,20 @@ def dequantize(levels, log_step, spectrum):
         for block in range(BLOCKS_PER_FRAME):
             value = np.float32(levels[block, k]) * width
             spectrum[block, k] = min(max(value, -COEFFICIENT_LIMIT), COEFFICIENT_LIMIT)
+
+
+@kernel
+def mark_uncoded(levels, long, uncoded):
+    """Write 1 where nothing was coded, else 0, for the two blocks of a frame; float32 [2, N].
+
+    Both coefficients of a long block at a frequency tell of both of its halves.
+    """
+    for k in range(HOP_LENGTH):
+        first, second = levels[0, k] == 0, levels[1, k] == 0
+        if long:
+            first = second = first and second
+        uncoded[0, k] = np.float32(1.0) if first else np.float32(0.0)
+        uncoded[1, k] = np.float32(1.0) if second else np.float32(0.0)
 
 
 @kernel

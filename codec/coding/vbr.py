@@ -14,7 +14,15 @@ from typing import Any
 import numpy as np
 
 from codec.coding.allocation import allocate, interpolate
-from codec.config import HOP_LENGTH, LOG_ONE, MAX_FRAME_BITS, MAX_FRAME_BYTES, NUM_BANDS
+from codec.config import (
+    HOP_LENGTH,
+    INITIAL_LEVEL,
+    LEVEL_RESOLUTION,
+    LOG_ONE,
+    MAX_FRAME_BITS,
+    MAX_FRAME_BYTES,
+    NUM_BANDS,
+)
 from codec.dsp.fixed import exp2, log2
 from codec.jit import entry, kernel
 from codec.model import COST_ONE
@@ -49,7 +57,7 @@ def _laplace_bits(model, envelopes, steps, nominal_bits, bits):
     relative = np.empty(HOP_LENGTH, np.int32)
     scale = np.empty(HOP_LENGTH, np.int32)
     for b in range(NUM_BANDS):
-        previous[b] = model.envelope.initial[b]
+        previous[b] = model.envelope.initial[b] + INITIAL_LEVEL * LEVEL_RESOLUTION
     shaping = model.allocation
     last = shaping.expected_bits.size - 1
     for p in range(envelopes.shape[0]):

@@ -19,8 +19,8 @@ from codec.jit import kernel
 from codec.records import new, record
 
 LAG_WINDOW_HZ = 40.0
-# A white-noise floor (-40 dB) and an absolute one (a 16-bit step) keep the recursion stable.
-RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-10
+# A white-noise floor (-40 dB) and an absolute one keep the recursion stable.
+RELATIVE_FLOOR, ABSOLUTE_FLOOR = 1e-4, 1e-14
 RESPONSE_FLOOR = np.float32(1e-9)
 
 

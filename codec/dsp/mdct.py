@@ -11,6 +11,16 @@ Block ``i`` covers the samples ``[(i-1)N, (i+1)N)``: its first half overlaps the
 The transform is written as one matrix product: with N = 160 that is as fast as a fast transform,
 has one order of additions, and is easier to read.
 
+Two block lengths: a frame is two blocks of N coefficients, or one "long" block of 2N under a window
+with the same slopes of N samples at both ends, flat between them::
+
+    two blocks   [rise  fall]            one block   [rise  1 ... 1  fall]
+                       [rise  fall]
+
+Aliasing at the ends is the same, so both sets of functions span the same space: one orthonormal
+matrix, ``to_long``, turns the coefficients of two blocks into those of one, and its transpose back.
+Neither the neighbours nor the delay know which of them was coded.
+
 References
 ----------
 Princen & Bradley, "Analysis/synthesis filter bank design based on time domain aliasing
@@ -23,29 +33,60 @@ from typing import Any
 
 import numpy as np
 
-from codec.config import HOP_LENGTH
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH
 from codec.dsp.fixed import on_grid
 from codec.dsp.layers import add_dense
 from codec.jit import kernel
 from codec.records import new, record
 
-# The windowed basis, and its transpose.
+# The windowed basis, its transpose, the same with sines in place of cosines (MDST), and the matrix
+# from two blocks [2N] to one long block [2N], even coefficients first, then the odd ones.
 TRANSFORM = record(
     forward=(np.float32, (2 * HOP_LENGTH, HOP_LENGTH)),
     inverse=(np.float32, (HOP_LENGTH, 2 * HOP_LENGTH)),
+    quadrature=(np.float32, (2 * HOP_LENGTH, HOP_LENGTH)),
+    to_long=(np.float32, (2 * HOP_LENGTH, 2 * HOP_LENGTH)),
+    to_short=(np.float32, (2 * HOP_LENGTH, 2 * HOP_LENGTH)),
 )
+
+
+def _basis(size: int, window: np.ndarray, quadrature: bool = False) -> np.ndarray:
+    """Return MDCT (or MDST) functions of ``size`` coefficients, float64 [2 size, size]."""
+    n, k = np.arange(2 * size), np.arange(size)
+    # All angles are odd multiples of pi / 4 size: their cosines come from one table of a period.
+    table = on_grid(np.cos(np.pi * np.arange(8 * size) / (4 * size)))
+    turn = (2 * n[:, None] + 1 + size) * (2 * k + 1)
+    if quadrature:
+        turn -= 2 * size
+    return np.sqrt(2.0 / size) * window[:, None] * table[turn % (8 * size)]
+
+
+def _long_from_short() -> np.ndarray:
+    """Return the orthonormal matrix from two blocks to a long one, float64 [2N short, 2N long]."""
+    size, n = HOP_LENGTH, np.arange(HOP_LENGTH)
+    rise = on_grid(np.sin(np.pi * (n + 0.5) / (2 * size)))
+    nothing = np.zeros(size // 2)
+    window = np.concatenate([nothing, rise, np.ones(size), rise[::-1], nothing])
+    long = _basis(2 * size, window)[size // 2 : -size // 2]  # [3N, 2N]
+    short = np.zeros((3 * size, 2 * size))
+    one = _basis(size, np.concatenate([rise, rise[::-1]]))
+    short[: 2 * size, :size], short[size:, size:] = one, one
+    # On a grid of 2^-24 all products and sums are exact in float64, in whatever order.
+    scale = 2.0**24
+    matrix = (np.round(short.T * scale) @ np.round(long * scale)) / scale**2
+    return np.concatenate([matrix[:, 0::2], matrix[:, 1::2]], 1)
 
 
 def make_transform() -> Any:
     """Return the windowed, orthonormal basis as a record of type ``TRANSFORM``."""
-    n, k = np.arange(2 * HOP_LENGTH), np.arange(HOP_LENGTH)
+    n = np.arange(2 * HOP_LENGTH)
     window = on_grid(np.sin(np.pi * (n + 0.5) / (2 * HOP_LENGTH)))
-    # All angles are odd multiples of pi / 4N: their cosines come from one table of a period.
-    table = on_grid(np.cos(np.pi * np.arange(8 * HOP_LENGTH) / (4 * HOP_LENGTH)))
-    angle = (2 * n[:, None] + 1 + HOP_LENGTH) * (2 * k + 1) % (8 * HOP_LENGTH)
-    basis = np.sqrt(2.0 / HOP_LENGTH) * window[:, None] * table[angle]
     transform = new(TRANSFORM)
+    basis = _basis(HOP_LENGTH, window)
     transform["forward"], transform["inverse"] = basis, basis.T
+    transform["quadrature"] = _basis(HOP_LENGTH, window, quadrature=True)
+    matrix = _long_from_short()
+    transform["to_long"], transform["to_short"] = matrix, matrix.T
     return transform
 
 
@@ -66,6 +107,15 @@ def forward(transform, samples, spectrum):
 
 
 @kernel
+def forward_quadrature(transform, samples, spectrum):
+    """Transform some blocks with sines in place of cosines (MDST); see :func:`forward`."""
+    for b in range(spectrum.shape[0]):
+        for k in range(spectrum.shape[1]):
+            spectrum[b, k] = 0
+    add_dense(samples, transform.quadrature[:], spectrum)
+
+
+@kernel
 def inverse(transform, spectrum, overlap, samples):
     """Transform some consecutive blocks back and add where they overlap.
 
@@ -83,3 +133,28 @@ def inverse(transform, spectrum, overlap, samples):
         for n in range(size):
             samples[b * size + n] = both[b, n] + overlap[n]
             overlap[n] = both[b, size + n]
+
+
+@kernel
+def to_long(transform, spectrum, out):
+    """Write the long block of a frame's two blocks: [2, N] each; even coefficients, then odd ones."""
+    _change(spectrum, transform.to_long[:], out)
+
+
+@kernel
+def to_short(transform, spectrum, out):
+    """Write the two blocks of a frame's long block; the inverse of :func:`to_long`."""
+    _change(spectrum, transform.to_short[:], out)
+
+
+@kernel
+def _change(spectrum, matrix, out):
+    row = np.empty((1, 2 * HOP_LENGTH), np.float32)
+    result = np.zeros((1, 2 * HOP_LENGTH), np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            row[0, block * HOP_LENGTH + k] = spectrum[block, k]
+    add_dense(row, matrix, result)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            out[block, k] = result[0, block * HOP_LENGTH + k]

@@ -27,14 +27,18 @@ class Collected(NamedTuple):
     ----------
     features : int16 [F, 2, N, features]   of the context model
     levels : int32 [F, 2, N]
+    kinds : int64 [F]                      of the first block, as the context model has it
     deltas : int64 [F, 2]                  step delta of the frame before, and of this one
+    level_deltas : int64 [F, 2]            likewise, of the level
     indices : int64 [F, MAX_STAGES]        of the envelope
     costs : int64 [F]                      code length of the levels, 1/256 bit
     """
 
     features: np.ndarray
     levels: np.ndarray
+    kinds: np.ndarray
     deltas: np.ndarray
+    level_deltas: np.ndarray
     indices: np.ndarray
     costs: np.ndarray
 
@@ -53,10 +57,14 @@ def _collect_frames(model, state, envelopes, spectra, kind, seen):
     """
     coding = state.coding
     for f in range(envelopes.shape[0]):
-        choose_frame(model.coding, state, envelopes[f], spectra[f], kind)
+        transform = model.analysis.transform
+        choose_frame(model.coding, transform, state, envelopes[f], spectra[f], kind)
         look_around(model.coding, coding, kind[0])
         seen.costs[f] = price(model.coding.context, coding)
-        seen.deltas[f, 0], seen.deltas[f, 1] = coding.past.delta, coding.frame.delta
+        seen.kinds[f] = coding.known.kind
+        past, frame = coding.past, coding.frame
+        seen.deltas[f, 0], seen.deltas[f, 1] = past.delta, frame.delta
+        seen.level_deltas[f, 0], seen.level_deltas[f, 1] = past.level_delta, frame.level_delta
         for s in range(MAX_STAGES):
             seen.indices[f, s] = coding.frame.indices[s]
         for block in range(BLOCKS_PER_FRAME):
@@ -95,6 +103,8 @@ def collect(
     seen = Collected(
         np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES), np.int16),
         np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.int32),
+        np.zeros(count, np.int64),
+        np.zeros((count, 2), np.int64),
         np.zeros((count, 2), np.int64),
         np.zeros((count, MAX_STAGES), np.int64),
         np.zeros(count, np.int64),

@@ -89,6 +89,7 @@ class TrainConfig:
     similarity_weight_32: float = option(
         "The same at 32 kbit/s; between them: interpolated.", 2.0, low=0.0
     )
+    level_weight: float = option("Weight of the error of the bands' levels, per dB.", 0.06, low=0.0)
     envelope_weight: float = option(
         "Weight of the envelope's squared error (octaves).", 0.1, low=0.0
     )

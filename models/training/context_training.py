@@ -43,7 +43,8 @@ class ContextData:
     Attributes
     ----------
     features : int16 array, shape [M, features]
-    block, band : uint8 arrays, shape [M]
+    block : uint8 array, shape [M]    kinds of block, above those of the last frame
+    band : uint8 array, shape [M]
     symbol : uint8 array, shape [M]   magnitude symbols
     side : SideStatistics             of the same frames
     """
@@ -103,23 +104,23 @@ def collect_context_data(
         rate = 8.0 * 4.0 ** rng.random()
         piece = pieces.batch((1 << 41) + number * (1 << 20) + i, 1)[0].numpy()
         parts.append(_collect_piece(codec, tensors, piece, rate, intra))
-    features, symbols, deltas, indices, used = map(np.concatenate, zip(*parts, strict=True))
-    frames = len(deltas)
+    features, symbols, kinds, *side = map(np.concatenate, zip(*parts, strict=True))
+    frames = len(kinds)
     band = np.tile(band_of_coefficient().numpy(), BLOCKS_PER_FRAME * frames)
-    block = np.tile(np.repeat(np.arange(BLOCKS_PER_FRAME), HOP_LENGTH), frames)
+    block = (kinds[:, None] + np.arange(BLOCKS_PER_FRAME)).repeat(HOP_LENGTH)
     return ContextData(
         features,
         block.astype(np.uint8),
         band.astype(np.uint8),
         symbols.astype(np.uint8),
-        SideStatistics(deltas, indices, used),
+        SideStatistics(kinds, *side),
     )
 
 
 def _collect_piece(
     config: CodecConfig, tensors: Tensors, piece: np.ndarray, rate_kbps: float, intra: bool
 ) -> tuple[np.ndarray, ...]:
-    """Return features, symbols, step deltas, indices and numbers of stages of a piece's frames."""
+    """Return features and symbols of a piece's frames, then ``SideStatistics``."""
     stages = stages_at(rate_kbps, config)
     if intra:
         stages = config.intra_stages(stages)
@@ -129,7 +130,9 @@ def _collect_piece(
     return (
         got.features[1:].reshape(-1, got.features.shape[-1]),
         np.searchsorted(MAGNITUDE_BASE, magnitude, side="right") - 1,
+        got.kinds[1:],
         got.deltas[1:],
+        got.level_deltas[1:],
         got.indices[1:],
         np.full(len(got.indices) - 1, stages),
     )

@@ -20,6 +20,7 @@ from codec.errors import AudioError
 from codec.io.audio import list_audio, read_audio
 from codec.io.files import printable
 from codec.io.resample import to_codec_rate
+from models.training.augment import FULL_SCALE, SYNTHETIC, augment, synthetic
 
 # Corpora of torchaudio.datasets: class, and the folder that it makes.
 CORPORA = {
@@ -29,7 +30,6 @@ CORPORA = {
     "yesno": ("YESNO", "waves_yesno"),
     "ljspeech": ("LJSPEECH", "LJSpeech-1.1"),
 }
-FULL_SCALE = 32768  # of 16 bits
 # Crops that are drawn again: near-silent ones teach nothing, and PESQ's gradient is NaN on
 # digital silence.
 MAX_DRAWS, MAX_SILENT, MIN_LEVEL = 20, 0.05, 1.5e-3
@@ -133,7 +133,7 @@ class CropSampler:
     recordings : list of int16 arrays   16 kHz mono; crops may span two of them
     crop_samples : int
     seed : int
-    augment : bool                      level ±12 dB, some much quieter or with added noise
+    augment : bool                      see models/training/augment.py
     """
 
     def __init__(
@@ -166,28 +166,23 @@ class CropSampler:
                 break
         return crop
 
+    def speech(self, step: int, size: int) -> Tensor:
+        """Return which crops of a step are speech and not synthetic, bool [size]."""
+        rng = np.random.default_rng([self.seed, step, 3])
+        return torch.from_numpy(rng.random(size) >= (SYNTHETIC if self.augment else 0.0))
+
     def batch(self, step: int, size: int, more: int = 0) -> Tensor:
         """Return the crops of one step, float32 [size, crop_samples + more], within ±1."""
         rng = np.random.default_rng([self.seed, step])
         length = self.crop_samples + more
-        crops = np.stack([self._crop(rng, length) for _ in range(size)])
+        crops = [self._crop(rng, length) for _ in range(size)]
         if self.augment:
-            for i in range(size):
-                crop = crops[i]
-                if rng.random() < 0.15:
-                    level = float(crop.std() * 10 ** rng.uniform(-2, -0.4))
-                    crop = crop + _noise(rng, len(crop), level)
-                low, high = (-40, -12) if rng.random() < 0.08 else (-12, 12)
-                gain = 10 ** (rng.uniform(low, high) / 20)
-                crops[i] = crop * min(gain, 0.98 / (np.abs(crop).max() + 1e-9))
-        # Even real silence gets the noise of a 16-bit converter.
-        crops = crops + rng.uniform(-1, 1, crops.shape).astype(np.float32) / FULL_SCALE
-        return torch.from_numpy(crops.astype(np.float32))
-
-
-def _noise(rng: np.random.Generator, length: int, level: float) -> np.ndarray:
-    """Return coloured Gaussian noise of the given rms, between white and brown."""
-    spectrum = np.fft.rfft(rng.standard_normal(length))
-    tilt = np.maximum(np.arange(len(spectrum)), 20.0) ** -rng.uniform(0, 1)
-    noise = np.fft.irfft(spectrum * tilt, length)
-    return (noise * (level / (noise.std() + 1e-12))).astype(np.float32)
+            speech = self.speech(step, size)
+            crops = [
+                augment(crop, rng) if speech[i] else synthetic(length, rng)
+                for i, crop in enumerate(crops)
+            ]
+        else:
+            dither = rng.uniform(-1, 1, (size, length)).astype(np.float32) / FULL_SCALE
+            crops = list(np.stack(crops) + dither)
+        return torch.from_numpy(np.stack(crops).astype(np.float32))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,19 +20,29 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from codec.config import (
+    BLOCKS_PER_FRAME,
     HOP_LENGTH,
     MAX_FRAME_BITS,
+    MAX_LEVEL_DELTA,
     MAX_STEP_DELTA,
     NUM_BANDS,
+    NUM_BLOCK_KINDS,
+    NUM_LEVEL_CONTEXTS,
     NUM_STEP_CONTEXTS,
-    ROUNDING,
     CodecConfig,
 )
 from codec.model import FIELDS, TOTAL
 from models.codec_net import CodecNet
 from models.context import ContextModel
-from models.rate_model import laplace_code_lengths
-from models.runtime import Tensors, Weights, file_tensors, load_weights, step_context
+from models.rate_model import expected_bits
+from models.runtime import (
+    Tensors,
+    Weights,
+    file_tensors,
+    level_context,
+    load_weights,
+    step_context,
+)
 
 FIELD = {field.name: field for field in FIELDS}
 
@@ -41,18 +52,26 @@ class SideStatistics(NamedTuple):
 
     Attributes
     ----------
+    kinds : int64 array, shape [n]        of the first block, above those of the last frame
     deltas : int64 array, shape [n, 2]    step delta of the frame before, and of the frame
+    level_deltas : int64 array, shape [n, 2]   likewise, of the level
     indices : int64 array, shape [n, 8]   envelope indices
     num_stages : int64 array, shape [n]   how many of them are in use
     """
 
+    kinds: np.ndarray
     deltas: np.ndarray
+    level_deltas: np.ndarray
     indices: np.ndarray
     num_stages: np.ndarray
 
 
 NO_STATISTICS = SideStatistics(
-    np.zeros((0, 2), np.int64), np.zeros((0, 8), np.int64), np.zeros(0, np.int64)
+    np.zeros(0, np.int64),
+    np.zeros((0, 2), np.int64),
+    np.zeros((0, 2), np.int64),
+    np.zeros((0, 8), np.int64),
+    np.zeros(0, np.int64),
 )
 
 # --- which parameter is which tensor --------------------------------------------------------------
@@ -146,42 +165,40 @@ def quantize_cdf(probabilities: np.ndarray) -> np.ndarray:
     return cdf
 
 
-def laplace_expected_bits() -> np.ndarray:
-    """Return bits of a Laplace coefficient by log2 of its scale in steps, 16 entries per octave.
-
-    Entry 128 is scale 1; the table spans 2^-8 to 2^12.
-    """
-    log_scale = torch.arange(-128, 192, dtype=torch.float64) / 16
-    zero, one, slope = laplace_code_lengths(log_scale)
-    inverse = torch.exp2(-log_scale)
-    p_zero = -torch.expm1(-(1 - ROUNDING) * inverse)
-    mean_further = 1 / torch.expm1(inverse)  # of |q| - 1, given |q| >= 1
-    bits = p_zero * zero + (1 - p_zero) * (one + slope * mean_further)
-    expected: np.ndarray = bits.numpy()
-    return expected
-
-
-def step_cdf(deltas: np.ndarray) -> np.ndarray:
-    """Return tables of the step delta given the last one.
+def delta_cdf(
+    deltas: np.ndarray, largest: int, contexts: int, context: Callable[[int], int]
+) -> np.ndarray:
+    """Return tables of a delta given the last one.
 
     Parameters
     ----------
     deltas : int array, shape [n, 2]   (delta of the frame before, delta)
+    largest : int                      largest |delta|
+    contexts : int                     number of tables
+    context : callable                 which of them follows a delta
 
     Returns
     -------
-    int32 array, shape [contexts, 2 * MAX_STEP_DELTA + 2]
+    int32 array, shape [contexts, 2 * largest + 2]
     """
-    size = 2 * MAX_STEP_DELTA + 1
-    positions = np.arange(size) - MAX_STEP_DELTA
-    counts = np.zeros((NUM_STEP_CONTEXTS, size))
+    size = 2 * largest + 1
+    positions = np.arange(size) - largest
+    counts = np.zeros((contexts, size))
     for last, delta in deltas:
-        counts[step_context(last), delta + MAX_STEP_DELTA] += 1
+        counts[context(last), delta + largest] += 1
     # Smoothed with a narrow and a broad kernel: no delta is impossible.
     kernel = np.exp(-np.abs(positions) / 1.0)
     prior = 40 * np.exp(-np.abs(positions) / 8.0) / 16 + 0.02
     smooth = np.stack([np.convolve(c, kernel / kernel.sum(), "same") for c in counts])
     return quantize_cdf(smooth + prior)
+
+
+def blocks_cdf(kinds: np.ndarray) -> np.ndarray:
+    """Return tables of the block length given the last one, int32 [2, 3]."""
+    last, now = kinds // NUM_BLOCK_KINDS, kinds % NUM_BLOCK_KINDS // BLOCKS_PER_FRAME
+    counts = np.full((2, 2), 4.0)
+    np.add.at(counts, (last, now), 1.0)
+    return quantize_cdf(counts)
 
 
 def index_cdf(statistics: SideStatistics, config: CodecConfig) -> np.ndarray:
@@ -213,7 +230,7 @@ def constant_tensors(net: CodecNet) -> Tensors:
     bits = np.arange(MAX_FRAME_BITS + 1, dtype=np.float64)
     functions = {
         "allocation.log2_bits": np.log2(np.maximum(bits, 1)),
-        "allocation.expected_bits": laplace_expected_bits(),
+        "allocation.expected_bits": expected_bits(torch.zeros((), dtype=torch.float64)).numpy(),
         "context.exp2": np.exp2(np.arange(4096) / 256 - 8),
         "context.compress": np.log2(1 + np.arange(2048) / 8),
     }
@@ -240,7 +257,11 @@ def build_tensors(
         **{name: stored(name, value) for name, value in parameters.items()},
         **constant_tensors(net),
         "envelope.index_cdf": index_cdf(statistics, net.config),
-        "step.cdf": step_cdf(statistics.deltas),
+        "level.cdf": delta_cdf(
+            statistics.level_deltas, MAX_LEVEL_DELTA, NUM_LEVEL_CONTEXTS, level_context
+        ),
+        "blocks.cdf": blocks_cdf(statistics.kinds),
+        "step.cdf": delta_cdf(statistics.deltas, MAX_STEP_DELTA, NUM_STEP_CONTEXTS, step_context),
         "context.cdf": quantize_cdf(p),
     }
 

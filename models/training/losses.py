@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_pesq import PesqLoss
 
-from codec.config import SAMPLE_RATE
+from codec.config import BAND_EDGES, HOP_LENGTH, SAMPLE_RATE
 from models.dsp import autocorrelation, lag_window, levinson_durbin
 from models.training.config import TrainConfig
 
@@ -57,6 +57,12 @@ def weighted_error(reference: Tensor, decoded: Tensor) -> Tensor:
     return (energy(decoded - reference) + 1e-9) / (energy(reference) + 1e-9)
 
 
+def _smoothed(x: Tensor) -> Tensor:
+    """Return means over 3 x 3 cells of [..., A, B], one direction after the other."""
+    x = x[..., :-2] + x[..., 1:-1] + x[..., 2:]
+    return (x[..., :-2, :] + x[..., 1:-1, :] + x[..., 2:, :]) / 9.0
+
+
 class SpectralLoss(nn.Module):
     """Mean distance of smoothed log magnitudes at several resolutions.
 
@@ -83,7 +89,7 @@ class SpectralLoss(nn.Module):
             for x in (reference, decoded):
                 s = torch.stft(x, size, size // 4, window=window, center=False, return_complex=True)
                 power = torch.view_as_real(s).square().sum(-1)
-                power = torch.nn.functional.avg_pool2d(power[:, None], 3, stride=1)[:, 0]
+                power = _smoothed(power)
                 logs.append(0.5 * torch.log(power + floor[:, None, None]))
             total = total + (logs[0] - logs[1]).abs().mean((1, 2))
         return total / len(self.sizes)
@@ -105,6 +111,7 @@ class SimilarityLoss(nn.Module):
 
     FRAME, HOP, BANDS = 1280, 320, 21
     FLOOR = 3e-5  # rms below which a band is silent: one step of 16 bits
+    NOMINAL = 0.03  # rms
     C1, C3 = 1e-4, 2e-2
 
     response: Tensor
@@ -135,7 +142,9 @@ class SimilarityLoss(nn.Module):
 
     def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
         """Return the loss per clip, [B, T] x [B, T] -> [B], 0..2; T at least 80 ms + 2 x 20 ms."""
-        x, y = self._levels(reference), self._levels(decoded)
+        gain = self.NOMINAL / reference.square().mean(-1, keepdim=True).sqrt().clamp_min(1e-9)
+        gain = gain.clamp(1.0, 100.0)  # quiet signals are judged as if they were turned up
+        x, y = self._levels(gain * reference), self._levels(gain * decoded)
 
         def mean(z: Tensor) -> Tensor:
             return torch.nn.functional.conv2d(z, self.kernel)
@@ -147,6 +156,40 @@ class SimilarityLoss(nn.Module):
         level = (2 * mean_x * mean_y + self.C1) / (mean_x.square() + mean_y.square() + self.C1)
         structure = (covariance + self.C3) / ((var_x * var_y + 1e-6).sqrt() + self.C3)
         return 1.0 - (level * structure).mean((1, 2, 3))
+
+
+class LevelLoss(nn.Module):
+    """Mean error of the bands' levels, in dB, where the reference is not silent.
+
+    Powers of the envelope's bands over 24 ms, every 12 ms: what a listener hears as too loud or too
+    quiet at the wrong time.
+    """
+
+    FRAME, HOP = 384, 192
+    RANGE_DB = 60.0  # below the band's highest level in the clip: silent
+
+    bands: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        frequency = torch.fft.rfftfreq(self.FRAME, 1 / SAMPLE_RATE)
+        edges = torch.tensor(BAND_EDGES) * SAMPLE_RATE / 2 / HOP_LENGTH
+        inside = (frequency[:, None] >= edges[:-1]) & (frequency[:, None] < edges[1:])
+        self.register_buffer("bands", inside.float(), persistent=False)
+        self.register_buffer("window", torch.hann_window(self.FRAME), persistent=False)
+
+    def forward(self, reference: Tensor, decoded: Tensor) -> Tensor:
+        """Return the loss per clip, [B, T] x [B, T] -> [B] (dB)."""
+        floor = 1e-7 * reference.square().mean(-1)[:, None, None] + 1e-12
+
+        def levels(x: Tensor) -> Tensor:
+            frames = x.unfold(-1, self.FRAME, self.HOP) * self.window
+            power = torch.view_as_real(torch.fft.rfft(frames)).square().sum(-1) @ self.bands
+            return 10.0 * torch.log10(power + floor)
+
+        x, y = levels(reference), levels(decoded)
+        heard = (x > x.amax((1, 2), keepdim=True) - self.RANGE_DB).to(x)
+        return ((x - y).abs() * heard).sum((1, 2)) / heard.sum((1, 2)).clamp_min(1.0)
 
 
 class CodecLoss(nn.Module):
@@ -169,19 +212,22 @@ class CodecLoss(nn.Module):
         spectral_32: float | None = None,
         similarity: float = 0.0,
         similarity_32: float | None = None,
+        level: float = 0.0,
     ) -> None:
         super().__init__()
         self.weights = {"pesq": pesq, "error": error, "spectral": spectral}
-        self.weights["similarity"] = similarity
+        self.weights |= {"similarity": similarity, "level": level}
         self.weights_32 = {
             "pesq": pesq,
             "error": error if error_32 is None else error_32,
             "spectral": spectral if spectral_32 is None else spectral_32,
             "similarity": similarity if similarity_32 is None else similarity_32,
+            "level": level,
         }
         self.pesq = PesqLoss(1.0, sample_rate=SAMPLE_RATE)
         self.spectral = SpectralLoss()
         self.similarity = SimilarityLoss()
+        self.level = LevelLoss()
 
     @classmethod
     def from_config(cls, config: TrainConfig) -> CodecLoss:
@@ -194,20 +240,27 @@ class CodecLoss(nn.Module):
             config.spectral_weight_32,
             config.similarity_weight,
             config.similarity_weight_32,
+            config.level_weight,
         )
 
     def forward(
-        self, reference: Tensor, decoded: Tensor, rate_kbps: Tensor | None = None
+        self,
+        reference: Tensor,
+        decoded: Tensor,
+        rate_kbps: Tensor | None = None,
+        speech: Tensor | None = None,
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Return the weighted loss per clip [B] and its unweighted terms, each [B].
 
-        ``rate_kbps`` [B] picks the weights; None takes those of 8 kbit/s.
+        ``rate_kbps`` [B] picks the weights; None takes those of 8 kbit/s. ``speech`` [B] tells what
+        PESQ can judge; nor can it judge what is partly digital silence (its gradient is NaN there).
         """
         terms = {
-            "pesq": self.pesq(reference.clone(), decoded.clone()),
+            "pesq": self._disturbance(reference, decoded, speech),
             "error": torch.log(weighted_error(reference, decoded)),
             "spectral": self.spectral(reference, decoded),
             "similarity": self.similarity(reference, decoded),
+            "level": self.level(reference, decoded),
         }
         if rate_kbps is None:
             position = torch.zeros_like(terms["error"])
@@ -219,3 +272,15 @@ class CodecLoss(nn.Module):
             change = math.log(max(high, 1e-6) / max(low, 1e-6))
             total = total + low * torch.exp(position * change) * value
         return total, terms
+
+    def _disturbance(self, reference: Tensor, decoded: Tensor, speech: Tensor | None) -> Tensor:
+        """Return the PESQ disturbance per clip [B]; 0 where it cannot be had."""
+        blocks = reference.unfold(-1, HOP_LENGTH, HOP_LENGTH)
+        judged = (blocks.abs().amax(-1) > 0).all(-1)
+        if speech is not None:
+            judged = judged & speech
+        values = torch.zeros(len(reference), device=reference.device)
+        if judged.any():
+            some = self.pesq(reference[judged].clone(), decoded[judged].clone())
+            values = values.masked_scatter(judged, some.to(values))
+        return values

@@ -36,6 +36,7 @@ class Batch(NamedTuple):
     num_stages : int64 Tensor, shape [B]
     intra : bool Tensor, shape [B]
     lost : bool Tensor, shape [B, F]
+    speech : bool Tensor, shape [B]            False: nothing that PESQ can judge
     preroll : int                              first frames, which fill the enhancer's memory
     """
 
@@ -44,6 +45,7 @@ class Batch(NamedTuple):
     num_stages: Tensor
     intra: Tensor
     lost: Tensor
+    speech: Tensor
     preroll: int = 0
 
     @property
@@ -148,4 +150,7 @@ def draw_batch(
     def own(tensor: Tensor) -> Tensor:
         return group.part(tensor).to(config.device)
 
-    return Batch(own(waveform), own(frame_bits), own(stages), own(intra), own(lost), preroll)
+    speech = own(sampler.speech(step, batch_size))
+    return Batch(
+        own(waveform), own(frame_bits), own(stages), own(intra), own(lost), speech, preroll
+    )

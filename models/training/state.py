@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from codec.config import CodecConfig
-from models.codec_net import CodecNet
+from models.codec_net import CodecNet, quantize_level
 from models.training.config import PARTS, TrainConfig
 from models.training.data import CropSampler
 from models.training.sampling import num_frames
@@ -82,12 +82,13 @@ def new_state(config: TrainConfig, codec: CodecConfig) -> TrainState:
 
 @torch.no_grad()
 def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROPS) -> None:
-    """Fit predictor and codebooks to the envelopes of some crops (before step 0)."""
+    """Fit predictor and codebooks to the shapes of some crops' envelopes (before step 0)."""
     device = next(net.parameters()).device
     waveform = torch.cat([sampler.batch((1 << 40) + i, 8).to(device) for i in range(crops // 8)])
     _, envelope = net.analyse(waveform, num_frames(sampler.crop_samples))
-    net.msvq.initialise(envelope)
-    net.intra_msvq.initialise(envelope)
+    shape = envelope - quantize_level(envelope)
+    net.msvq.initialise(shape)
+    net.intra_msvq.initialise(shape)
 
 
 @torch.no_grad()

@@ -119,7 +119,9 @@ def objective(
 ) -> Objective:
     """Return the loss of a batch."""
     begin = batch.preroll * FRAME_LENGTH
-    loss, terms = loss_fn(batch.waveform[:, begin:], out.waveform[:, begin:], batch.rate_kbps)
+    loss, terms = loss_fn(
+        batch.waveform[:, begin:], out.waveform[:, begin:], batch.rate_kbps, batch.speech
+    )
     distortion = (out.vq.hard - out.envelope).square().mean()
     # A band whose step is far above its envelope is never coded and gets no gradient: stay near.
     depth = (out.depth - DEPTH_LIMIT).clamp_min(0.0).square().mean()

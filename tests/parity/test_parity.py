@@ -167,16 +167,18 @@ def test_step_offsets(codec: Codec, net: CodecNet, wave: np.ndarray, rate: float
 @pytest.mark.parametrize("intra", [False, True])
 def test_context_positions(codec: Codec, wave: np.ndarray, intra: bool) -> None:
     """Row and column between the tables, in sixteenths of their distance."""
-    features, positions, frame_bytes = [], [], 33
+    features, positions, kinds, frame_bytes = [], [], [], 33
     for model, state, _ in chosen_frames(codec, wave[:16000], frame_bytes, intra):
         coding = state["coding"]
         look_around(model, coding, 8 * frame_bytes)
         price(model["context"], coding)
         features.append(coding["context"]["features"].copy())
         positions.append(coding["positions"].copy())
+        kinds.append(int(coding["known"]["kind"]))
     seen, got = np.stack(features), np.stack(positions)
     shape = seen.shape[:-1]  # frames, blocks, coefficients
-    block = np.broadcast_to(np.arange(BLOCKS_PER_FRAME)[:, None], shape)
+    block = np.add.outer(kinds, np.arange(BLOCKS_PER_FRAME))
+    block = np.broadcast_to(block[..., None], shape)
     band = np.broadcast_to(c.BAND_OF_BIN, shape)
     wanted = import_context(codec.weights, intra).position(
         torch.from_numpy(seen.reshape(-1, seen.shape[-1])).float(),
@@ -251,9 +253,13 @@ def graph_frames(net: CodecNet, decoded: Decoded) -> DecodedFrames:
     width = torch.exp2(band_step @ net.interpolation.T)[:, :, None]
     coefficients = tensor(integers.levels).float() * width
     uncoded = tensor(integers.levels == 0).float()
+    long = tensor(integers.long == 1)
+    blocks = long[..., None, None]
+    coefficients = torch.where(blocks, twin.to_short(coefficients), coefficients)
+    uncoded = torch.where(blocks, uncoded.prod(2, keepdim=True), uncoded)
     quantized = Quantized(coefficients, coefficients, uncoded)
     log_bits = tensor(np.where(lost, 8.0, decoded.parameters["log_bits"])).float()
-    return net.conceal(quantized, envelope, band_step, log_bits, tensor(lost))
+    return net.conceal(quantized, envelope, band_step, log_bits, long, tensor(lost))
 
 
 def test_spectra_and_concealment(net: CodecNet, decoded: Decoded) -> None:
@@ -265,6 +271,9 @@ def test_spectra_and_concealment(net: CodecNet, decoded: Decoded) -> None:
     np.testing.assert_array_equal(got["envelope"], wanted.envelope[0].numpy())
     np.testing.assert_array_equal(got["log_step"], wanted.band_step[0].numpy())
     np.testing.assert_array_equal(got["log_bits"], wanted.log_bits[0].numpy())
+    np.testing.assert_array_equal(got["long"], wanted.long[0].numpy())
+    np.testing.assert_array_equal(got["uncoded"], wanted.uncoded[0].numpy())
+    assert 0.1 < got["long"].mean() < 0.9
     # The kernel rounds the interpolated steps to 1/256 octave.
     relative = (decoded.spectra - wanted.coefficients[0].numpy())[~lost]
     assert np.abs(relative).max() < 0.003 * np.abs(decoded.spectra).max()
@@ -280,10 +289,11 @@ def runtime_frames(decoded: Decoded) -> DecodedFrames:
     p = decoded.parameters
     return DecodedFrames(
         tensor(decoded.spectra),
-        tensor(decoded.spectra == 0).float(),
+        tensor(p["uncoded"]),
         tensor(p["envelope"]),
         tensor(p["log_step"]),
         tensor(p["log_bits"]),
+        tensor(p["long"] == 1),
         tensor(p["lag"]),
         tensor(p["periodicity"]),
         tensor(p["loss"]) if decoded.lost.any() else None,
@@ -316,12 +326,12 @@ def test_envelope_decoding(codec: Codec, net: CodecNet, wave: np.ndarray) -> Non
     encoder = frame_encoder(codec)
     spectra, envelopes = encoder.analyse(wave[: 50 * FRAME_LENGTH])
     stages = int(encoder.state["stages"][0])
-    indices, got, previous = [], [], [encoder.state["coding"]["past"]["envelope"].copy()]
+    indices, got, previous = [], [], [encoder.state["coding"]["past"]["shape"].copy()]
     for p in range(50):
         encoder.encode(spectra[p : p + 1], envelopes[p : p + 1], np.array([33]), np.array([False]))
         frame = encoder.state["coding"]["frame"]
         indices.append(frame["indices"][: codec.config.num_stages].copy())
-        got.append(frame["envelope"].copy())
+        got.append(frame["shape"].copy())
         previous.append(got[-1])
     before = tensor(np.stack(previous[:-1])).float() / LOG_ONE
     chosen = tensor(np.stack(indices)).long()

@@ -15,8 +15,11 @@ import numpy as np
 from reference.range_coder import RangeDecoder
 
 Tensors = dict[str, np.ndarray]
-EDGES = (0, 2, 4, 6, 8, 10, 13, 16, 19, 23, 27, 32, 38, 45, 53, 63, 75, 89, 106, 127, 160)
-BAND = np.repeat(np.arange(20), np.diff(EDGES))
+EDGES = (
+    0, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 27, 31, 36, 41, 47, 53, 60, 68, 76, 85, 95, 106, 118,
+    130, 144, 160,
+)  # fmt: skip
+BAND = np.repeat(np.arange(26), np.diff(EDGES))
 BASE = (*range(16), 16, 20, 24, 28, 32, 40, 48, 56, 64, 96, 128, 192, 256)
 RAW_BITS = (*(16 * (0,)), 2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 6, 6, 0)
 
@@ -24,7 +27,11 @@ RAW_BITS = (*(16 * (0,)), 2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 6, 6, 0)
 class Frame(NamedTuple):
     """Integers of a frame, in Q8 where logarithms; what the next one needs of it."""
 
+    level: int
+    level_delta: int
+    shape: np.ndarray
     envelope: np.ndarray
+    long: int
     offset: np.ndarray
     step: int
     delta: int
@@ -41,19 +48,23 @@ def interpolate(w: Tensors, bands: np.ndarray) -> np.ndarray:
     return (bands[b] * (256 - t) + bands[b + 1] * t + 128) >> 8
 
 
-# --- 1. envelope, 2. step offsets, 3. expected step -----------------------------------------------
+# --- 1. envelope, 2. step offsets, 3. blocks and expected step ------------------------------------
 
 
-def read_envelope(w: Tensors, coder: RangeDecoder, stages: int, before: np.ndarray) -> np.ndarray:
-    envelope = ((2048 + w["envelope.predictor"] @ before) >> 12) + w["envelope.bias"]
+def read_level_delta(w: Tensors, coder: RangeDecoder, last_delta: int) -> int:
+    return symbol(coder, w["level.cdf"][min(max((last_delta + 7) // 2, 0), 6)]) - 104
+
+
+def read_shape(w: Tensors, coder: RangeDecoder, stages: int, before: np.ndarray) -> np.ndarray:
+    shape = ((2048 + w["envelope.predictor"] @ before) >> 12) + w["envelope.bias"]
     for s in range(stages):
-        envelope = envelope + w["envelope.codebooks"][s, symbol(coder, w["envelope.index_cdf"][s])]
-    return clip(envelope, -8192, 8191)
+        shape = shape + w["envelope.codebooks"][s, symbol(coder, w["envelope.index_cdf"][s])]
+    return clip(shape, -8192, 8191)
 
 
 def step_offsets(w: Tensors, e: np.ndarray, before: np.ndarray, bits: int) -> np.ndarray:
-    q, mean = int(w["allocation.log2_bits"][bits]), e.sum() // 20
-    x = np.concatenate([e - mean, before - mean, [mean + 2048, q - 8192]])
+    q, mean = int(w["allocation.log2_bits"][bits]), e.sum() // 26
+    x = np.concatenate([e - mean, before - mean, [q - 8192]])
     for layer in (1, 2):
         x = x @ w[f"allocation.w{layer}"] + w[f"allocation.b{layer}"]
         x = np.maximum((x + (1 << 11)) >> 12, 0)
@@ -63,14 +74,14 @@ def step_offsets(w: Tensors, e: np.ndarray, before: np.ndarray, bits: int) -> np
     t, table = s - 512 * r, w["allocation.rate_offsets"]
     out = out + ((table[r] * (512 - t) + table[r + 1] * t + 256) >> 9)
     out = out + ((819 * (e - mean) + 2048) >> 12)
-    v = out - out.sum() // 20
+    v = out - out.sum() // 26
     return np.sign(v) * (1024 * abs(v) // (1024 + abs(v)))
 
 
 def expected_step(
     w: Tensors, scale: np.ndarray, relative: np.ndarray, bits: int, stages: int
 ) -> int:
-    budget = max(((bits - 9 * stages - 5) * 291) >> 8, 8)
+    budget = max(((bits - 9 * stages - 9) * 291) >> 8, 8)
     d, table = scale - relative, w["allocation.expected_bits"]
     low = int(d.sum()) // 160 - 4096
     high = low + 8192
@@ -148,8 +159,8 @@ def features(w: Tensors, known: Block) -> Generator[np.ndarray, int, None]:
 # --- 5. network and tables, 6. levels -------------------------------------------------------------
 
 
-def distribution(w: Tensors, f: np.ndarray, ratio: int, block: int, band: int) -> np.ndarray:
-    h = clip((f @ w["context.w1"] + w["context.band"][block, band]) >> 8, 0, 4095)
+def distribution(w: Tensors, f: np.ndarray, ratio: int, kind: int, band: int) -> np.ndarray:
+    h = clip((f @ w["context.w1"] + w["context.band"][kind, band]) >> 8, 0, 4095)
     h = clip((h @ w["context.w2"] + w["context.b2"]) >> 10, 0, 4095)
     u, v = (h @ w["context.w3"] + w["context.b3"]).tolist()
     table = w["context.cdf"]
@@ -180,12 +191,12 @@ def read_level(coder: RangeDecoder, cdf: np.ndarray) -> int:
     return -magnitude if magnitude and coder.decode_bits(1) else magnitude
 
 
-def read_levels(w: Tensors, coder: RangeDecoder, block: int, known: Block) -> np.ndarray:
+def read_levels(w: Tensors, coder: RangeDecoder, kind: int, known: Block) -> np.ndarray:
     levels = np.zeros(160, np.int64)
     source = features(w, known)
     f = next(source)
     for k in range(160):
-        cdf = distribution(w, f, int(known.ratio[k]), block, BAND[k])
+        cdf = distribution(w, f, int(known.ratio[k]), kind, BAND[k])
         levels[k] = read_level(coder, cdf)
         if k < 159:
             f = source.send(abs(int(levels[k])))
@@ -196,16 +207,22 @@ def read_levels(w: Tensors, coder: RangeDecoder, block: int, known: Block) -> np
 
 
 def first_past(w: Tensors) -> Frame:
-    zeros = np.zeros(160, np.int64)
-    return Frame(w["envelope.initial"], zeros[:20], 0, 0, zeros, np.zeros((2, 160), np.int64))
+    zeros, initial = np.zeros(160, np.int64), w["envelope.initial"]
+    envelope = initial - 40 * 64
+    levels = np.zeros((2, 160), np.int64)
+    return Frame(-40, 0, initial, envelope, 0, zeros[:26], 0, 0, zeros, levels)
 
 
 def decode_frame(w: Tensors, packet: bytes, stages: int, past: Frame, intra: bool) -> Frame:
     """Decode a packet; ``w`` are the tensors of its kind, ``past`` is the frame before."""
     coder, bits = RangeDecoder(packet), min(8 * len(packet), 2048)
-    envelope = read_envelope(w, coder, stages, past.envelope)
-    before = envelope if intra else past.envelope
+    level_delta = read_level_delta(w, coder, past.level_delta)
+    level = min(max(past.level + level_delta, -72), 32)
+    shape = read_shape(w, coder, stages, past.shape)
+    long = symbol(coder, w["blocks.cdf"][past.long])
     delta = symbol(coder, w["step.cdf"][min(max((past.delta + 15) // 6, 0), 6)]) - 63
+    envelope = clip(shape + 64 * level, -6144, 6144)
+    before = envelope if intra else past.envelope
     offset = step_offsets(w, envelope, before, bits)
     relative = interpolate(w, offset)
     scale = interpolate(w, envelope + w["allocation.scale_offset"])
@@ -225,7 +242,42 @@ def decode_frame(w: Tensors, packet: bytes, stages: int, past: Frame, intra: boo
         int(w["allocation.log2_bits"][bits]),
         (delta, past.delta),
     )
-    first = read_levels(w, coder, 0, known)
+    kind = 4 * past.long + 2 * long
+    first = read_levels(w, coder, kind, known)
     known = known._replace(p0=16 * np.minimum(abs(first), 2000), p1=known.p0)
-    second = read_levels(w, coder, 1, known)
-    return Frame(envelope, offset, step, delta, log_step, np.stack([first, second]))
+    second = read_levels(w, coder, kind + 1, known)
+    levels = np.stack([first, second])
+    return Frame(level, level_delta, shape, envelope, long, offset, step, delta, log_step, levels)
+
+
+# --- 8. coefficients ------------------------------------------------------------------------------
+
+
+def basis(size: int, window: np.ndarray) -> np.ndarray:
+    """Return windowed MDCT functions of ``size`` coefficients, [2 size, size]."""
+    n, k = np.arange(2 * size)[:, None], np.arange(size)
+    angle = np.pi / size * (n + 0.5 + size / 2) * (k + 0.5)
+    return np.sqrt(2 / size) * window[:, None] * np.cos(angle)
+
+
+def short_from_long() -> np.ndarray:
+    """Return the matrix from a long block, its even and then its odd coefficients, to two blocks.
+
+    Row i of [320, 320] is what the i-th coefficient of the long block adds to those of the two.
+    """
+    rise = np.sin(np.pi * (np.arange(160) + 0.5) / 320)
+    edge = np.zeros(80)
+    flat = np.concatenate([edge, rise, np.ones(160), rise[::-1], edge])
+    long = basis(320, flat)[80:560]
+    long = np.concatenate([long[:, 0::2], long[:, 1::2]], 1)
+    one, short = basis(160, np.concatenate([rise, rise[::-1]])), np.zeros((480, 320))
+    short[:320, :160] = short[160:, 160:] = one
+    return long.T @ short
+
+
+def coefficients(frame: Frame) -> np.ndarray:
+    """Return the coefficients of a frame's two blocks, float64 [2, 160]."""
+    values = frame.levels * np.exp2(frame.log_step / 256)
+    if frame.long:
+        values = (values.ravel() @ short_from_long()).reshape(2, 160)
+    return values

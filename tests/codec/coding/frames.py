@@ -7,7 +7,7 @@ import numpy as np
 
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes
-from codec.coding.frame import set_envelope, set_step, shape_steps
+from codec.coding.frame import set_envelope, set_step, shape_steps, start
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import FRAME_LENGTH
 from codec.encoder import FrameEncoder, default_stages
@@ -29,9 +29,10 @@ def sizes_of(rate: float, count: int) -> np.ndarray:
 def chosen_frames(
     codec: Codec, wave: np.ndarray, frame_bytes: int, intra: bool = False, stages: int = 3
 ) -> Iterator[tuple[Any, Any, np.ndarray]]:
-    """Yield coding model, encoder state and spectrum of each frame when its integers are chosen.
+    """Yield coding model, encoder state and coefficients of each frame when they are chosen.
 
-    The state's past is the one in which they were; it moves on with the next frame.
+    The coefficients are those of the blocks that were coded: two, or a long one. The state's past
+    is the one in which they were chosen; it moves on with the next frame.
     """
     encoder = frame_encoder(codec)
     model, state = encoder.model["intra" if intra else "coding"], encoder.state
@@ -47,14 +48,14 @@ def chosen_frames(
             past = coding_state(codec)["past"]
             past["envelope"] = state["coding"]["frame"]["envelope"]
         state["coding"]["past"] = past
-        yield model, state, spectra[p]
+        yield model, state, state["spectrum"].copy()
         state["coding"]["past"] = after
 
 
 def coding_state(codec: Codec) -> Any:
     """Return the state of a coder before the first frame."""
     state = new(coding_state_dtype(codec.config))
-    state["past"]["envelope"] = codec._encoder["coding"]["envelope"]["initial"]
+    start(codec._encoder["coding"], state["past"])
     return state
 
 

@@ -137,7 +137,7 @@ def test_features_are_what_they_are_called(seen: list[Seen]) -> None:
 def wanted_positions(frame: Seen, block: int) -> tuple[np.ndarray, np.ndarray]:
     """Return row and column between the tables, in sixteenths."""
     m, x = frame.model["context"], frame.features[block]
-    bias = m["band"][block, c.BAND_OF_BIN].astype(np.int64)
+    bias = m["band"][frame.neighbours["kind"] + block, c.BAND_OF_BIN].astype(np.int64)
     first = np.clip((bias + x @ m["w1"].astype(np.int64)) >> 8, 0, HIDDEN_LIMIT)
     second = np.clip((first @ m["w2"].astype(np.int64) + m["b2"]) >> 10, 0, HIDDEN_LIMIT)
     out = (second @ m["w3"].astype(np.int64) + m["b3"] + (1 << 13)) >> 14

@@ -1,22 +1,36 @@
-"""Predictive MSVQ of the envelope: search, reconstruction, indices; on a small random model."""
+"""The envelope: its level; predictive MSVQ of its shape, on a small random model."""
 
 from typing import Any
 
 import numpy as np
 import pytest
 
+from codec import Codec
 from codec.coding.envelope import (
     BEAM,
     RATE_WEIGHT,
+    find_level,
     get,
+    get_level,
+    level_context,
+    level_cost,
     predict,
     price,
     put,
+    put_level,
     reconstruct,
     search,
 )
 from codec.coding.range_coder import STATE_SIZE, dec_init, enc_finish, enc_init, enc_tell_bits
-from codec.config import NUM_BANDS, CodecConfig
+from codec.config import (
+    LEVEL_RESOLUTION,
+    MAX_LEVEL,
+    MAX_LEVEL_DELTA,
+    MIN_LEVEL,
+    NUM_BANDS,
+    NUM_LEVEL_CONTEXTS,
+    CodecConfig,
+)
 from codec.model import COST_ONE, ENVELOPE_LIMIT, TOTAL, code_lengths, coding_dtype
 from codec.records import fill, new
 
@@ -141,3 +155,49 @@ def test_indices_come_back_and_cost_what_is_said() -> None:
     for indices in messages:
         get(model, STAGES, coder, data, got)
         assert got.tolist() == indices.tolist()
+
+
+# --------------------------------------------------------------------------------------------------
+# Level
+
+
+def test_the_level_is_the_mean_to_the_nearest_step() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        proposed = rng.uniform(-4608, 1500, NUM_BANDS).astype(np.float32)
+        error = proposed.mean() - find_level(proposed) * LEVEL_RESOLUTION
+        assert abs(error) <= LEVEL_RESOLUTION / 2 + 0.01
+        # A gain of whole steps moves the level by as many.
+        assert find_level(proposed + np.float32(5 * LEVEL_RESOLUTION)) == find_level(proposed) + 5
+    for value, level in ((-1e9, MIN_LEVEL), (1e9, MAX_LEVEL)):
+        assert find_level(np.full(NUM_BANDS, value, np.float32)) == level
+
+
+def test_level_contexts() -> None:
+    contexts = [level_context(d) for d in range(-MAX_LEVEL_DELTA, MAX_LEVEL_DELTA + 1)]
+    assert contexts == sorted(contexts) and set(contexts) == set(range(NUM_LEVEL_CONTEXTS))
+    middle = NUM_LEVEL_CONTEXTS // 2
+    assert [level_context(d) for d in (-2, -1, 0, 1, 2)] == [2, 3, 3, 4, 4]
+    assert level_context(0) == middle
+
+
+@pytest.mark.parametrize("kind", ["coding", "intra"])
+def test_level_deltas_come_back_and_cost_what_is_said(codec: Codec, kind: str) -> None:
+    model = codec._encoder[kind]["level"]
+    deltas = np.arange(-MAX_LEVEL_DELTA, MAX_LEVEL_DELTA + 1)
+    np.random.default_rng(0).shuffle(deltas)
+    past = [0, *deltas[:-1].tolist()]
+    coder, data = np.zeros(STATE_SIZE, np.int64), np.zeros(2048, np.uint8)
+    enc_init(coder)
+    said = 0.0
+    for last, delta in zip(past, deltas.tolist(), strict=True):
+        put_level(model, last, delta, coder, data)
+        said += level_cost(model, last, delta) / COST_ONE
+    assert enc_tell_bits(coder) / 8 == pytest.approx(said, rel=0.01)
+    assert enc_finish(coder, data, data.size)
+    dec_init(coder, data, 0, data.size)
+    got = [get_level(model, last, coder, data) for last in past]
+    assert got == deltas.tolist()
+    # A level that stays, or nearly so, is what frames have; jumps are dear but never impossible.
+    costs = [level_cost(model, 0, d) / COST_ONE for d in range(MAX_LEVEL_DELTA + 1)]
+    assert costs[0] < 5 and costs[0] < costs[30] <= 15

@@ -8,13 +8,12 @@ from frames import coding_state, frame_encoder, set_frame, sizes_of, stages_of
 
 from codec import Codec
 from codec.bitstream import Header, intra_packets
-from codec.coding.frame import put_frame, update
+from codec.coding.frame import HIGHEST_ENVELOPE, put_frame, update
 from codec.coding.rate_control import price
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, MAX_FRAME_BITS
 from codec.decoder import FrameDecoder
-from codec.model import ENVELOPE_LIMIT
 
-FIELDS = ("envelope", "offset", "step", "levels")
+FIELDS = ("envelope", "offset", "step", "long", "levels")
 # Which frames need no other: none, the first of each group, every one, and a mixture.
 KINDS = ("predicted", "groups", "independent", "mixed")
 COUNT = 60  # frames: a border of groups lies in them
@@ -60,7 +59,7 @@ def test_decoded_integers_are_the_encoders(
     wave = np.ascontiguousarray(speech[: COUNT * FRAME_LENGTH])
     spectra, envelopes = encoder.analyse(wave)
     sizes, intra = sizes_of(rate, COUNT), intra_of(kind)
-    coded = 0
+    coded, long = 0, []
     for p in range(COUNT):
         one = slice(p, p + 1)
         (packet,) = encoder.encode(spectra[one], envelopes[one], sizes[one], intra[one])
@@ -73,7 +72,9 @@ def test_decoded_integers_are_the_encoders(
         assert same_past(sent, decoder.state["coding"])
         assert integers.received.all()
         coded += bool(integers.levels.any())
+        long.append(int(integers.long[0]))
     assert coded > 0.9 * COUNT
+    assert 0 < sum(long) < COUNT  # both kinds of blocks
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -176,7 +177,7 @@ def test_random_bytes_decode_to_bounded_integers(codec: Codec) -> None:
             second = decoder_of(codec, rate).integers(packets, intra)
             for a, b in zip(first, second, strict=True):
                 np.testing.assert_array_equal(a, b)
-            assert np.abs(first.envelope).max() <= ENVELOPE_LIMIT
+            assert np.abs(first.envelope).max() <= HIGHEST_ENVELOPE
             assert np.abs(first.offset).max() < 1024
             assert np.abs(first.levels).max() <= 8443
 
@@ -186,7 +187,7 @@ def test_hostile_bytes_do_not_drift(codec: Codec, packet: bytes) -> None:
     """Predicted frames without end, each the same bytes."""
     decoder = decoder_of(codec, 32.0)
     integers = decoder.integers([packet] * 300, np.arange(300) == 0)
-    assert np.abs(integers.envelope).max() <= ENVELOPE_LIMIT
+    assert np.abs(integers.envelope).max() <= HIGHEST_ENVELOPE
     assert np.abs(integers.step).max() < 1 << 14
 
 

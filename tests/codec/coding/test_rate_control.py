@@ -1,5 +1,7 @@
 """Rate control: what a frame is said to cost is what it takes, and frames are full."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from frames import chosen_frames, stages_of
@@ -8,11 +10,27 @@ from codec import Codec
 from codec.coding import envelope
 from codec.coding.frame import put_frame, shape_steps
 from codec.coding.range_coder import enc_tell_bits
-from codec.coding.rate_control import drop_top, estimate, fill_frame, price, try_step
+from codec.coding.rate_control import (
+    drop_top,
+    estimate,
+    fill_frame,
+    finest_delta,
+    price,
+    try_step,
+)
+from codec.coding.spectrum import LEVEL_LIMIT
 from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, MAX_STEP_DELTA, STEP_RESOLUTION
 from codec.model import COST_ONE
 
 SHAPE = (BLOCKS_PER_FRAME, HOP_LENGTH)
+
+
+def side_cost(model: Any, coding: Any, stages: int) -> int:
+    """Return the code length of level, shape and block length, 1/256 bit."""
+    past, frame = coding["past"], coding["frame"]
+    cost = envelope.price(model["envelope"], frame["indices"], stages)
+    cost += envelope.level_cost(model["level"], past["level_delta"], frame["level_delta"])
+    return int(cost + model["blocks"]["cost"][past["long"], frame["long"]])
 
 
 @pytest.mark.parametrize("intra", [False, True])
@@ -25,7 +43,7 @@ def test_estimated_bits_are_the_bits_used(
     said, used, data = [], [], np.zeros(2000, np.uint8)
     for model, state, _ in chosen_frames(codec, speech[:24000], size, intra, stages):
         coding = state["coding"]
-        side = envelope.price(model["envelope"], coding["frame"]["indices"], stages)
+        side = side_cost(model, coding, stages)
         said.append((price(model, coding, 8 * size) + side) / COST_ONE)
         assert put_frame(model, coding, stages, data)
         used.append(enc_tell_bits(coding["coder"]) / 8)
@@ -44,7 +62,7 @@ def test_the_step_is_the_finest_that_fits(codec: Codec, speech: np.ndarray, size
     for model, state, spectrum in chosen_frames(codec, speech[4000:10000], size, stages=3):
         coding = state["coding"]
         frame = coding["frame"]
-        side = envelope.price(model["envelope"], frame["indices"], 3)
+        side = side_cost(model, coding, 3)
         expected = int(frame["step"]) - int(frame["delta"]) * STEP_RESOLUTION
         budget = 8 * size * COST_ONE - side
         cost = price(model, coding, 8 * size)
@@ -64,7 +82,7 @@ def test_small_frames_are_filled(codec: Codec, speech: np.ndarray, size: int) ->
     for model, state, spectrum in chosen_frames(codec, speech[4000:16000], size, stages=3):
         coding = state["coding"]
         frame = coding["frame"]
-        side = envelope.price(model["envelope"], frame["indices"], 3)
+        side = side_cost(model, coding, 3)
         unused.append(8 * size - (price(model, coding, 8 * size) + side) / COST_ONE)
         ratio = np.abs(spectrum) / np.exp2(frame["log_step"] / 256)
         full = np.floor(ratio + 0.4)
@@ -117,3 +135,46 @@ def test_nothing_fits_a_click_in_a_tiny_frame(codec: Codec) -> None:
     for intra in (False, True):
         packets = encoder.encode(*encoder.analyse(wave), np.full(20, 12), np.full(20, intra))
         assert [len(packet) for packet in packets] == 20 * [12]
+
+
+def steady(name: str) -> np.ndarray:
+    """Return half a second of a signal that a few coefficients hold, at full scale."""
+    n = np.arange(25 * 320)
+    signals = {
+        "tone": np.sin(0.7 * n),
+        "hum": np.sin(2 * np.pi * 50 * n / 16000),
+        "constant": np.ones(len(n)),
+        "square": np.where(n // 40 % 2 == 0, 1.0, -1.0),
+    }
+    return signals[name].astype(np.float32)
+
+
+@pytest.mark.parametrize("name", ["tone", "hum", "constant", "square"])
+@pytest.mark.parametrize("size", [20, 80, 255])
+def test_no_level_is_cut_off(codec: Codec, name: str, size: int) -> None:
+    """However many bits there are, the step is never so fine that a peak would be lost."""
+    largest = 0
+    for _, state, spectrum in chosen_frames(codec, steady(name), size, stages=4):
+        frame = state["coding"]["frame"]
+        width = np.exp2(frame["log_step"] / 256)
+        error = np.abs(spectrum - frame["levels"] * width)
+        assert (error <= 1.01 * width + (frame["levels"] == 0) * np.abs(spectrum)).all()
+        largest = max(largest, int(np.abs(frame["levels"]).max()))
+    assert largest <= LEVEL_LIMIT
+
+
+def test_the_finest_step_is_the_last_that_holds_the_peak(codec: Codec) -> None:
+    rng = np.random.default_rng(0)
+    for model, state, spectrum in chosen_frames(codec, steady("tone"), 80):
+        frame = state["coding"]["frame"]
+        expected = shape_steps(model, state["coding"], 640, 3)
+        coefficients = spectrum * np.float32(10.0 ** rng.uniform(-3, 3))
+        delta = finest_delta(frame, coefficients, expected)
+
+        def peak(delta: int, coefficients=coefficients, frame=frame, expected=expected) -> float:
+            log_step = expected + delta * STEP_RESOLUTION + frame["relative"]
+            return float(np.abs(coefficients / np.exp2(log_step / 256)).max())
+
+        assert -MAX_STEP_DELTA <= delta <= MAX_STEP_DELTA
+        assert peak(delta) < LEVEL_LIMIT * 1.001 or delta == MAX_STEP_DELTA
+        assert delta == -MAX_STEP_DELTA or peak(delta - 1) > LEVEL_LIMIT * 0.999

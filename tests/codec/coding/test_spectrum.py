@@ -8,6 +8,7 @@ from frames import chosen_frames, coding_state, set_frame
 
 from codec import Codec
 from codec.coding import spectrum
+from codec.coding.envelope import level_context
 from codec.coding.frame import get_frame, put_frame
 from codec.coding.range_coder import enc_tell_bits
 from codec.coding.rate_control import price
@@ -18,6 +19,7 @@ from codec.config import (
     MAGNITUDE_BASE,
     MAGNITUDE_EXTRA_BITS,
     MAX_FRAME_BITS,
+    MAX_LEVEL_DELTA,
     NUM_SYMBOLS,
     ROUNDING,
 )
@@ -79,6 +81,8 @@ def test_every_magnitude_comes_back_with_its_sign(codec: Codec) -> None:
         said = price(model, sent, MAX_FRAME_BITS)
         assert put_frame(model, sent, STAGES, data)
         side = sum(model["envelope"]["index_cost"][s, i] for s, i in enumerate((1, 2, 3)))
+        side += model["level"]["cost"][level_context(0), MAX_LEVEL_DELTA]
+        side += model["blocks"]["cost"][0, 0]
         # The last symbol also owns what divisions leave over: it takes less than is said.
         used = enc_tell_bits(sent["coder"]) / 8
         assert 0.95 * (said + side) / 256 < used < (said + side) / 256 + 2

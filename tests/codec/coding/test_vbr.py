@@ -6,7 +6,7 @@ from frames import frame_encoder
 
 from codec import Codec
 from codec.coding.vbr import MIN_FRAME_BYTES, find_demand, frame_energy, share_bytes, vbr_sizes
-from codec.config import MAX_FRAME_BYTES
+from codec.config import MAX_FRAME_BYTES, NUM_BANDS
 
 ENVELOPE_BITS = 24
 
@@ -76,5 +76,5 @@ def test_demand_and_energy(codec: Codec, analysed: tuple) -> None:
 
 
 def test_no_frames(codec: Codec) -> None:
-    nothing = np.zeros((0, 2, 160), np.float32), np.zeros((0, 20), np.float32)
+    nothing = np.zeros((0, 2, 160), np.float32), np.zeros((0, NUM_BANDS), np.float32)
     assert len(vbr_sizes(codec._encoder["coding"], nothing[1], nothing[0], 0, 24)) == 0

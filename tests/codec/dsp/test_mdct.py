@@ -1,4 +1,4 @@
-"""MDCT: perfect reconstruction with the edges, orthonormality, and blocks that do not meet."""
+"""MDCT: perfect reconstruction with the edges, orthonormality, both lengths of blocks, MDST."""
 
 from typing import Any
 
@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 
 from codec.config import HOP_LENGTH as HOP
-from codec.dsp.mdct import forward, inverse, make_transform
+from codec.dsp.mdct import (
+    forward,
+    forward_quadrature,
+    inverse,
+    make_transform,
+    to_long,
+    to_short,
+)
 
 LENGTHS = (1, 159, 160, 161, 319, 320, 321, 16000)
 
@@ -81,3 +88,83 @@ def test_sine_falls_into_its_coefficient(transform: Any, k: int) -> None:
     power = np.square(mdct(transform, signal)[5:95]).mean(0)
     assert power.argmax() == k
     assert power[max(k - 2, 0) : k + 3].sum() > 0.99 * power.sum()
+
+
+# --------------------------------------------------------------------------------------------------
+# Long blocks
+
+
+def long_basis() -> np.ndarray:
+    """Return the functions of a long block from their formula, [3N, 2N], float64."""
+    n, k = np.arange(4 * HOP)[:, None], np.arange(2 * HOP)
+    rise = np.sin(np.pi * (np.arange(HOP) + 0.5) / (2 * HOP))
+    nothing = np.zeros(HOP // 2)
+    window = np.concatenate([nothing, rise, np.ones(HOP), rise[::-1], nothing])
+    angle = np.pi / (2 * HOP) * (n + 0.5 + HOP) * (k + 0.5)
+    basis = np.sqrt(1 / HOP) * window[:, None] * np.cos(angle)
+    return basis[HOP // 2 : -HOP // 2]
+
+
+def long_of(transform: Any, spectrum: np.ndarray) -> np.ndarray:
+    out = np.empty((2, HOP), np.float32)
+    to_long(transform, spectrum, out)
+    return out
+
+
+def short_of(transform: Any, spectrum: np.ndarray) -> np.ndarray:
+    out = np.empty((2, HOP), np.float32)
+    to_short(transform, spectrum, out)
+    return out
+
+
+def test_the_two_lengths_are_one_rotation_apart(transform: Any) -> None:
+    matrix = transform["to_long"].astype(np.float64)
+    np.testing.assert_allclose(matrix @ matrix.T, np.eye(2 * HOP), atol=2e-6)
+    np.testing.assert_array_equal(transform["to_short"], transform["to_long"].T)
+    spectrum = np.random.default_rng(0).standard_normal((2, HOP)).astype(np.float32)
+    there = long_of(transform, spectrum)
+    assert np.square(there).sum() == pytest.approx(np.square(spectrum).sum(), rel=1e-5)
+    assert np.abs(short_of(transform, there) - spectrum).max() < 1e-5
+    assert np.abs(there - spectrum).max() > 0.5
+    # Result and argument may be the same array.
+    to_short(transform, there, there)
+    assert np.abs(there - spectrum).max() < 1e-5
+
+
+def test_a_long_block_is_a_transform_of_the_samples(transform: Any) -> None:
+    """Even coefficients stand in the first row, odd ones in the second."""
+    samples = np.random.default_rng(1).uniform(-1, 1, 3 * HOP)
+    windows = np.stack([samples[: 2 * HOP], samples[HOP:]]).astype(np.float32)
+    spectrum = np.empty((2, HOP), np.float32)
+    forward(transform, windows, spectrum)
+    wanted = samples @ long_basis()
+    got = long_of(transform, spectrum)
+    np.testing.assert_allclose(got[0], wanted[0::2], atol=1e-5)
+    np.testing.assert_allclose(got[1], wanted[1::2], atol=1e-5)
+
+
+def test_a_tone_is_narrower_in_a_long_block(transform: Any) -> None:
+    n = np.arange(3 * HOP)
+    for frequency in (0.11, 0.5, 1.9):
+        wave = np.sin(frequency * n)
+        windows = np.stack([wave[: 2 * HOP], wave[HOP:]]).astype(np.float32)
+        spectrum = np.empty((2, HOP), np.float32)
+        forward(transform, windows, spectrum)
+        largest = [
+            np.sort(np.square(x).ravel())[-2:].sum() / np.square(x).sum()
+            for x in (spectrum, long_of(transform, spectrum))
+        ]
+        assert largest[1] > 1.2 * largest[0]
+
+
+def test_mdct_and_mdst_together_do_not_know_the_phase(transform: Any) -> None:
+    n, powers, cosines = np.arange(2 * HOP), [], []
+    for phase in np.linspace(0, np.pi, 7):
+        wave = np.sin(np.pi * 40.3 * n / HOP + phase).astype(np.float32)[None]
+        cosine, sine = np.empty((1, HOP), np.float32), np.empty((1, HOP), np.float32)
+        forward(transform, wave, cosine)
+        forward_quadrature(transform, wave, sine)
+        powers.append(float(np.square(cosine).sum() + np.square(sine).sum()))
+        cosines.append(float(np.square(cosine).sum()))
+    assert max(powers) < 1.01 * min(powers)
+    assert max(cosines) > 1.2 * min(cosines)
