@@ -75,7 +75,7 @@ NEIGHBOURS = record(
     last_ratio=(np.int32, HOP_LENGTH),  # and of the last one
     past=(np.int32, (2, HOP_LENGTH)),  # rescaled magnitudes of the last two blocks, Q4; moves on
     frame_bits=np.int64,  # log2 of the frame's bits, Q10
-    kind=np.int64,  # of this frame's first block, see NUM_BLOCK_KINDS, above those of the last frame
+    kind=np.int64,  # of the first block, above those of the last frame
     delta=np.int64,  # step delta of this frame,
     last_delta=np.int64,  # and of the last one
 )

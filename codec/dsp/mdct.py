@@ -137,7 +137,7 @@ def inverse(transform, spectrum, overlap, samples):
 
 @kernel
 def to_long(transform, spectrum, out):
-    """Write the long block of a frame's two blocks: [2, N] each; even coefficients, then odd ones."""
+    """Write the long block of a frame's two blocks: even coefficients, then odd ones; [2, N]."""
     _change(spectrum, transform.to_long[:], out)
 
 

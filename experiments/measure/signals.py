@@ -210,9 +210,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print_row("", *(f"{rate:g}" for rate in rates))
         low = TONES_HZ <= 6500
         tones = [tone_scores(code, rate) for rate in rates]
-        print_row("tones, level dB", *(f"worst {t[low, 0][np.abs(t[low, 0]).argmax()]:+.1f}, median {np.median(t[low, 0]):+.1f}" for t in tones))  # fmt: skip
-        print_row("tones, SNR dB", *(f"worst {t[low, 1].min():.1f}, median {np.median(t[low, 1]):.1f}" for t in tones))  # fmt: skip
-        print_row("above 6.5 kHz", *(f"level {t[~low, 0].min():+.1f}, SNR {t[~low, 1].min():.1f}" for t in tones))  # fmt: skip
+        worst = [t[low, 0][np.abs(t[low, 0]).argmax()] for t in tones]
+        middle = [np.median(t[low], 0) for t in tones]
+        cells = [f"worst {w:+.1f}, median {m[0]:+.1f}" for w, m in zip(worst, middle, strict=True)]
+        print_row("tones, level dB", *cells)
+        lowest = [t[low, 1].min() for t in tones]
+        cells = [f"worst {w:.1f}, median {m[1]:.1f}" for w, m in zip(lowest, middle, strict=True)]
+        print_row("tones, SNR dB", *cells)
+        cells = [f"level {t[~low, 0].min():+.1f}, SNR {t[~low, 1].min():.1f}" for t in tones]
+        print_row("above 6.5 kHz", *cells)
         print_row("dtmf", *(f"{detected_keys(code, rate)} of 16" for rate in rates))
         print("excess of peak, loudest packet, dB:")
         for kind, x in bounded_signals().items():
