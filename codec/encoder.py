@@ -42,6 +42,9 @@ from codec.model import coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
 
+# Frames whose mean is taken for an offset (-3 dB at 0.25 Hz). A filter at 20 Hz, even at 3 Hz, would
+# turn the phase of what is above it, which is more noise than is coded at the upper rates.
+MEAN_FRAMES = 32
 DROPPED_AT_ONCE = 4  # coefficients from the top, where nothing else makes a frame fit
 
 
@@ -69,6 +72,8 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     """Return the record type of what one frame leaves to the next, with work space."""
     return record(
         past=(np.float32, HOP_LENGTH),  # last samples of the frame
+        mean=np.float64,  # of the signal's last frames,
+        frames=np.int64,  # and how many they are
         coding=coding_state_dtype(config),
         ratio=np.float64,  # true cost of levels over its estimate
         shape=(np.float32, NUM_BANDS),  # of the proposed envelope, Q8
@@ -81,6 +86,22 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
 def default_stages(bitrate_bps: int) -> int:
     """Return the envelope stages used at a rate (chosen on the validation clips)."""
     return 3 if bitrate_bps < 22000 else 4
+
+
+@kernel
+def block_dc(state, samples, out):
+    """Take the mean of the last frames off a frame; from the old mean to the new one in a line."""
+    total = 0.0
+    for n in range(samples.size):
+        total += np.float64(samples[n])
+    before = state.mean
+    state.frames = min(state.frames + 1, MEAN_FRAMES)
+    state.mean += (total / samples.size - before) / state.frames
+    if state.frames == 1:
+        before = state.mean
+    for n in range(samples.size):
+        mean = before + (state.mean - before) * (n / samples.size)
+        out[n] = np.float32(np.float64(samples[n]) - mean)
 
 
 @entry
@@ -98,8 +119,7 @@ def analyse_frames(model, state, samples, spectra, envelopes):
     for p in range(spectra.shape[0]):
         for n in range(HOP_LENGTH):
             seen[n] = state.past[n]
-        for n in range(FRAME_LENGTH):
-            seen[HOP_LENGTH + n] = samples[p * FRAME_LENGTH + n]
+        block_dc(state, samples[p * FRAME_LENGTH : (p + 1) * FRAME_LENGTH], seen[HOP_LENGTH:])
         analyse(model.analysis, seen, spectra[p], envelopes[p])
         for n in range(HOP_LENGTH):
             state.past[n] = seen[FRAME_LENGTH + n]

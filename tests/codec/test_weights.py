@@ -134,7 +134,7 @@ def test_config_text(config: str, tmp_path: Path, source: Source) -> None:
         ("context.compress", (2047,), -1, "context.compress has values outside"),
         ("allocation.expected_bits", (0,), 1 << 30, "expected_bits has values outside"),
         ("allocation.log2_bits", (9,), -1, "log2_bits has values outside"),
-        ("allocation.interpolation", (9, 0), 19, "interpolation points outside the bands"),
+        ("allocation.interpolation", (9, 0), 25, "interpolation points outside the bands"),
         ("allocation.interpolation", (9, 0), -1, "interpolation has values outside"),
         ("allocation.interpolation", (9, 1), 257, "interpolation has values outside"),
         ("allocation.scale_offset", (3,), 1 << 20, "scale_offset has values outside"),

@@ -172,7 +172,7 @@ def test_it_goes_on_past_a_bad_file(speech: Path, tmp_path: Path) -> None:
     result = run("eval", speech, *arguments)
     assert result.exit_code == 1, result.output
     (error,) = [line for line in result.stderr.splitlines() if "error" in line]
-    assert error.startswith("codec: error: bad.wav at 16.4 kbit/s: ")
+    assert error.startswith("codec: error: ") and "bad.wav: not an audio file" in error
     assert len((tmp_path / "out" / "scores.csv").read_text().splitlines()) == 1 + 2
 
 

@@ -26,6 +26,7 @@ from codec.bitstream import (
     write_header,
 )
 from codec.coding.spectrum import COEFFICIENT_LIMIT
+from codec.config import NUM_BANDS
 from codec.decoder import FrameDecoder, enhance_spectra, synthesize
 from codec.dsp.ltpf import MAX_LAG, MIN_LAG
 from codec.info import describe_stream, stream_info
@@ -142,8 +143,8 @@ def extreme_frames(codec: Codec, seed: int, count: int = 30) -> tuple[FrameDecod
     rng = np.random.default_rng(seed)
     octaves = LIMITS["envelope"] / 256
     parameters = np.zeros(count, enhancer.PARAMETERS)
-    parameters["envelope"] = rng.choice([-octaves, 0, octaves], (count, 20))
-    parameters["log_step"] = rng.choice([-octaves, 0, 2 * octaves], (count, 20))
+    parameters["envelope"] = rng.choice([-octaves, 0, octaves], (count, NUM_BANDS))
+    parameters["log_step"] = rng.choice([-octaves, 0, 2 * octaves], (count, NUM_BANDS))
     if seed < 2:
         parameters["envelope"] = parameters["log_step"] = (octaves, -octaves)[seed]
     parameters["log_bits"] = rng.choice([3, 8, 11], count)

@@ -52,7 +52,7 @@ def test_header_bytes_are_as_documented() -> None:
         num_stages=8,
         vbr=True,
     )
-    raw = bytes.fromhex("4e535651 04 18 01 08 0badcafe 3390 0bb800 123456789a")
+    raw = bytes.fromhex("4e535651 05 18 01 08 0badcafe 3390 0bb800 123456789a")
     assert write_header(made) == with_crc(raw)
     assert len(write_header(made)) == HEADER_BYTES == 24
     assert read_header(write_header(made)) == (made, HEADER_BYTES)
@@ -150,7 +150,7 @@ def test_header_is_frozen() -> None:
         (dict(num_stages=9), "stages is 9"),
         (dict(fingerprint=b"123"), "fingerprint has 3 bytes"),
         (dict(version=3), "version 3 cannot be written"),
-        (dict(version=5), "version 5 cannot be written"),
+        (dict(version=4), "version 4 cannot be written"),
         (dict(vbr=True, open_end=True), "open end has a variable bitrate"),
     ],
 )
@@ -185,11 +185,11 @@ def test_header_errors() -> None:
     assert "header has 16 bytes, fewer than the 24" in error_of(short + data[24:])
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 5, 255])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 255])
 def test_other_versions_get_one_clear_line(version: int) -> None:
-    what = "install a newer version" if version > 4 else "encode the sound again"
+    what = "install a newer version" if version > 5 else "encode the sound again"
     assert re.search(
-        f"format version {version}, this program reads version 4 only: {what}",
+        f"format version {version}, this program reads version 5 only: {what}",
         error_of(patched_header(4, bytes([version]))),
     )
 

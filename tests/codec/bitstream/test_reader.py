@@ -146,7 +146,10 @@ def test_length_of_the_payload() -> None:
     data = make_file(num_samples=64_000)  # 4 s, 201 packets, 5 groups
     assert len(data) == 24 + 201 * 20 + 5 * 2
     message = error_of(data[: 24 + 65 * 20 + 3])
-    assert message == "the file is cut off after 1.3 s of 4.0 s: copy it again"
+    assert message == (
+        "the file is cut off after 1.3 s of 4.0 s: "
+        "copy it again, or keep what is intact with --salvage"
+    )
     assert "is cut off after 0.0 s of 4.0 s" in error_of(data[:24])
     assert "is cut off after 4.0 s of 4.0 s" in error_of(data[:-1])
 

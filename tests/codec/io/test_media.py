@@ -29,7 +29,7 @@ KINDS = [
     (".webm", "webm", "libopus", False),
     (".mkv", "matroska", "libopus", True),
     (".mov", "mov", "pcm_s16le", False),
-    (".mka", "matroska", "flac", False),
+    (".mka", "matroska", "libopus", False),
     (".ts", "mpegts", "aac", False),
     (".avi", "avi", "pcm_s16le", True),
 ]
