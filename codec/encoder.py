@@ -42,8 +42,8 @@ from codec.model import coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
 
-# Frames whose mean is taken for an offset (-3 dB at 0.25 Hz). A filter at 20 Hz, even at 3 Hz, would
-# turn the phase of what is above it, which is more noise than is coded at the upper rates.
+# Frames whose mean is taken for an offset (-3 dB at 0.25 Hz). A filter at 20 Hz, even at 3 Hz,
+# would turn the phase of what is above it, which is more noise than is coded at the upper rates.
 MEAN_FRAMES = 32
 DROPPED_AT_ONCE = 4  # coefficients from the top, where nothing else makes a frame fit
 

@@ -39,6 +39,7 @@ from commands.terminal import (
     end_cleanly,
     name_of,
     note,
+    open_input,
     progress,
     say,
 )
@@ -322,20 +323,6 @@ def _open_output(target: Path) -> Generator[tuple[BinaryIO, bool]]:
         if error.filename is not None:
             raise
         raise UserError(f"standard output: cannot be written ({error.strerror})") from error
-
-
-@contextlib.contextmanager
-def open_input(source: Path) -> Generator[BinaryIO]:
-    """Open an input, or standard input."""
-    if source != STANDARD:
-        with source.open("rb") as file:
-            yield file
-        return
-    if "stdin" in closed_streams:
-        raise UserError("standard input is closed; pipe a file or another program into it")
-    if sys.stdin.isatty():
-        raise UserError("standard input is a terminal; pipe a file or another program into it")
-    yield sys.stdin.buffer
 
 
 def _report(outcome: Outcome, name: object, encoding: bool) -> None:

@@ -15,7 +15,6 @@ from codec.io.finder import Finder
 from codec.io.storage import Location, absolute, join
 from codec.runner import Place, run
 from codec.weights import load_weights
-from commands.coding import open_input
 from commands.terminal import (
     EXIT_SOME_FILES,
     STANDARD,
@@ -25,6 +24,7 @@ from commands.terminal import (
     escaped,
     name_of,
     note,
+    open_input,
     say,
 )
 

@@ -9,7 +9,7 @@ import signal
 import sys
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 
 import typer
 from typer.core import TyperGroup
@@ -153,6 +153,20 @@ def find_input(name: str) -> Location:
 def name_of(place: Location) -> str:
     """Return what to call an input."""
     return "standard input" if place == STANDARD else str(place)
+
+
+@contextlib.contextmanager
+def open_input(source: Path) -> Generator[BinaryIO]:
+    """Open an input, or standard input."""
+    if source != STANDARD:
+        with source.open("rb") as file:
+            yield file
+        return
+    if "stdin" in closed_streams:
+        raise UserError("standard input is closed; pipe a file or another program into it")
+    if sys.stdin.isatty():
+        raise UserError("standard input is a terminal; pipe a file or another program into it")
+    yield sys.stdin.buffer
 
 
 def end_cleanly() -> None:

@@ -23,7 +23,7 @@ def test_golden_file() -> None:
     )
     data = write_stream(header, [bytes(range(20)), bytes(20)])
     start = with_crc(bytes.fromhex("4e535651051800030badcafe1f40003e8000000000a1"))
-    assert data == start + bytes.fromhex(body) and data[22:24].hex() == "6468"
+    assert data == start + bytes.fromhex(body) and data[22:24].hex() == "9459"
     header = dataclasses.replace(header, open_end=True)
     data = write_stream(header, [bytes(range(20)), bytes(20)])
     start = with_crc(bytes.fromhex("4e535651051804030badcafe1f40003e800000000000"))

@@ -130,8 +130,8 @@ def test_no_entry_of_a_table_is_near_a_rounding_tie(monkeypatch: pytest.MonkeyPa
     mdct.make_transform()
     lpc.make_prediction()
     ltpf.band_response()  # calls band_filters
-    # Two of the MDCT, five of linear prediction, two of the postfilter.
-    assert len(seen) == 1 + 2 + 5 + 2
+    # Six of the MDCT, five of linear prediction, two of the postfilter.
+    assert len(seen) == 1 + 6 + 5 + 2
     assert sum(values.size for values in seen) > 4500
     for values in seen:
         assert from_ties(values) > TIE_MARGIN
