@@ -176,9 +176,9 @@ def test_a_gap_fades_away(codec: Codec, file: tuple) -> None:
         before = np.sqrt(energy[start - 6 : start].max())
         gap = got[samples_of(start).start :]
         late = gap[6400:]  # 400 ms
-        assert np.sqrt(np.square(late).mean()) < 0.05 * before
+        assert np.sqrt(np.square(late).mean()) < 0.08 * before
         pieces = late[: len(late) // 320 * 320].reshape(-1, 320)
-        assert np.sqrt(np.square(pieces).mean(1).max()) < 0.1 * before
+        assert np.sqrt(np.square(pieces).mean(1).max()) < 0.15 * before
 
 
 def test_a_short_gap_is_filled(codec: Codec) -> None:
