@@ -12,127 +12,37 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from codec.config import OURS
-from codec.io.storage import absolute, fetched
+from codec.io.storage import fetched
 from codec.runner import BATCH_SECONDS, Done, Place
 from codec.runner import run as run_items
 from codec.trees import Durations
 from evaluation import summary
-from evaluation.baselines.base import Baseline
 from evaluation.clips import (
     Clip,
     Clips,
     ClipsOfDirectory,
-    ClipsOfFiles,
     byte_size,
     choose_clips,
     fingerprint,
-    wav_names,
 )
+from evaluation.config import NO_METRICS, EvalConfig, make_tasks, rates_of
 from evaluation.journal import Journal
 from evaluation.listening.page import ListeningClip, Sound, write_page
-from evaluation.listening.ratings import ANCHOR, REFERENCE
 from evaluation.metrics import DEFAULT_METRICS, optional_metrics
 from evaluation.plots import write_plots
-from evaluation.published import ORIGINAL, PublishedScore, published_clip, select_published
+from evaluation.published import PublishedScore, published_clip, select_published
 from evaluation.results import ClipScore, EvalResult, RunInfo, make_tables, write_results
-from evaluation.scoring import Job, SlowJob, Task, read_reference, stream_packets
+from evaluation.scoring import Job, SlowJob, Task, read_reference
 
 PAGE_NAME = "listen.html"
 _SCORING_COST = 8.0  # a second that is scored takes as long as so many that are coded
-NO_METRICS = "none"  # in place of names of metrics
 
 Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True)
-class EvalConfig:
-    """What to evaluate, and how.
-
-    Attributes
-    ----------
-    codec_loader : callable without arguments that returns a `Codec`; picklable if jobs > 1, for
-        instance ``functools.partial(Codec.load, path)``
-    files : audio files; or `Clips`, which need not be in memory
-    rates : nominal, kbit/s
-    root : directory that file names in the result are relative to; default: what they share
-    jobs : number of processes; 1 runs in this one
-    scheduler : address of a Dask scheduler, whose workers are used in place of processes here
-    journal : directory that gets each score as soon as it is there, see `journal`; None: none
-    resume : go on with what is in that directory
-    vbr : encode with variable bitrate
-    independent : encode with independent packets
-    losses : percent of packets that get lost on the way, see `scoring.lost_packets`; each clip is
-        scored once for each of them; packets are independent then
-    metrics : optional metrics beside the default ones, see `metrics.OPTIONAL_METRICS`; they have
-        workers of their own; "none" alone: no metric at all, only rates and speeds
-    name : how this codec is called in the result
-    baselines : other codecs to run on the same clips, at the nearest rates they have; picklable if
-        jobs > 1; they are not checked to be installed here
-    published : scores of other codecs; those of a baseline that runs here are left out, and so are
-        those of other files
-    baseline : codec that ours is compared with rate by rate; default: the first of `baselines`,
-        else the first of `published`
-    save_audio : directory; decoded clips go to ``<rate>/<file>.wav`` below it, those of baselines,
-        aligned, to ``<codec>/<rate>/<file>.wav``
-    page_clips : clips on the listening page
-    packets_of : how to get the payload packets of an encoded file
-
-    Raises
-    ------
-    ValueError   no files, no rates, jobs below 1, a wrong loss or name, or losses together with
-                 other codecs
-    """
-
-    codec_loader: Callable[[], Any]
-    files: Sequence[str | os.PathLike[str]] | Clips
-    rates: Sequence[float]
-    root: str | os.PathLike[str] | None = None
-    jobs: int = 1
-    scheduler: str | None = None
-    journal: str | os.PathLike[str] | None = None
-    resume: bool = False
-    vbr: bool = False
-    independent: bool = False
-    losses: Sequence[float] = ()
-    metrics: Sequence[str] = ()
-    name: str = OURS
-    baselines: Sequence[Baseline] = ()
-    published: Sequence[PublishedScore] = ()
-    baseline: str | None = None
-    save_audio: str | os.PathLike[str] | None = None
-    page_clips: int = 0
-    packets_of: Callable[[bytes], Sequence[bytes]] = stream_packets
-
-    def __post_init__(self) -> None:
-        if not len(self.files):
-            raise ValueError("no audio files to evaluate")
-        if not self.rates:
-            raise ValueError("no rates to evaluate")
-        if self.jobs < 1:
-            raise ValueError(f"jobs must be at least 1, got {self.jobs}")
-        for loss in self.losses:
-            if not 0 <= loss <= 100:
-                raise ValueError(f"loss of {loss:g} % is outside 0..100 %")
-        if self.losses and (self.baselines or self.published):
-            raise ValueError("other codecs are not scored with losses; leave out one of the two")
-        if self.name.strip() in ("", ORIGINAL, REFERENCE, ANCHOR):  # they mean something in files
-            raise ValueError(f"{self.name!r} is no name for a codec; choose another")
-        if self.resume and self.journal is None:
-            raise ValueError("--resume: of which run? name its directory with --out")
-
-    @property
-    def clips(self) -> Clips:
-        """The clips, with their names in the result."""
-        if isinstance(self.files, Sequence):
-            return ClipsOfFiles(self.files, self.root)
-        return self.files
 
 
 def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
@@ -180,7 +90,7 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     )
     heard = () if config.losses else tuple(choose_clips(config.clips, config.page_clips))
     settings = _settings(config, job, metrics)
-    per_clip = len(_rates_of(config))
+    per_clip = len(rates_of(config))
     with contextlib.closing(
         Journal(config.journal, settings, per_clip * len(config.clips), config.resume)
     ) as journal:
@@ -259,7 +169,7 @@ def _score(
     total = len(journal.done)
     tasks = (
         task
-        for task in _tasks(config, names, config.scheduler is not None)
+        for task in make_tasks(config, names, config.scheduler is not None)
         # What is heard is not in the journal: it is made again.
         if task.heard or not journal.done[task.number]
     )
@@ -409,48 +319,6 @@ def _choose_baseline(config: EvalConfig, others: Sequence[str]) -> str | None:
         known = f"choose from {', '.join(others)}" if others else "there is no other codec"
         raise ValueError(f"baseline {config.baseline!r} is not in this run; {known}")
     return config.baseline
-
-
-def _rates_of(config: EvalConfig) -> list[tuple[int | None, float]]:
-    """Return the tasks of each clip: a baseline's index (None: ours) and a rate."""
-    rates = sorted(set(config.rates))
-    return [(None, rate) for rate in rates] + [
-        (index, rate)
-        for index, baseline in enumerate(config.baselines)
-        for rate in baseline.rates(rates)
-    ]
-
-
-def _tasks(config: EvalConfig, heard: set[str], elsewhere: bool) -> Iterator[Task]:
-    """Yield one task per clip, codec and rate.
-
-    Parameters
-    ----------
-    config : EvalConfig
-    heard : names of clips whose sound is kept
-    elsewhere : bool   they are done where the working directory is another one
-    """
-    kinds = _rates_of(config)
-    clips = config.clips
-    waves: Iterable[str | None] = (None for _ in clips)
-    if config.save_audio is not None:
-        waves = wav_names([clip.name for clip in clips])
-    for number, (clip, wave) in enumerate(zip(clips, waves, strict=True)):
-        path = absolute(clip.path) if elsewhere else clip.path
-        for kind, (index, rate) in enumerate(kinds):
-            save_to = None
-            if config.save_audio is not None and wave is not None:
-                codec = () if index is None else (config.baselines[index].name,)
-                save_to = Path(config.save_audio).joinpath(*codec, f"{rate:g}", wave)
-            yield Task(
-                path,
-                clip.name,
-                rate,
-                save_to.absolute() if save_to is not None and elsewhere else save_to,
-                clip.name in heard,
-                index,
-                number * len(kinds) + kind,
-            )
 
 
 def _fingerprint(codec: Any) -> str | None:

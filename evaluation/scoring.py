@@ -46,7 +46,7 @@ def stream_packets(data: bytes) -> list[bytes]:
 
 @dataclass(frozen=True)
 class Job:
-    """What every worker needs to know; travels to it by pickle. See `run.EvalConfig`."""
+    """What every worker needs to know; travels to it by pickle. See `config.EvalConfig`."""
 
     codec_loader: Callable[[], Any]
     metrics: tuple[str, ...]

@@ -140,6 +140,7 @@ def test_a_client_that_is_interrupted(here: Cluster, corpus: Path, tmp_path: Pat
     assert not list(out.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_an_evaluation(here: Cluster, corpus: Path, tmp_path: Path) -> None:
     """Scores are those of this process; a worker that is killed, and a stop, cost none."""
     command = [*CLI, "eval", str(corpus / "0"), "--rates", "16.4", "--out"]

@@ -14,8 +14,9 @@ from scipy.signal import lfilter
 
 from evaluation.baselines.base import Coded
 from evaluation.baselines.programs import BaselineError
+from evaluation.config import EvalConfig
 from evaluation.results import EvalResult
-from evaluation.run import EvalConfig, run
+from evaluation.run import run
 
 RATE = 16000
 HEADER = 6

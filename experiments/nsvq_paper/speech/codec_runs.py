@@ -17,7 +17,7 @@ from torch import Tensor
 
 from codec import Codec
 from codec.config import FRAMES_PER_SECOND, NUM_BANDS
-from evaluation.run import EvalConfig
+from evaluation.config import EvalConfig
 from evaluation.run import run as evaluate
 from experiments.measure.estimators import FRAMES, OCTAVE_DB
 from experiments.nsvq_paper.methods import METHOD_NAMES as LABELS

@@ -204,6 +204,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         server.wait()
 
 
+@pytest.mark.slow
 def test_commands_on_s3(s3: dict[str, str], speech: np.ndarray, tmp_path: Path) -> None:
     import s3fs
 
