@@ -28,7 +28,7 @@ from models.training.state import TrainState
 from models.training.step import DEPTH_LIMIT
 
 # Neighbouring bands that move together first; then each band by itself.
-GROUPS = ((0, 7), (7, 13), (13, 17), (17, 20), (9, 13), (13, 16))
+GROUPS = ((0, 9), (9, 15), (15, 20), (20, 26), (11, 15), (15, 19))
 # A move must lower the mean loss by this much, and by this many standard errors of the mean over
 # the crops. Without the second condition the search finds what suits these crops and no others.
 THRESHOLD, SIGNIFICANCE = 2e-4, 2.0

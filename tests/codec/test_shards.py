@@ -111,7 +111,7 @@ def test_what_is_wrong_is_listed_and_the_rest_is_done(
     assert list(read_shard(out / "x-0.tar")) == ["1.bin", "2.txt", "3.bin"]
     assert sorted(path.name for path in out.iterdir()) == ["failures.csv", "x-0.tar"]
     (first, one), (second, two), (third, three) = sorted(run.failures.kept)
-    assert first == f"{tmp_path}/x-0.tar/2.flac" and "not an audio file" in one
+    assert first == f"{tmp_path}/x-0.tar/2.flac" and "is text, no audio" in one
     assert one.count(first) == 1 and "/tmp" not in one.replace(first, "")
     assert second.endswith("x-1.tar") and "is no tar file, or cut off" in two
     assert third.endswith("x-2.tar") and "is no tar file, or cut off" in three

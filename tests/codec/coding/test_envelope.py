@@ -198,6 +198,6 @@ def test_level_deltas_come_back_and_cost_what_is_said(codec: Codec, kind: str) -
     dec_init(coder, data, 0, data.size)
     got = [get_level(model, last, coder, data) for last in past]
     assert got == deltas.tolist()
-    # A level that stays, or nearly so, is what frames have; jumps are dear but never impossible.
+    # A predicted level stays, or nearly so; an intra frame has any. Jumps are dear, not impossible.
     costs = [level_cost(model, 0, d) / COST_ONE for d in range(MAX_LEVEL_DELTA + 1)]
-    assert costs[0] < 5 and costs[0] < costs[30] <= 15
+    assert costs[0] < (8 if kind == "intra" else 5) and costs[0] < costs[30] <= 15

@@ -101,7 +101,8 @@ def exact_price(model: Any, coding: Any) -> float:
         table = (1 - row) * ((1 - column) * cdf[index] + column * cdf[index + 1])
         table += row * ((1 - column) * cdf[index + 4] + column * cdf[index + 5])
         symbol = magnitude_symbol(int(magnitude))
-        assert symbol < NUM_SYMBOLS - 1
+        if symbol == NUM_SYMBOLS - 1:  # Exp-Golomb code of order 2
+            bits += 2 * np.floor(np.log2(magnitude - 256 + 4)) - 1
         bits += 15 - np.log2(table[symbol + 1] - table[symbol])
         bits += MAGNITUDE_EXTRA_BITS[symbol] + (magnitude > 0)
     return float(bits)

@@ -7,7 +7,7 @@ import torch
 from small_runs import begin, make_config, write_speech
 from torch import nn
 
-from codec.config import NUM_RATE_KNOTS, CodecConfig
+from codec.config import NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
 from models.allocation import FIRST_KNOT, StepAllocation
 from models.training.allocation_search import crop_losses, refit_allocation, search_offsets
 
@@ -45,8 +45,8 @@ BATCHES = [torch.zeros(8, 9 * 160) for _ in range(3)]
 
 
 def wanted() -> torch.Tensor:
-    target = torch.zeros(20)
-    target[9:13], target[17] = -1.0, 1.5
+    target = torch.zeros(NUM_BANDS)
+    target[11:15], target[22] = -1.0, 1.5
     return target - target.mean()
 
 
@@ -62,7 +62,7 @@ def test_search_finds_the_offsets(knot: int) -> None:
 
 def test_search_does_not_believe_in_chance() -> None:
     """Pure noise: among 50 moves some look good; that must not be enough."""
-    net = FakeNet(torch.zeros(20), 0.3)
+    net = FakeNet(torch.zeros(NUM_BANDS), 0.3)
     net.wanted = net.wanted.detach()
     search_offsets(net, loss, BATCHES, 2)
     assert net.allocation.rate_offsets.abs().max() < 1.0
@@ -70,7 +70,7 @@ def test_search_does_not_believe_in_chance() -> None:
 
 
 def test_losses_are_those_of_each_crop() -> None:
-    net = FakeNet(torch.zeros(20), 1.0)
+    net = FakeNet(torch.zeros(NUM_BANDS), 1.0)
     assert crop_losses(net, loss, BATCHES[0], 2.0**FIRST_KNOT, 3).shape == (8,)
     with pytest.raises(ValueError, match="knot is 5"):
         search_offsets(net, loss, BATCHES, NUM_RATE_KNOTS)

@@ -7,6 +7,8 @@ import pytest
 import torch
 from small_runs import TINY
 
+from codec.coding.envelope import level_context
+from codec.config import MAX_LEVEL_DELTA
 from codec.model import FIELDS, TOTAL, field_shape
 from models.codec_net import CodecNet
 from models.context import ContextModel
@@ -83,9 +85,15 @@ def test_frequencies_leave_nothing_impossible(net: CodecNet) -> None:
     cdf = quantize_cdf(np.array([[1.0, 0.0, 0.0], [0.2, 0.3, 0.5]]))
     assert (np.diff(cdf) >= 1).all() and (cdf[:, -1] == TOTAL).all()
     indices = np.zeros((500, 8), np.int64)
-    side = SideStatistics(np.zeros((500, 2), np.int64), indices, np.full(500, 2))
+    none = np.zeros((500, 2), np.int64)
+    kinds = np.where(np.arange(500) % 2, 2, 4)  # long after short, short after long
+    side = SideStatistics(kinds, none, none, indices, np.full(500, 2))
     tensors = build_tensors(net, ContextModel(TINY), side)
     index = np.diff(tensors["envelope.index_cdf"])
     assert index[0, 0] > 0.5 * TOTAL and index[1, 0] > 0.5 * TOTAL
     assert index[2].max() <= 2 * index[2].min()  # the third stage was never used
     assert np.diff(tensors["step.cdf"], axis=-1).argmax() > 0
+    blocks, level = np.diff(tensors["blocks.cdf"]), np.diff(tensors["level.cdf"])
+    assert blocks[0, 1] > 0.9 * TOTAL and blocks[1, 0] > 0.9 * TOTAL and blocks.min() >= 1
+    # A level that stays follows one that stayed.
+    assert level[level_context(0)].argmax() == MAX_LEVEL_DELTA and level.min() >= 1
