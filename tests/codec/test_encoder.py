@@ -143,7 +143,7 @@ def test_an_offset_that_begins_fades(codec: Codec) -> None:
     np.testing.assert_allclose(level[210:300] / level[209:299], 31 / MEAN_FRAMES, rtol=1e-2)
 
 
-@pytest.mark.parametrize("frequency, worst_db", [(5.0, -24), (20.0, -35), (100.0, -50)])
+@pytest.mark.parametrize("frequency, worst_db", [(5.0, -24), (20.0, -35), (90.0, -45)])
 def test_slow_sounds_keep_their_phase(codec: Codec, frequency: float, worst_db: float) -> None:
     n = np.arange(200 * FRAME_LENGTH)
     wave = 0.3 * np.sin(2 * np.pi * frequency / SAMPLE_RATE * n)
