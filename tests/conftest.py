@@ -1,6 +1,7 @@
 """What several tests share: one thread, the shipped codec, and speech-like signals."""
 
 import os
+import signal
 from functools import lru_cache
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 from codec import Codec
 from codec.io.audio import read_audio
 from codec.io.resample import to_codec_rate
+
+# Tests that run in the background ignore these, and the programs that they start would, too.
+for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+    if signal.getsignal(_number) == signal.SIG_IGN:
+        default = signal.default_int_handler if _number == signal.SIGINT else signal.SIG_DFL
+        signal.signal(_number, default)
 
 # Read by torch, where a test imports it: small tensors are faster on one thread, and tests that run
 # side by side do not take each other's processors.
