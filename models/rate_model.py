@@ -14,8 +14,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from codec.coding.allocation import SIDE_BITS
-from codec.config import BLOCKS_PER_FRAME, ROUNDING
+from codec.coding.allocation import MAX_DEPTH, SIDE_BITS
+from codec.config import BLOCKS_PER_FRAME, LOG_ONE, ROUNDING
 
 LOG2E = 1.4426950408889634
 # Share of training sequences whose steps are moved away from where the Laplace bits put them, by
@@ -110,7 +110,7 @@ def expected_step(log_scale: Tensor, relative: Tensor, budget: Tensor) -> Tensor
         bits = BLOCKS_PER_FRAME * table[index.floor().long().clamp(0, len(table) - 1)].sum(-1)
         high = torch.where(bits <= budget, step, high)
         low = torch.where(bits <= budget, low, step)
-    return high
+    return torch.maximum(high, (log_scale - relative).amax(-1) - MAX_DEPTH / LOG_ONE)
 
 
 def expected_bits(like: Tensor) -> Tensor:

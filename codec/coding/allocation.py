@@ -18,6 +18,7 @@ SIDE_BITS = 9  # bits kept for the symbols of step, level and blocks, and the en
 # Rows of the table of step offsets: 160 bits (log2 in Q10), then every half octave.
 FIRST_KNOT, KNOT_SHIFT = 7498, 9
 SIZE_CENTRE = 8 * 1024  # of the network's input, log2 of the frame's bits in Q10
+MAX_DEPTH = 10 * LOG_ONE  # of the expected step below the largest Laplace scale
 SHAPE_SHARE = 819  # Q12: 0.2 of the envelope's shape goes into the step
 
 
@@ -107,6 +108,9 @@ def log_scale(model, envelope, out):
 def expected_step(model, scale, relative, budget):
     """Return the step (Q8) at which a Laplace source of this envelope needs ``budget`` bits.
 
+    It lies at most ``MAX_DEPTH`` below the largest scale: where all the power is in a few
+    coefficients, finer steps would have levels that no code carries.
+
     Parameters
     ----------
     model : record           stage ``allocation`` of the coding model
@@ -115,10 +119,11 @@ def expected_step(model, scale, relative, budget):
     budget : int           bits of both blocks
     """
     difference = np.empty(HOP_LENGTH, np.int64)
-    total = np.int64(0)
+    total, top = np.int64(0), np.int64(scale[0] - relative[0])
     for k in range(HOP_LENGTH):
         difference[k] = scale[k] - relative[k]
         total += difference[k]
+        top = max(top, difference[k])
     low = total // HOP_LENGTH - 16 * LOG_ONE
     high = low + 32 * LOG_ONE
     last = model.expected_bits.size - 1
@@ -133,7 +138,7 @@ def expected_step(model, scale, relative, budget):
             high = step
         else:
             low = step
-    return high
+    return max(high, top - MAX_DEPTH)
 
 
 @kernel

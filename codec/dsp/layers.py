@@ -1,8 +1,9 @@
 """Layers of the float networks, every sum in one order: dense, GRU, convolution over frequency.
 
 Weights lie input-major, ``[inputs, outputs]``: an output's sum runs over the inputs from first to
-last whatever the width of the machine's vectors, which run over the outputs. Four inputs at a time
-are taken, to touch the outputs less often; the order of additions is still that of the inputs.
+last whatever the width of the machine's vectors, which run over the outputs. Four inputs of four
+frames at a time are taken, to touch outputs and weights less often; the order of additions is still
+that of the inputs.
 Frames of a batch do not meet each other, so a frame's result does not depend on its neighbours.
 """
 
@@ -24,20 +25,41 @@ def add_dense(x, weights, out):
     weights : float32 [inputs, outputs]   rows are padded by nothing: any number of inputs
     out : float32 [frames, outputs]       holds the bias, say
     """
-    inputs, outputs = weights.shape
-    whole = inputs - inputs % 4
+    inputs, frames = weights.shape[0], x.shape[0]
+    whole, fours = inputs - inputs % 4, frames - frames % 4
     for i in range(0, whole, 4):
-        w0, w1, w2, w3 = weights[i], weights[i + 1], weights[i + 2], weights[i + 3]
-        for f in range(x.shape[0]):
+        w = weights[i : i + 4]
+        for f in range(0, fours, 4):
+            _add_four_frames(x[f : f + 4, i : i + 4], w, out[f : f + 4])
+        w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
+        for f in range(fours, frames):
             a, b, c, d = x[f, i], x[f, i + 1], x[f, i + 2], x[f, i + 3]
             row = out[f]
-            for o in range(outputs):
+            for o in range(row.size):
                 row[o] = (((row[o] + a * w0[o]) + b * w1[o]) + c * w2[o]) + d * w3[o]
     for i in range(whole, inputs):
-        for f in range(x.shape[0]):
-            a = x[f, i]
-            for o in range(outputs):
-                out[f, o] += a * weights[i, o]
+        w0 = weights[i]
+        for f in range(frames):
+            a, row = x[f, i], out[f]
+            for o in range(row.size):
+                row[o] += a * w0[o]
+
+
+@kernel
+def _add_four_frames(x, weights, out):
+    """Add four inputs of four frames: weights that are read once serve all of them."""
+    a0, a1, a2, a3 = x[0, 0], x[0, 1], x[0, 2], x[0, 3]
+    b0, b1, b2, b3 = x[1, 0], x[1, 1], x[1, 2], x[1, 3]
+    c0, c1, c2, c3 = x[2, 0], x[2, 1], x[2, 2], x[2, 3]
+    d0, d1, d2, d3 = x[3, 0], x[3, 1], x[3, 2], x[3, 3]
+    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
+    a, b, c, d = out[0], out[1], out[2], out[3]
+    for o in range(a.size):
+        s, t, u, v = w0[o], w1[o], w2[o], w3[o]
+        a[o] = (((a[o] + a0 * s) + a1 * t) + a2 * u) + a3 * v
+        b[o] = (((b[o] + b0 * s) + b1 * t) + b2 * u) + b3 * v
+        c[o] = (((c[o] + c0 * s) + c1 * t) + c2 * u) + c3 * v
+        d[o] = (((d[o] + d0 * s) + d1 * t) + d2 * u) + d3 * v
 
 
 @kernel

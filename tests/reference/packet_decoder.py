@@ -91,7 +91,7 @@ def expected_step(
             high = g
         else:
             low = g
-    return high
+    return max(high, int(d.max()) - 2560)
 
 
 # --- 4. what is known of a coefficient ------------------------------------------------------------

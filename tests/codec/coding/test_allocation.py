@@ -99,13 +99,23 @@ def laplace_bits(model: Any, scale: np.ndarray, relative: np.ndarray, step: int)
 def test_expected_step_is_the_finest_within_the_budget(model: Any, budget: int) -> None:
     rng = np.random.default_rng(budget)
     for _ in range(5):
-        scale = rng.integers(-3000, 500, HOP_LENGTH).astype(np.int32)
+        scale = rng.integers(-2000, 500, HOP_LENGTH).astype(np.int32)
         relative = rng.integers(-300, 300, HOP_LENGTH).astype(np.int32)
         step = expected_step(model, scale, relative, budget)
         assert laplace_bits(model, scale, relative, step) <= COST_ONE * budget
         assert laplace_bits(model, scale, relative, step - 1) > COST_ONE * budget
         # A louder frame of the same shape has a larger step, by as much.
         assert expected_step(model, scale + 512, relative, budget) == step + 512
+
+
+def test_expected_step_is_not_far_below_a_peak(model: Any) -> None:
+    """All of a frame's power in one coefficient: its level must have a code."""
+    scale = np.full(HOP_LENGTH, -5000, np.int32)
+    scale[3] = 100
+    relative = np.zeros(HOP_LENGTH, np.int32)
+    relative[3] = 40
+    assert expected_step(model, scale, relative, 1500) == 60 - 10 * 256
+    assert expected_step(model, scale, relative, 12) > 60 - 10 * 256
 
 
 def test_expected_step_of_extremes_is_bounded(model: Any) -> None:

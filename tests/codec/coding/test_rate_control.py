@@ -150,7 +150,7 @@ def steady(name: str) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", ["tone", "hum", "constant", "square"])
-@pytest.mark.parametrize("size", [20, 80])
+@pytest.mark.parametrize("size", [20, 80, 255])
 def test_no_level_is_cut_off(codec: Codec, name: str, size: int) -> None:
     """However many bits there are, the step is never so fine that a peak would be lost."""
     largest = 0
