@@ -24,7 +24,7 @@ from codec.bitstream import (
 from codec.coding.vbr import vbr_sizes
 from codec.config import DEFAULT_KBPS, FRAME_LENGTH, HOP_LENGTH, MAX_KBPS, MIN_KBPS, SAMPLE_RATE
 from codec.decoder import DecodedIntegers, FrameDecoder
-from codec.encoder import FrameEncoder, default_stages
+from codec.encoder import FrameEncoder
 from codec.io.channels import MIX, to_mono
 from codec.io.resample import from_codec_rate, to_codec_rate
 from codec.jit import is_cached
@@ -171,7 +171,7 @@ class Codec:
             nominal_bitrate_bps=bitrate_bps,
             num_samples=num_samples,
             source_sample_rate=int(sample_rate),
-            num_stages=min(default_stages(bitrate_bps), self.config.num_stages),
+            num_stages=self.config.num_stages,
             vbr=vbr,
             independent=independent,
             open_end=open_end,

@@ -83,11 +83,6 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     )
 
 
-def default_stages(bitrate_bps: int) -> int:
-    """Return the envelope stages used at a rate (chosen on the validation clips)."""
-    return 3 if bitrate_bps < 22000 else 4
-
-
 @kernel
 def block_dc(state, samples, out):
     """Take the mean of the last frames off a frame; from the old mean to the new one in a line."""

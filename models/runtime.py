@@ -10,23 +10,13 @@ import numpy as np
 
 from codec.coding.allocation import step_context
 from codec.coding.envelope import level_context
-from codec.config import CodecConfig
-from codec.encoder import default_stages
 from codec.model import FIELDS
 from codec.weights import INTRA_PREFIX, Weights, load_weights
 
-__all__ = [
-    "Tensors", "Weights", "file_tensors", "level_context", "load_weights", "stages_at",
-    "step_context",
-]  # fmt: skip
+__all__ = ["Tensors", "Weights", "file_tensors", "level_context", "load_weights", "step_context"]
 
 # Tensors of one kind of frames, by the names of FIELDS.
 Tensors = dict[str, np.ndarray]
-
-
-def stages_at(rate_kbps: float, config: CodecConfig) -> int:
-    """Return the envelope stages that the encoder uses at a rate."""
-    return min(default_stages(round(rate_kbps * 1000)), config.num_stages)
 
 
 def file_tensors(predicted: Tensors, intra: Tensors) -> Tensors:

@@ -24,7 +24,6 @@ from codec.model import COST_ONE
 from evaluation.scoring import read_reference
 from models.context import FEATURE_ONE
 from models.rate_model import laplace_code_lengths
-from models.runtime import stages_at
 from models.training.collect import collect
 from models.training.sampling import frame_bytes
 
@@ -50,7 +49,7 @@ def fitted_bits(levels: np.ndarray, log_ratio: np.ndarray) -> float:
 def measure(codec: Codec, clips: list[np.ndarray], rate: float) -> dict[str, float]:
     """Return the bits per frame of both models at a rate."""
     levels, ratios, context_bits = [], [], 0.0
-    tensors, stages = codec.weights.of_kind(False), stages_at(rate, codec.config)
+    tensors, stages = codec.weights.of_kind(False), codec.config.num_stages
     for clip in clips:
         got = collect(tensors, codec.config, clip, frame_bytes(rate), stages, False)
         levels.append(np.abs(got.levels))

@@ -18,7 +18,6 @@ from tqdm import tqdm
 from codec.config import FRAMES_PER_SECOND, NUM_BANDS, NUM_RATE_KNOTS
 from models.allocation import FIRST_KNOT, KNOTS_PER_OCTAVE, StepAllocation
 from models.codec_net import CodecNet
-from models.runtime import stages_at
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
 from models.training.distributed import ProcessGroup
@@ -63,7 +62,7 @@ class _Trials:
     def __init__(self, net: CodecNet, loss_fn: CodecLoss, batches: list[Tensor], knot: int) -> None:
         self.net, self.loss_fn, self.batches = net, loss_fn, batches
         self.frame_bits = 2.0 ** (FIRST_KNOT + knot / KNOTS_PER_OCTAVE)
-        self.stages = stages_at(self.frame_bits * FRAMES_PER_SECOND / 1000, net.config)
+        self.stages = net.config.num_stages
         self.best = [self.score(batch) for batch in batches]
 
     def score(self, batch: Tensor) -> Tensor:

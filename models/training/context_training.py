@@ -18,7 +18,7 @@ from codec.model import FIELDS
 from models.codec_net import CodecNet
 from models.context import ContextModel
 from models.dsp import band_of_coefficient
-from models.runtime import Tensors, Weights, stages_at
+from models.runtime import Tensors, Weights
 from models.training.collect import collect
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
@@ -121,7 +121,7 @@ def _collect_piece(
     config: CodecConfig, tensors: Tensors, piece: np.ndarray, rate_kbps: float, intra: bool
 ) -> tuple[np.ndarray, ...]:
     """Return features and symbols of a piece's frames, then ``SideStatistics``."""
-    stages = stages_at(rate_kbps, config)
+    stages = config.num_stages
     if intra:
         stages = config.intra_stages(stages)
     got = collect(tensors, config, piece, frame_bytes(rate_kbps), stages, intra)

@@ -87,11 +87,9 @@ def draw_rates(
     position = (rng.permutation(batch_size) + rng.random(batch_size)) / batch_size
     rate = 8.0 * 4.0**position
     bits = np.round(rate * 20 / 8) * 8
-    stages = np.where(rate < 10, 2 + (rng.random(batch_size) < 0.6), 3)
-    stages = np.where((rate > 20) & (rng.random(batch_size) < 0.6), 4, stages)
-    other = rng.integers(1, 5, batch_size)
-    stages = np.where(rng.random(batch_size) < 0.15, other, stages)
-    stages = np.minimum(stages, max_stages)
+    # All stages, as the encoder uses them; in some crops fewer, so that each is of use by itself.
+    fewer = rng.integers(1, max_stages + 1, batch_size)
+    stages = np.where(rng.random(batch_size) < 0.15, fewer, max_stages)
     # In some crops every frame has its own size, as in a VBR file.
     varied = rng.random((batch_size, 1)) < 0.25
     spread = np.exp2(np.where(varied, rng.normal(0, 0.4, (batch_size, frames)), 0.0))

@@ -10,7 +10,6 @@ import torch
 from codec.config import REPORT_RATES_KBPS, SAMPLE_RATE
 from evaluation.metrics import MetricError, pesq_wb, psnr
 from models.codec_net import CodecNet
-from models.runtime import stages_at
 from models.training.sampling import frame_bytes, num_frames, num_samples
 
 LISTEN_KBPS = 13.2
@@ -74,7 +73,7 @@ def graph_coder(net: CodecNet) -> Coder:
         if frames == 0:
             return np.zeros(0, np.float32)
         bits = torch.full((1, frames), 8.0 * frame_bytes(rate_kbps), device=device)
-        stages = torch.tensor([stages_at(rate_kbps, net.config)], device=device)
+        stages = torch.tensor([net.config.num_stages], device=device)
         torch.manual_seed(0)
         out = net.eval()(torch.from_numpy(clip)[None].to(device), bits, stages)
         waveform: np.ndarray = out.waveform[0].cpu().numpy()

@@ -10,12 +10,8 @@ from codec.bitstream import cbr_packet_sizes
 from codec.coding.frame import set_envelope, set_step, shape_steps, start
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import FRAME_LENGTH
-from codec.encoder import FrameEncoder, default_stages
+from codec.encoder import FrameEncoder
 from codec.records import new
-
-
-def stages_of(rate: float) -> int:
-    return default_stages(round(rate * 1000))
 
 
 def frame_encoder(codec: Codec, rate: float = 13.2) -> FrameEncoder:

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import coding_state, frame_encoder, set_frame, sizes_of, stages_of
+from frames import coding_state, frame_encoder, set_frame, sizes_of
 
 from codec import Codec
 from codec.bitstream import Header, intra_packets
@@ -136,7 +136,7 @@ def test_integers_to_bits_again(codec: Codec, speech: np.ndarray, rate: float) -
     """Writing the decoded integers gives the very bytes they came from."""
     packets, intra = encoded(codec, speech[:16000], rate, "groups")
     decoder, again = decoder_of(codec, rate), coding_state(codec)
-    stages = stages_of(rate)
+    stages = codec.config.num_stages
     for packet, own in zip(packets, intra, strict=True):
         model = codec._encoder["intra" if own else "coding"]
         count = codec.config.intra_stages(stages) if own else stages
