@@ -292,14 +292,15 @@ def train(config: TrainConfig) -> None:
         raise UserError(f"{out}: is a file; name a directory with --out")
     if config.init_from and not Path(config.init_from).is_file():
         raise UserError(f"--init-from: {config.init_from}: no such file; check the path")
+    from models.training.recipe import train_recipe
     from models.training.trainer import CHECKPOINT
     from models.training.trainer import train as run
 
     try:
-        exported = run(config)
+        exported = train_recipe(config) if config.recipe else run(config)
     except KeyboardInterrupt:
-        saved = out / CHECKPOINT
-        hint = f"{saved} is saved, continue with --resume" if saved.is_file() else "nothing saved"
+        saved = max(out.glob(f"**/{CHECKPOINT}"), default=None, key=os.path.getmtime)
+        hint = f"{saved} is saved, continue with --resume" if saved else "nothing saved"
         raise Interrupted(hint) from None
     except ValueError as error:
         raise UserError(str(error)) from error

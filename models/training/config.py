@@ -50,6 +50,9 @@ class TrainConfig:
     dataset: str | None = option(
         "Corpus of torchaudio.datasets, such as librispeech:train-clean-100.", None
     )
+    recipe: str | None = option(
+        "Train in stages: shipped (as the weights that are installed), or a TOML file.", None
+    )
     steps: int = option("Optimizer steps of the codec.", 10000, low=1)
     batch_size: int = option("Crops in each step, for each process.", 8, low=1)
     crop_seconds: float = option("Length of a crop in seconds (PESQ needs 0.34).", 2.0, low=0.4)
