@@ -74,24 +74,24 @@ def _band_means(spectrum, out):
 
 
 @kernel
-def analyse(model, samples, spectrum, envelope):
-    """Transform a frame and propose its envelope.
-
-    Parameters
-    ----------
-    model : record             of analysis_dtype
-    samples : float32 [3N]     under the frame's two windows
-    spectrum : float32 [2, N]  result: MDCT
-    envelope : float32 [bands] result: Q8 octaves, at least LOG_FLOOR
-    """
+def _transform(transform, samples, spectrum, quadrature):
+    """Write MDCT and MDST of a frame's two blocks, float32 [2, N] each."""
     windows = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
     for block in range(BLOCKS_PER_FRAME):
         for n in range(2 * HOP_LENGTH):
             windows[block, n] = samples[block * HOP_LENGTH + n]
-    mdct.forward(model.transform, windows, spectrum)
-    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    mdct.forward_quadrature(model.transform, windows, quadrature)
-    # log2 rms of the bands: of the frame, and of each block.
+    mdct.forward(transform, windows, spectrum)
+    mdct.forward_quadrature(transform, windows, quadrature)
+
+
+@kernel
+def _levels(spectrum, quadrature, level):
+    """Write log2 rms of the bands, of the frame and of each block, to ``level`` [3 * bands].
+
+    Returns
+    -------
+    float32   the power that every band has at least
+    """
     power = np.zeros((BLOCKS_PER_FRAME + 1, NUM_BANDS), np.float32)
     squared = np.empty(HOP_LENGTH, np.float32)
     for block in range(BLOCKS_PER_FRAME):
@@ -105,24 +105,25 @@ def analyse(model, samples, spectrum, envelope):
     for b in range(NUM_BANDS):
         top = max(top, power[0, b])
     floor = POWER_FLOOR + RELATIVE_FLOOR * top
-    level = np.empty(power.size, np.float32)
     for i in range(BLOCKS_PER_FRAME + 1):
         for b in range(NUM_BANDS):
             power[i, b] += floor
         log2(power[i], level[i * NUM_BANDS : (i + 1) * NUM_BANDS])
-    mean = np.float32(0.0)
     for i in range(level.size):
         level[i] *= np.float32(0.5)
+    return floor
+
+
+@kernel
+def _features(level, smooth, floor, out):
+    """Write the inputs of the network to ``out`` [3 * bands]: blocks, then LPC, over the frame."""
+    mean = np.float32(0.0)
     for b in range(NUM_BANDS):
         mean += level[b]
     mean /= np.float32(NUM_BANDS)
-
-    smooth = np.empty(HOP_LENGTH, np.float32)
-    lpc.envelope(model.prediction, samples, smooth)
-    features = np.empty((1, (BLOCKS_PER_FRAME + 1) * NUM_BANDS), np.float32)
     for i in range(BLOCKS_PER_FRAME * NUM_BANDS):
-        features[0, i] = np.float32(0.25) * (level[NUM_BANDS + i] - mean)
-    last = features[0, BLOCKS_PER_FRAME * NUM_BANDS :]
+        out[i] = np.float32(0.25) * (level[NUM_BANDS + i] - mean)
+    last = out[BLOCKS_PER_FRAME * NUM_BANDS :]
     _band_means(smooth, last)
     lowest = np.empty(1, np.float32)
     lowest[0] = floor
@@ -130,6 +131,27 @@ def analyse(model, samples, spectrum, envelope):
     for b in range(NUM_BANDS):
         smoothed = max(last[b], np.float32(0.5) * lowest[0])
         last[b] = np.float32(0.25) * (smoothed - level[b])
+
+
+@kernel
+def analyse(model, samples, spectrum, envelope):
+    """Transform a frame and propose its envelope.
+
+    Parameters
+    ----------
+    model : record             of analysis_dtype
+    samples : float32 [3N]     under the frame's two windows
+    spectrum : float32 [2, N]  result: MDCT
+    envelope : float32 [bands] result: Q8 octaves, at least LOG_FLOOR
+    """
+    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    _transform(model.transform, samples, spectrum, quadrature)
+    level = np.empty((BLOCKS_PER_FRAME + 1) * NUM_BANDS, np.float32)
+    floor = _levels(spectrum, quadrature, level)
+    smooth = np.empty(HOP_LENGTH, np.float32)
+    lpc.envelope(model.prediction, samples, smooth)
+    features = np.empty((1, level.size), np.float32)
+    _features(level, smooth, floor, features[0])
     hidden = np.empty((1, model.b1.size), np.float32)
     correction = np.empty((1, NUM_BANDS), np.float32)
     dense(features, model.w1[:], model.b1[:], hidden)

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from codec import enhancer, plc
+from codec import enhancer, enhancer_network, plc
 from codec.coding import envelope
 from codec.coding import spectrum as coefficients
 from codec.coding.allocation import step_context
@@ -52,7 +52,7 @@ def model_dtype(config: CodecConfig) -> np.dtype[Any]:
         transform=mdct.TRANSFORM,
         coding=coding_dtype(config),  # of predicted frames,
         intra=coding_dtype(config),  # and of intra frames
-        enhancer=enhancer.enhancer_dtype(config),
+        enhancer=enhancer_network.network_dtype(config),
     )
 
 
@@ -65,7 +65,7 @@ def make_model(weights: Weights) -> Any:
     model["coding"] = coding_model(weights.of_kind(intra=False), config)
     model["intra"] = coding_model(weights.of_kind(intra=True), config)
     interpolation = tensors["allocation.interpolation"]
-    model["enhancer"] = enhancer.make_model(tensors, interpolation, config)
+    model["enhancer"] = enhancer_network.make_model(tensors, interpolation, config)
     return model
 
 
@@ -79,7 +79,7 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
         coded_overlap=(np.float32, HOP_LENGTH),  # of the inverse MDCT before the enhancer,
         overlap=(np.float32, HOP_LENGTH),  # and after it
         coded=(np.float32, ltpf.FRAME),  # finished samples before the enhancer
-        enhancer=enhancer.state_dtype(config),
+        enhancer=enhancer_network.state_dtype(config),
         ltpf=ltpf.FILTER_STATE,
     )
 
@@ -303,7 +303,7 @@ class FrameDecoder:
 
     def _decode(self, packets: Sequence[bytes | None], intra: np.ndarray) -> np.ndarray:
         model, state, count = self.model, self.state, len(packets)
-        parameters = np.zeros(count, enhancer.PARAMETERS)
+        parameters = np.zeros(count, enhancer_network.PARAMETERS)
         spectra = np.empty((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
         enhanced = np.empty_like(spectra)
         gains = np.empty((count, BLOCKS_PER_FRAME, NUM_LTPF_BANDS), np.float32)

@@ -104,6 +104,14 @@ def conceal(state, transform, history, parameters, spectrum):
         for block in range(BLOCKS_PER_FRAME):
             for k in range(HOP_LENGTH):
                 spectrum[block, k] *= FADE_GAIN
+    _describe(state, parameters)
+    state.gap += 1
+    state.since = 0
+
+
+@kernel
+def _describe(state, parameters):
+    """Tell the enhancer what stands in for a lost frame's parameters."""
     for b in range(NUM_BANDS):
         parameters.envelope[b] = state.envelope[b]
         parameters.log_step[b] = state.log_step[b]
@@ -118,5 +126,3 @@ def conceal(state, transform, history, parameters, spectrum):
     parameters.loss[0] = np.float32(1.0)
     parameters.loss[1] = np.float32(min(state.gap, LONGEST_GAP)) / np.float32(LONGEST_GAP)
     parameters.loss[2] = np.float32(0.0)
-    state.gap += 1
-    state.since = 0

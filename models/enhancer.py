@@ -37,20 +37,17 @@ from codec.config import (
 from codec.dsp.ltpf import band_response
 from codec.enhancer import (
     HEADROOM,
-    LAG_CENTRE,
-    LEVEL_STEP,
     MAX_PULL,
     NOISE_MAX,
     NOISE_MIN,
     NOISE_OFFSET,
-    NUM_INPUTS,
-    NUM_OUTPUTS,
     PERIODIC_FROM,
     PERIODIC_RANGE,
     POWER_DOUBT,
     STRENGTH_OFFSET,
     VALUE_REACH,
 )
+from codec.enhancer_network import LAG_CENTRE, LEVEL_STEP, NUM_INPUTS, NUM_OUTPUTS
 from models.dsp import band_interpolation, band_matrix, band_of_coefficient
 
 # Of the inputs: what brings them to about ±1.

@@ -169,6 +169,7 @@ class LevelLoss(nn.Module):
     RANGE_DB = 60.0  # below the band's highest level in the clip: silent
 
     bands: Tensor
+    window: Tensor
 
     def __init__(self) -> None:
         super().__init__()

@@ -12,6 +12,7 @@ from codec.bitstream import intra_packets, read_stream
 from codec.config import BAND_EDGES, BLOCKS_PER_FRAME, HOP_LENGTH, NUM_BANDS, NUM_LTPF_BANDS
 from codec.decoder import _joined, decode_spectra, enhance_spectra
 from codec.dsp import noise
+from codec.enhancer_network import PARAMETERS
 from codec.plc import SILENCE
 
 FRAMES = 60
@@ -42,7 +43,7 @@ def decoded(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     header, packets = read_stream(data)
     kept = [None if p in (20, 21, 22, 40) else packet for p, packet in enumerate(packets)]
     frames = codec.frame_decoder(header)
-    parameters = np.zeros(FRAMES, e.PARAMETERS)
+    parameters = np.zeros(FRAMES, PARAMETERS)
     spectra = np.empty((FRAMES, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     intra = intra_packets(FRAMES, True)
     decode_spectra(frames.model, frames.state, _joined(kept), intra, parameters, spectra)
@@ -51,7 +52,7 @@ def decoded(codec: Codec, speech: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def steady(envelope: float, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
     """Return frames of a flat envelope in which nothing is coded."""
-    parameters = np.zeros(count, e.PARAMETERS)
+    parameters = np.zeros(count, PARAMETERS)
     parameters["envelope"], parameters["log_step"] = envelope, envelope + 1
     parameters["log_bits"], parameters["lag"], parameters["uncoded"] = 8.0, 100, 1
     return parameters, np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
@@ -147,7 +148,7 @@ def test_received_coefficients_stay_in_their_cells(codec: Codec, decoded: tuple)
 @pytest.mark.parametrize("octaves", [-23.0, 0.0, 23.0])
 def test_extremes_are_finite(codec: Codec, octaves: float) -> None:
     rng = np.random.default_rng(0)
-    parameters: Any = np.zeros(30, e.PARAMETERS)
+    parameters: Any = np.zeros(30, PARAMETERS)
     parameters["envelope"] = octaves + rng.uniform(-1, 1, (30, NUM_BANDS))
     parameters["log_step"] = rng.uniform(-40, 40, (30, NUM_BANDS))
     parameters["log_bits"] = rng.uniform(0, 11, 30)

@@ -11,7 +11,7 @@ from codec import Codec, StreamDecoder, plc
 from codec.bitstream import intra_packets, read_stream
 from codec.config import BLOCKS_PER_FRAME, FRAMES_PER_GROUP, HOP_LENGTH, NUM_BANDS
 from codec.dsp import ltpf, mdct
-from codec.enhancer import PARAMETERS
+from codec.enhancer_network import PARAMETERS
 from codec.records import new
 
 SPEECH = synthetic_speech(4.0, seed=5)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hostile import LIMITS
 
-from codec import BitstreamError, Codec, StreamDecoder, enhancer
+from codec import BitstreamError, Codec, StreamDecoder, enhancer_network
 from codec.bitstream import (
     MAX_NUM_SAMPLES,
     Header,
@@ -142,7 +142,7 @@ def extreme_frames(codec: Codec, seed: int, count: int = 30) -> tuple[FrameDecod
     """Return a decoder behind frames at the limits of what any packets can make, and samples."""
     rng = np.random.default_rng(seed)
     octaves = LIMITS["envelope"] / 256
-    parameters = np.zeros(count, enhancer.PARAMETERS)
+    parameters = np.zeros(count, enhancer_network.PARAMETERS)
     parameters["envelope"] = rng.choice([-octaves, 0, octaves], (count, NUM_BANDS))
     parameters["log_step"] = rng.choice([-octaves, 0, 2 * octaves], (count, NUM_BANDS))
     if seed < 2:

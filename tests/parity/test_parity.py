@@ -33,7 +33,7 @@ from codec.config import (  # noqa: E402
 )
 from codec.dsp import lpc, ltpf, mdct, noise  # noqa: E402
 from codec.encoder import block_dc  # noqa: E402
-from codec.enhancer import PARAMETERS  # noqa: E402
+from codec.enhancer_network import PARAMETERS  # noqa: E402
 from codec.records import new  # noqa: E402
 from models import dsp as twin  # noqa: E402
 from models.codec_net import CodecNet, Quantized  # noqa: E402

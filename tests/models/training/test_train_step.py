@@ -29,9 +29,10 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_training_reduces_the_loss(data_dir: Path) -> None:
     config = make_config(data_dir, data_dir, steps=1000, warmup_steps=1, learning_rate=1e-3)
     state, sampler = begin(config)
-    sampler.augment = False
     loss_fn = CodecLoss.from_config(config)
-    batch = sampler.batch(1 << 30, 4)
+    sampler.augment = False
+    batch = sampler.batch(1 << 30, 4)  # judged on speech as it is,
+    sampler.augment = True  # trained on what arrives in the field
     before = crop_losses(state.net.eval(), loss_fn, batch, 264.0, 3).mean()
     losses = [train_step(state, config, loss_fn, sampler)["loss"] for _ in range(80)]
     assert np.isfinite(losses).all()
