@@ -219,9 +219,11 @@ def peak():
 
 codec = Codec.load()
 peaks = []
-for name in ("short", "long"):
-    encode_file(codec, f"{sys.argv[1]}/{name}.wav", f"{sys.argv[1]}/{name}.bin", EncodeOptions())
-    peaks.append(peak())
+for vbr in (True, False):
+    for name in ("short", "long"):
+        source, target = f"{sys.argv[1]}/{name}.wav", f"{sys.argv[1]}/{name}.bin"
+        encode_file(codec, source, target, EncodeOptions(vbr=vbr))
+        peaks.append(peak())
 for name in ("short", "long"):
     out = f"{sys.argv[1]}/{name}.out.wav"
     decode_file(codec, f"{sys.argv[1]}/{name}.bin", out, DecodeOptions(None))
@@ -246,4 +248,5 @@ def test_memory_does_not_grow_with_the_signal(
     print(f"peaks in MB: {peaks}")
     assert peaks[1] - peaks[0] < 20
     assert peaks[3] - peaks[2] < 20
+    assert peaks[5] - peaks[4] < 20
     assert peaks[-1] < 300
