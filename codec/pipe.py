@@ -28,6 +28,7 @@ from codec.io.resample import check_rate
 from codec.io.sniff import HEAD_BYTES, head_size, is_audio_file
 from codec.io.wav import Samples, parse_wav
 from codec.pieces import CHUNK_BYTES, EncodeOptions, Outcome, encode_blocks
+from codec.two_pass import IN_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from codec.api import Codec
@@ -346,7 +347,7 @@ def _encode_spooled(
         if seek is not None:
             encode_blocks(codec, reader.blocks(), options, outcome, write, seek, cut)
         else:
-            coded = stack.enter_context(tempfile.TemporaryFile())
+            coded = stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES))
             encode_blocks(codec, reader.blocks(), options, outcome, coded.write, coded.seek)
             coded.seek(0)
             while data := coded.read(CHUNK_BYTES):

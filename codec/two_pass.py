@@ -26,7 +26,7 @@ from codec.errors import AudioError
 if TYPE_CHECKING:
     from codec.api import Codec
 
-_IN_MEMORY_BYTES = 1 << 22  # of a short signal, for which no temporary file is needed
+IN_MEMORY_BYTES = 1 << 22  # of a short signal, for which no temporary file is needed
 _FRAMES_AT_ONCE = 1000
 
 
@@ -104,7 +104,7 @@ class _Rows:
         self._shape = shape
         self._row_bytes = 4 * int(np.prod(shape))
         self._count = 0
-        self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY_BYTES)
+        self._file = tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES)
 
     def __len__(self) -> int:
         return self._count

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -203,6 +205,24 @@ def test_list_files_follows_links_once(tmp_path: Path) -> None:
     ]
     found, notes = list_files(tmp_path / "missing", {".wav"})
     assert found == [] and "cannot be read (No such file or directory)" in notes[0]
+
+
+def test_without_a_folder_for_temporary_files(
+    codec: Codec, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of a minute and less need none, whatever the bitrate and the output."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    for options in (EncodeOptions(), EncodeOptions(vbr=True)):
+        encode_file(codec, stereo, tmp_path / "a.bin", options)
+        pipe = io.BytesIO()
+        encode_file(codec, stereo, pipe, options)
+        assert pipe.getvalue() == (tmp_path / "a.bin").read_bytes()
+    decode_file(codec, tmp_path / "a.bin", tmp_path / "a.wav", DecodeOptions())
+    assert soundfile.info(tmp_path / "a.wav").frames == -(-(5 * 44100 + 17) * 160 // 441)
 
 
 # --- memory ---------------------------------------------------------------------------------------
