@@ -158,17 +158,17 @@ def encode_blocks(
             header = _encode_cbr(codec, blocks, options, resampler, out, open_end=seek is None)
     except Unwritable as error:
         assert error.__cause__ is not None
-        header, groups = out.header, 0
+        groups = 0
         if cut is not None and seek is not None:
             groups = cut(out.group_ends)
-        if header is None or groups == 0:
+        if out.header is None or groups == 0:
             raise error.__cause__ from None
         outcome.error = str(error.__cause__)
         if isinstance(error.__cause__, OSError):
             outcome.error = f"the output cannot be written ({error.__cause__.strerror})"
         out.size = out.group_ends[groups - 1]
         there = groups * FRAMES_PER_GROUP * FRAME_LENGTH - HOP_LENGTH
-        header = replace(header, num_samples=there * rate // SAMPLE_RATE)
+        header = replace(out.header, num_samples=there * rate // SAMPLE_RATE)
     if seek is not None:
         seek(0)
         write(write_header(header))

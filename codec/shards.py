@@ -90,7 +90,7 @@ def members(shard: Location, suffixes: Collection[str]) -> Iterator[Member]:
     try:
         with _opened(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # else all of them remain in memory
+                tar.members.clear()  # type: ignore[attr-defined]  # else all remain in memory
                 if member.isreg() and Path(member.name).suffix.lower() in suffixes:
                     # A name that leads out of the shard would lead out of the output as well.
                     name = posixpath.normpath(f"/{member.name}").lstrip("/")

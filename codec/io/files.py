@@ -13,7 +13,7 @@ from bisect import bisect_right
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from codec.errors import AudioError
 
@@ -91,7 +91,7 @@ class WriteThrough:
     file : binary file   at the place where output begins; nothing else writes to it meanwhile
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: IO[bytes]) -> None:
         file.flush()
         self._file: Any = getattr(file, "raw", file)
         self._size = 0  # of what is there

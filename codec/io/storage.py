@@ -21,7 +21,7 @@ from typing import Any, NamedTuple, Self
 from codec.errors import AudioError, CodecError
 from codec.io.files import named_path
 
-Location = Path | str  # a str is a URL
+Location = Path | str  # a str is a URL, or a `Member`
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # In these an object is complete or not there; a rename would be a copy.
@@ -44,6 +44,11 @@ class Member(str):
     offset : int     of its first byte in the shard
     size : int       bytes
     """
+
+    shard: Location
+    name: str
+    offset: int
+    size: int
 
     def __new__(cls, shard: Location, name: str, offset: int, size: int) -> Self:
         """Make the text."""
