@@ -163,8 +163,13 @@ def info(
 ) -> None:
     """Show a stream's header, duration, rate and where its bits went.
 
-    Of a directory, each stream gets a line, and all together get one.
+    Of a directory or of shards, each stream gets a line, and all together get one.
     """
+    if source.endswith(".tar"):
+        from commands.inspecting import describe_shards
+
+        describe_shards(source, as_json, weights, opt.place_of(jobs, scheduler))
+        return
     place = find_input(source)
     if place != STANDARD and is_directory(place):
         from commands.inspecting import describe_directory

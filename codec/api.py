@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from codec import decoder, encoder
 from codec.bitstream import (
     Header,
+    cbr_bytes,
     cbr_packet_sizes,
     check_weights,
     intra_packets,
@@ -21,7 +22,7 @@ from codec.bitstream import (
     salvage_stream,
     write_stream,
 )
-from codec.coding.vbr import vbr_sizes
+from codec.coding.vbr import frame_energies, vbr_sizes
 from codec.config import DEFAULT_KBPS, FRAME_LENGTH, HOP_LENGTH, MAX_KBPS, MIN_KBPS, SAMPLE_RATE
 from codec.decoder import DecodedIntegers, FrameDecoder
 from codec.encoder import FrameEncoder
@@ -135,14 +136,28 @@ class Codec:
         padded[: len(waveform)] = waveform
         coder = self.frame_encoder(header)
         spectra, envelopes = coder.analyse(padded)
-        sizes = np.array(cbr_packet_sizes(header.nominal_bitrate_bps, count), np.int64)
         if header.vbr:
-            # Each packet's length byte is paid from the same total.
-            total = int(sizes.sum()) - count
-            bits = header.num_stages * (self.config.codebook_bits - 1)
-            sizes = vbr_sizes(self._encoder["coding"], envelopes, spectra, total, bits)
+            sizes = self.vbr_packet_sizes(header, [envelopes], frame_energies(spectra))
+        else:
+            sizes = np.array(cbr_packet_sizes(header.nominal_bitrate_bps, count), np.int64)
         intra = intra_packets(count, header.independent)
         return write_stream(header, coder.encode(spectra, envelopes, sizes, intra))
+
+    def vbr_packet_sizes(
+        self, header: Header, envelopes: Iterable[np.ndarray], energy: np.ndarray
+    ) -> np.ndarray:
+        """Return the bytes of every packet at a variable bitrate, int64 [P].
+
+        Parameters
+        ----------
+        header : Header
+        envelopes : float32 arrays [any, bands]   of all frames, as analysis gives them; no iterator
+        energy : float32 [P]                      of all frames: `frame_energies`
+        """
+        # Each packet's length byte is paid from the same total.
+        total = cbr_bytes(header.nominal_bitrate_bps, len(energy)) - len(energy)
+        bits = header.num_stages * (self.config.codebook_bits - 1)
+        return vbr_sizes(self._encoder["coding"], envelopes, energy, total, bits)
 
     def header(
         self,

@@ -2,7 +2,7 @@
 
 ::
 
-    blocks ─► ResampleStream ─► StreamEncoder ─► BitstreamWriter ─► bytes
+    blocks ─► ResampleStream ─► StreamEncoder or TwoPassEncoder ─► BitstreamWriter ─► bytes
     sink ◄─── ResampleStream ◄─ StreamDecoder ◄─ BitstreamReader ◄─ bytes
 
 The bytes are those of :meth:`codec.Codec.encode` of the whole signal, the samples those of
@@ -23,18 +23,24 @@ from numpy.typing import NDArray
 
 from codec.bitstream import (
     BitstreamReader,
-    BitstreamWriter,
     Header,
     num_codec_samples,
-    read_header,
     write_header,
 )
-from codec.config import DEFAULT_KBPS, FRAME_LENGTH, HOP_LENGTH, SAMPLE_RATE
+from codec.bitstream.output import StreamOutput, Unwritable
+from codec.config import (
+    DEFAULT_KBPS,
+    FRAME_LENGTH,
+    FRAMES_PER_GROUP,
+    HOP_LENGTH,
+    SAMPLE_RATE,
+)
 from codec.errors import BitstreamError
 from codec.io.channels import MIX
 from codec.io.output import open_sink, output_format
 from codec.io.resample import ResampleStream
 from codec.stream import StreamDecoder, StreamEncoder
+from codec.two_pass import TwoPassEncoder
 
 if TYPE_CHECKING:
     from codec.api import Codec
@@ -125,6 +131,7 @@ def encode_blocks(
     outcome: Outcome,
     write: Callable[[bytes], object],
     seek: Callable[[int], object] | None = None,
+    cut: Callable[[Sequence[int]], int] | None = None,
 ) -> None:
     """Encode a mono signal that comes in blocks, and enter in `outcome` what came of it.
 
@@ -137,38 +144,78 @@ def encode_blocks(
     write : callable       takes the bytes of the coded file, piece by piece
     seek : callable        moves to a place in what was written; None: it cannot, and a stream of
                            constant bitrate ends with its length instead of beginning with it
+    cut : callable         cuts what was written to the last of these ends of groups that is there,
+                           and returns how many remain: where no more can be written (the disk is
+                           full), these are kept, and `outcome` has the error. None: it is raised
     """
     rate = outcome.sample_rate
     resampler = ResampleStream(rate, SAMPLE_RATE)
-
-    def put(data: bytes) -> None:
-        outcome.num_bytes += len(data)
-        write(data)
-
-    if options.vbr:
-        pieces = [resampler.push(block) for block in blocks]
-        waveform = np.concatenate([*pieces, resampler.finish()])
-        del pieces
-        data = codec.encode(waveform, SAMPLE_RATE, options.bitrate, True, options.intra_only)
-        header, length = read_header(data)
-        header = replace(header, num_samples=resampler.num_in, source_sample_rate=rate)
-        put(write_header(header) + data[length:])
-    else:
-        encoder = StreamEncoder(codec, options.bitrate, options.intra_only)
-        header = replace(encoder.header, source_sample_rate=rate, open_end=seek is None)
-        writer = BitstreamWriter(header)
-        put(writer.header_bytes)
-        for block in blocks:
-            if packets := encoder.push(resampler.push(block)):
-                put(b"".join(map(writer.packet, packets)))
-        packets = encoder.push(resampler.finish()) + encoder.finish()
-        put(b"".join(map(writer.packet, packets)) + writer.finish(resampler.num_in))
-        if seek is not None:
-            seek(0)
-            write(write_header(replace(header, num_samples=resampler.num_in)))
-    outcome.num_samples = resampler.num_in
+    out = StreamOutput(write)
+    try:
+        if options.vbr:
+            header = _encode_vbr(codec, blocks, options, resampler, out)
+        else:
+            header = _encode_cbr(codec, blocks, options, resampler, out, open_end=seek is None)
+    except Unwritable as error:
+        assert error.__cause__ is not None
+        groups = 0
+        if cut is not None and seek is not None:
+            groups = cut(out.group_ends)
+        if out.header is None or groups == 0:
+            raise error.__cause__ from None
+        outcome.error = str(error.__cause__)
+        if isinstance(error.__cause__, OSError):
+            outcome.error = f"the output cannot be written ({error.__cause__.strerror})"
+        out.size = out.group_ends[groups - 1]
+        there = groups * FRAMES_PER_GROUP * FRAME_LENGTH - HOP_LENGTH
+        header = replace(out.header, num_samples=there * rate // SAMPLE_RATE)
+    if seek is not None:
+        seek(0)
+        write(write_header(header))
+    outcome.num_samples, outcome.num_bytes = header.num_samples, out.size
     if rate != SAMPLE_RATE:
         outcome.notes.append(f"resampled from {rate} to {SAMPLE_RATE} Hz")
+
+
+def _encode_cbr(
+    codec: Codec,
+    blocks: Iterable[FloatArray],
+    options: EncodeOptions,
+    resampler: ResampleStream,
+    out: StreamOutput,
+    open_end: bool,
+) -> Header:
+    """Encode at a constant bitrate, while the blocks come in; return the header at the end."""
+    encoder = StreamEncoder(codec, options.bitrate, options.intra_only)
+    header = replace(encoder.header, source_sample_rate=resampler.old, open_end=open_end)
+    out.begin(header)
+    for block in blocks:
+        if packets := encoder.push(resampler.push(block)):
+            out.packets(packets)
+    out.packets(encoder.push(resampler.finish()) + encoder.finish())
+    out.finish(resampler.num_in)
+    return replace(header, num_samples=resampler.num_in)
+
+
+def _encode_vbr(
+    codec: Codec,
+    blocks: Iterable[FloatArray],
+    options: EncodeOptions,
+    resampler: ResampleStream,
+    out: StreamOutput,
+) -> Header:
+    """Encode at a variable bitrate, when all blocks have come; return the header."""
+    header = codec.header(0, resampler.old, options.bitrate, True, options.intra_only)
+    with TwoPassEncoder(codec, header) as encoder:
+        for block in blocks:
+            encoder.push(resampler.push(block))
+        encoder.push(resampler.finish())
+        header, coded = encoder.finish(resampler.num_in)
+        out.begin(header)
+        for packets in coded:
+            out.packets(packets)
+    out.finish(resampler.num_in)
+    return header
 
 
 # --- decode ---------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ import signal
 import stat
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import IO, TYPE_CHECKING
@@ -23,10 +23,12 @@ from codec.config import SAMPLE_RATE
 from codec.errors import AudioError
 from codec.io.audio import AudioReader, check_samples, loud_note
 from codec.io.channels import BLOCK_SAMPLES, MIX, Downmix, FloatArray, downmix, one_channel
+from codec.io.files import WriteThrough
 from codec.io.resample import check_rate
 from codec.io.sniff import HEAD_BYTES, head_size, is_audio_file
 from codec.io.wav import Samples, parse_wav
 from codec.pieces import CHUNK_BYTES, EncodeOptions, Outcome, encode_blocks
+from codec.two_pass import IN_MEMORY_BYTES
 
 if TYPE_CHECKING:
     from codec.api import Codec
@@ -165,6 +167,7 @@ def encode_pipe(
     raw: Samples | None = None,
     stop: LiveStop | None = None,
     name: str = "standard input",
+    cut: Callable[[Sequence[int]], int] | None = None,
 ) -> Outcome:
     """Encode what comes in from a pipe.
 
@@ -183,6 +186,7 @@ def encode_pipe(
                            file, else 16-bit samples at 16 kHz, mono, little-endian
     stop : LiveStop        ends the input where a signal asks for it
     name : str             what messages call the input
+    cut : callable         keeps what fits where no more can be written; see `encode_blocks`
 
     Returns
     -------
@@ -192,6 +196,8 @@ def encode_pipe(
     ------
     AudioError   not audio
     """
+    if _is_regular(source):
+        cut = None  # it is still there
     pipe = PipeInput(source, stop)
     outcome = Outcome(Path("-"), Path("-"))
     size: int | None = None
@@ -202,7 +208,7 @@ def encode_pipe(
         if is_audio_file(pipe.peek(head_size(head)), name):
             header = parse_wav(pipe.look, _HEADER_SPACE)
             if header is None or header.samples is None:
-                return _encode_spooled(codec, pipe, write, options, outcome, name)
+                return _encode_spooled(codec, pipe, options, outcome, name, write, seek, cut)
             pipe.skip(header.offset)
             samples, size = header.samples, header.size
             if size == 0 and not _is_chunk(pipe.peek(4)):
@@ -219,7 +225,7 @@ def encode_pipe(
     if not _is_regular(source):
         blocks = _until_it_fails(blocks, outcome)
     outcome.sample_rate = samples.rate
-    encode_blocks(codec, blocks, options, outcome, write, seek)
+    encode_blocks(codec, blocks, options, outcome, write, seek, cut)
     return outcome
 
 
@@ -325,22 +331,41 @@ def _choose(blocks: list[FloatArray], channels: int) -> Downmix:
 def _encode_spooled(
     codec: Codec,
     pipe: PipeInput,
-    write: Callable[[bytes], object],
     options: EncodeOptions,
     outcome: Outcome,
     name: str,
+    write: Callable[[bytes], object],
+    seek: Callable[[int], object] | None,
+    cut: Callable[[Sequence[int]], int] | None,
 ) -> Outcome:
     """Encode an audio file that cannot be read while it comes in."""
-    with tempfile.NamedTemporaryFile() as file, tempfile.TemporaryFile() as coded:
-        while data := pipe.read_some(CHUNK_BYTES):
-            file.write(data)
-        file.flush()
-        with AudioReader(file.name, options.channel, name) as reader:
-            outcome.sample_rate = reader.sample_rate
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(tempfile.NamedTemporaryFile(buffering=0))
+        _spool(pipe, file, outcome)
+        reader = stack.enter_context(AudioReader(file.name, options.channel, name))
+        outcome.sample_rate = reader.sample_rate
+        if seek is not None:
+            encode_blocks(codec, reader.blocks(), options, outcome, write, seek, cut)
+        else:
+            coded = stack.enter_context(tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES))
             encode_blocks(codec, reader.blocks(), options, outcome, coded.write, coded.seek)
-            outcome.notes += reader.notes
-        coded.seek(0)
-        while data := coded.read(CHUNK_BYTES):
-            write(data)
+            coded.seek(0)
+            while data := coded.read(CHUNK_BYTES):
+                write(data)
+        outcome.notes += reader.notes
     outcome.notes.append("this kind of file is read to its end before it is coded")
     return outcome
+
+
+def _spool(pipe: PipeInput, file: IO[bytes], outcome: Outcome) -> None:
+    """Read the pipe into a file, to the end or as far as there is room."""
+    out = WriteThrough(file)
+    while data := pipe.read_some(CHUNK_BYTES):
+        try:
+            out.write(data)
+        except OSError as error:
+            folder = tempfile.gettempdir()
+            outcome.error = (
+                f"{folder}: cannot be written ({error.strerror}); name another in TMPDIR"
+            )
+            return

@@ -8,6 +8,7 @@ wrong with one of its files does not stop the others.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import posixpath
@@ -23,7 +24,18 @@ from typing import IO
 from codec.api import Codec
 from codec.errors import AudioError, CodecError, WeightsError
 from codec.io.files import atomic_open
-from codec.io.storage import Location, exists, fetched, join, location, stored
+from codec.io.storage import (
+    Location,
+    Member,
+    check_writable,
+    exists,
+    fetched,
+    file_system,
+    join,
+    location,
+    naming,
+    stored,
+)
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome
 from codec.runner import Setup, Work
 from codec.transcode import Coder, decode_file, encode_file, is_done
@@ -55,6 +67,49 @@ def expand(pattern: str) -> list[Location]:
     return [location(name) for name in names]
 
 
+def find_shards(pattern: str) -> list[Location]:
+    """Return the shards that a name stands for, all of which are there.
+
+    Raises
+    ------
+    CodecError   one is missing
+    """
+    places = expand(pattern)
+    if missing := next((place for place in places if not exists(place)), None):
+        raise CodecError(f"{missing}: no such file; check the path")
+    return places
+
+
+def members(shard: Location, suffixes: Collection[str]) -> Iterator[Member]:
+    """Yield the files in a shard that have one of these suffixes, in order; only heads are read.
+
+    Raises
+    ------
+    AudioError   it is no tar file, cut off, or cannot be read
+    """
+    try:
+        with _opened(shard) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # type: ignore[attr-defined]  # else all remain in memory
+                if member.isreg() and Path(member.name).suffix.lower() in suffixes:
+                    # A name that leads out of the shard would lead out of the output as well.
+                    name = posixpath.normpath(f"/{member.name}").lstrip("/")
+                    yield Member(shard, name, member.offset_data, member.size)
+    except tarfile.TarError as error:
+        raise AudioError(f"{shard}: is no tar file, or cut off ({error})") from error
+
+
+@contextlib.contextmanager
+def _opened(place: Location) -> Iterator[IO[bytes]]:
+    if isinstance(place, Path):
+        with place.open("rb") as file:
+            yield file
+        return
+    fs, path = file_system(place)
+    with naming(place, "read"), fs.open(path, "rb") as file:
+        yield file
+
+
 def pair_shards(source: str, target: str | None) -> list[tuple[Location, Location]]:
     """Return which shard becomes which.
 
@@ -67,15 +122,14 @@ def pair_shards(source: str, target: str | None) -> list[tuple[Location, Locatio
     ------
     CodecError   a shard is missing, or their numbers differ
     """
-    sources = expand(source)
-    if missing := next((place for place in sources if not exists(place)), None):
-        raise CodecError(f"{missing}: no such file; check the path")
+    sources = find_shards(source)
     if target is None:
         raise CodecError(f"{source}: is a shard; name shards (.tar), or a directory, as output")
     if is_shards(target):
         targets = expand(target)
     else:
         targets = [join(location(target), posixpath.basename(str(place))) for place in sources]
+    check_writable(targets[0])
     if len(sources) != len(set(targets)) or len(sources) != len(targets):
         raise CodecError(
             f"{target}: {len(set(targets))} shards, but the input has {len(sources)}; name as many"

@@ -24,6 +24,7 @@ from codec.io.files import PathLike, atomic_open, is_direct
 from codec.io.output import output_format
 from codec.io.storage import (
     Location,
+    check_writable,
     exists,
     fetched,
     has_bytes,
@@ -41,6 +42,7 @@ from codec.pieces import (
     encode_blocks,
     until,
 )
+from codec.two_pass import IN_MEMORY_BYTES
 
 STANDARD = Path("-")
 
@@ -71,8 +73,8 @@ def encode_file(
 
     path = _target_path(target)
     outcome = Outcome(Path(source), path)
-    with AudioReader(source, options.channel) as reader, tempfile.TemporaryFile() as spool:
-        # A device or pipe cannot seek back to the header: it gets all when all is known.
+    with AudioReader(source, options.channel) as reader:
+
         def put(file: IO[bytes]) -> None:
             outcome.sample_rate = reader.sample_rate
             blocks = until(stop, reader.blocks())
@@ -83,9 +85,11 @@ def encode_file(
             with atomic_open(target) as file:
                 put(file)
         else:
-            put(spool)
-            spool.seek(0)
-            _copy(spool, target)
+            # A device or pipe cannot seek back to the header: it gets all when all is known.
+            with tempfile.SpooledTemporaryFile(IN_MEMORY_BYTES) as spool:
+                put(spool)
+                spool.seek(0)
+                _copy(spool, target)
         outcome.notes = reader.notes + outcome.notes
     return outcome
 
@@ -240,6 +244,7 @@ def choose_target(source: Location, target: str | None, suffix: str, force: bool
         if many:
             raise CodecError(f"{source}: is a directory; name a directory for the outputs as well")
         chosen = with_suffix(source, suffix)
+        check_writable(chosen)
         if exists(chosen) and not force:
             raise CodecError(f"{chosen}: exists; name an output, or replace it with --force")
     else:
@@ -248,6 +253,7 @@ def choose_target(source: Location, target: str | None, suffix: str, force: bool
             if source == STANDARD:
                 raise CodecError(f"{target}: is a directory; name the output file")
             chosen = join(chosen, Path(str(source)).stem + suffix)
+    check_writable(chosen)
     if exists(chosen):
         if _is_same(source, chosen):
             raise CodecError(f"{chosen}: is the input; name another output")

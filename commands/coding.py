@@ -18,7 +18,7 @@ import typer
 from codec import Codec, jit
 from codec.config import HOP_LENGTH
 from codec.errors import BitstreamError
-from codec.io.files import atomic_open, is_direct
+from codec.io.files import WriteThrough, atomic_open, is_direct
 from codec.io.finder import Finder
 from codec.io.storage import Location, absolute, is_directory, parent
 from codec.io.wav import Samples
@@ -343,10 +343,10 @@ def run_encode_pipe(
         return
     with open_input(source) as reader, LiveStop(reader).listening() as stop:
         with _open_output(target) as (writer, seekable):
-            outcome = encode_pipe(
-                codec, reader, partial(_write_through, writer), options,
-                writer.seek if seekable else None, raw, stop, name_of(source),
-            )  # fmt: skip
+            out = WriteThrough(writer)
+            seek, cut = (out.seek, out.cut) if seekable else (None, None)
+            name = name_of(source)
+            outcome = encode_pipe(codec, reader, out.write, options, seek, raw, stop, name, cut)
             if stop.signal and not outcome.num_samples:
                 sys.exit(128 + stop.signal)  # there is nothing to keep
     outcome.target = target
@@ -370,10 +370,3 @@ def run_decode_pipe(codec: Codec, source: Path, target: Path, options: DecodeOpt
     except BitstreamError as error:
         raise UserError(f"{name_of(source)}: {error}") from error
     _report(outcome, name_of(source), encoding=False)
-
-
-def _write_through(file: BinaryIO, data: bytes) -> None:
-    """Write and flush, so that the next program has it at once."""
-    if data:
-        file.write(data)
-        file.flush()

@@ -12,7 +12,7 @@ from codec.io.storage import exists, is_directory, location
 from commands.terminal import Interrupted, UserError, complain, note
 
 if TYPE_CHECKING:
-    from evaluation.clips import ClipsOfDirectory
+    from evaluation.clips import Sampled
     from evaluation.results import EvalResult
 
 
@@ -39,15 +39,23 @@ def stopped_evaluation(out: Path | None) -> Generator[None]:
         raise Interrupted(f"what is scored is kept in {out}, continue with --resume") from None
 
 
-def find_clips(directory: str, sample: int | None, seed: int) -> ClipsOfDirectory:
-    """Return the audio files of a directory, at least one."""
-    from evaluation.clips import ClipsOfDirectory
+def find_clips(directory: str, sample: int | None, seed: int) -> Sampled:
+    """Return the audio files of a directory or of shards, at least one."""
+    from codec.shards import is_shards
+    from evaluation.clips import ClipsOfDirectory, ClipsOfShards
 
+    if is_shards(directory):
+        in_shards = ClipsOfShards(directory, sample, seed)
+        if not len(in_shards):
+            raise UserError(f"{directory}: no audio files in there; check the path")
+        return in_shards
     place = location(directory)
     if not exists(place):
         raise UserError(f"TEST_DIR: {place}: does not exist; check the path")
     if not is_directory(place):
-        raise UserError(f"TEST_DIR: {place}: is a file; name a directory with audio files")
+        raise UserError(
+            f"TEST_DIR: {place}: is a file; name a directory with audio files, or shards (.tar)"
+        )
     clips = ClipsOfDirectory(place, sample, seed)
     if not len(clips):
         raise UserError(f"{place}: no audio files in this directory; check the path")

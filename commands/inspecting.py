@@ -1,9 +1,11 @@
-"""Say what coded files tell of themselves: one of them, or all of a directory."""
+"""Say what coded files tell of themselves: one of them, or all of a directory or shards."""
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterable
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ from codec.info import StreamReader, read_coded, read_stream_bytes, stream_info
 from codec.io.finder import Finder
 from codec.io.storage import Location, absolute, join
 from codec.runner import Place, run
+from codec.shards import find_shards, members
 from codec.weights import load_weights
 from commands.terminal import (
     EXIT_SOME_FILES,
@@ -49,11 +52,33 @@ def describe_directory(root: Location, as_json: bool, weights: Path | None, plac
     """Print a line for each stream below a directory, as they come, and one for all."""
     if next(Finder(root, {".bin"}).files(), None) is None:
         raise UserError(f"{root}: no .bin files in this directory; check the path")
-    end_cleanly()
     finder = Finder(absolute(root) if place.scheduler is not None else root, {".bin"})
+    places = (join(finder.root, found.name) for found in finder.files())
+    _describe_all(places, as_json, weights, place, finder)
+
+
+def describe_shards(pattern: str, as_json: bool, weights: Path | None, place: Place) -> None:
+    """Print a line for each stream in tar shards, and one for all."""
+    shards = find_shards(pattern)
+    if place.scheduler is not None:
+        shards = [absolute(shard) for shard in shards]
+    streams = (member for shard in shards for member in members(shard, {".bin"}))
+    if (first := next(streams, None)) is None:
+        raise UserError(f"{pattern}: no .bin files in there; check the path")
+    _describe_all(chain([first], streams), as_json, weights, place)
+
+
+def _describe_all(
+    places: Iterable[Location],
+    as_json: bool,
+    weights: Path | None,
+    place: Place,
+    finder: Finder | None = None,
+) -> None:
+    """Print a line for each stream, one for all, and the notes of who found them."""
+    end_cleanly()
     fingerprint = load_weights(weights).fingerprint.hex()
     setup = StreamReader(weights and weights.absolute(), fingerprint)
-    places = (join(root, found.name) for found in finder.files())
     number = num_bytes = 0
     seconds = 0.0
     failures = []
@@ -69,7 +94,7 @@ def describe_directory(root: Location, as_json: bool, weights: Path | None, plac
                 print(json.dumps({"file": str(came.item)} | came.result))
             else:
                 say(_line(came.item, came.result))
-    for text in finder.notes:
+    for text in finder.notes if finder is not None else ():
         note(text)
     for text in sorted(failures):
         complain(text)

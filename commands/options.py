@@ -156,7 +156,10 @@ StreamArgument = Annotated[
     ),
 ]
 InfoArgument = Annotated[
-    str, typer.Argument(metavar="FILE", help="Stream (.bin) to look at, or a directory of them.")
+    str,
+    typer.Argument(
+        metavar="FILE", help="Stream (.bin) to look at, or a directory or shards of them."
+    ),
 ]
 OutArgument = Annotated[
     str | None,
@@ -268,7 +271,10 @@ DryRunOption = Annotated[
 
 TestArgument = Annotated[
     str,
-    typer.Argument(metavar="TEST_DIR", help="Directory of clean speech to code, or URL of one."),
+    typer.Argument(
+        metavar="TEST_DIR",
+        help="Directory or shards (.tar) of clean speech, or URL.",
+    ),
 ]
 RatesOption = Annotated[
     Sequence[float],

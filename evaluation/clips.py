@@ -6,7 +6,9 @@ Names are read from the directory as often as they are needed, and not held.
 from __future__ import annotations
 
 import os
+import posixpath
 import zlib
+from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,7 +20,8 @@ import numpy as np
 from codec.errors import AudioError
 from codec.io.audio import AUDIO_SUFFIXES, read_audio
 from codec.io.finder import Finder
-from codec.io.storage import Location, fetched, is_url, join, location
+from codec.io.storage import Location, Member, fetched, is_url, join, location
+from codec.shards import find_shards, members
 
 
 class Clip(NamedTuple):
@@ -36,28 +39,28 @@ class Clips(Protocol):
     def __len__(self) -> int: ...
 
 
-class ClipsOfDirectory:
-    """The audio files below a directory, or a sample of them.
+class Sampled(ABC):
+    """Clips that are found anew each time, or a sample of them.
 
     Parameters
     ----------
-    root : directory, or URL of one
     sample : int or None   how many clips to draw, without replacement; None, or more than there
                            are: all
     seed : int             of the draw; the same clips are drawn whatever is done with them
     """
 
-    def __init__(
-        self, root: str | os.PathLike[str], sample: int | None = None, seed: int = 0
-    ) -> None:
-        self.root = location(root)
+    def __init__(self, sample: int | None = None, seed: int = 0) -> None:
         self.sample = sample
         self.seed = seed
+
+    @abstractmethod
+    def find(self) -> Iterator[Clip]:
+        """Yield all clips."""
 
     @cached_property
     def total(self) -> int:
         """How many clips there are."""
-        return sum(1 for _ in Finder(self.root, AUDIO_SUFFIXES).files())
+        return sum(1 for _ in self.find())
 
     def __len__(self) -> int:
         return self.total if self.sample is None else min(self.sample, self.total)
@@ -67,9 +70,54 @@ class ClipsOfDirectory:
         if len(self) < self.total:
             generator = np.random.default_rng(self.seed)
             chosen = set(generator.choice(self.total, len(self), replace=False).tolist())
-        for index, found in enumerate(Finder(self.root, AUDIO_SUFFIXES).files()):
+        for index, clip in enumerate(self.find()):
             if chosen is None or index in chosen:
-                yield Clip(join(self.root, found.name), found.name)
+                yield clip
+
+
+class ClipsOfDirectory(Sampled):
+    """The audio files below a directory, or a sample of them.
+
+    Parameters
+    ----------
+    root : directory, or URL of one
+    sample, seed : as `Sampled` has them
+    """
+
+    def __init__(
+        self, root: str | os.PathLike[str], sample: int | None = None, seed: int = 0
+    ) -> None:
+        super().__init__(sample, seed)
+        self.root = location(root)
+
+    def find(self) -> Iterator[Clip]:
+        """Yield all clips, in order of their names."""
+        for found in Finder(self.root, AUDIO_SUFFIXES).files():
+            yield Clip(join(self.root, found.name), found.name)
+
+
+class ClipsOfShards(Sampled):
+    """The audio files in tar shards, or a sample of them.
+
+    Parameters
+    ----------
+    pattern : name of a shard, or of several: "corpus-{000..099}.tar"
+    sample, seed : as `Sampled` has them
+
+    Raises
+    ------
+    CodecError   a shard is missing
+    """
+
+    def __init__(self, pattern: str, sample: int | None = None, seed: int = 0) -> None:
+        super().__init__(sample, seed)
+        self._shards = find_shards(pattern)
+
+    def find(self) -> Iterator[Clip]:
+        """Yield all clips, as they lie in the shards."""
+        for shard in self._shards:
+            for member in members(shard, AUDIO_SUFFIXES):
+                yield Clip(member, f"{posixpath.basename(str(shard))}/{member.name}")
 
 
 class ClipsOfFiles:
@@ -154,6 +202,8 @@ def wav_names(names: Sequence[str]) -> list[str]:
 
 def byte_size(place: Location) -> int | None:
     """Return how many bytes a clip has; None where that is not known at once."""
+    if isinstance(place, Member):
+        return place.size
     try:
         return None if is_url(place) else os.stat(place).st_size
     except OSError:

@@ -144,7 +144,7 @@ def run_task(job: Job, codec: Any, task: Task, stop: object = None) -> list[Clip
 def read_reference(place: Location) -> FloatArray:
     """Read a clip as 16 kHz mono; the same clip is coded at several rates in a row."""
     with fetched(place) as path:
-        waveform, rate, _ = read_audio(path)
+        waveform, rate, _ = read_audio(path, name=str(place))
     return to_codec_rate(waveform, rate)
 
 

@@ -9,6 +9,7 @@ every frame would have the same signal-to-noise ratio. Second, the level itself:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -24,7 +25,7 @@ from codec.config import (
     NUM_BANDS,
 )
 from codec.dsp.fixed import exp2, log2
-from codec.jit import entry, kernel
+from codec.jit import entry
 from codec.model import COST_ONE
 
 MIN_FRAME_BYTES = 12
@@ -48,16 +49,23 @@ def frame_energy(spectra, energy):
         energy[p] = np.float32(total / (spectra.shape[1] * spectra.shape[2]) + _FLOOR)
 
 
-@kernel
-def _laplace_bits(model, envelopes, steps, nominal_bits, bits):
-    """Write the Laplace bits of every frame at its step, float64 [P], Q8, to ``bits`` [P]."""
+@entry
+def laplace_bits(model, envelopes, steps, nominal_bits, previous, bits):
+    """Write the Laplace bits of consecutive frames at their steps to ``bits``.
+
+    Parameters
+    ----------
+    model : record                    coding model of predicted frames
+    envelopes : float32 [P, bands]    proposed, Q8
+    steps : float64 [P]               Q8 octaves
+    nominal_bits : int                of a frame
+    previous : int32 [bands]          envelope before the first frame; becomes that of the last one
+    bits : float64 [P]                result
+    """
     envelope = np.empty(NUM_BANDS, np.int32)
-    previous = np.empty(NUM_BANDS, np.int32)
     offset = np.empty(NUM_BANDS, np.int32)
     relative = np.empty(HOP_LENGTH, np.int32)
     scale = np.empty(HOP_LENGTH, np.int32)
-    for b in range(NUM_BANDS):
-        previous[b] = model.envelope.initial[b] + INITIAL_LEVEL * LEVEL_RESOLUTION
     shaping = model.allocation
     last = shaping.expected_bits.size - 1
     for p in range(envelopes.shape[0]):
@@ -75,44 +83,26 @@ def _laplace_bits(model, envelopes, steps, nominal_bits, bits):
             previous[b] = envelope[b]
 
 
-@kernel
-def _total_bytes(bits, envelope_bits):
-    """Return the bytes of all frames within the limits of a frame."""
-    total = 0.0
+@entry
+def total_bytes_of(bits, envelope_bits, total):
+    """Write the bytes of all frames within the limits of a frame to ``total``, float64 [1]."""
+    total[0] = 0.0
     for p in range(bits.size):
         size = (CODED_SHARE * bits[p] + envelope_bits) / 8
-        total += min(max(size, MIN_FRAME_BYTES), MAX_FRAME_BYTES)
-    return total
+        total[0] += min(max(size, MIN_FRAME_BYTES), MAX_FRAME_BYTES)
 
 
 @entry
-def find_demand(model, envelopes, energy, total_bytes, envelope_bits, demand):
-    """Write what share of the bits each frame wants to ``demand`` float64 [P].
+def combine_rules(bits, levels, envelope_bits, demand):
+    """Write the geometric mean of both rules to ``demand`` float64 [P].
 
     Parameters
     ----------
-    model : record                    coding model of predicted frames
-    envelopes : float32 [P, bands]    proposed, Q8
-    energy : float32 [P]              see ``frame_energy``
-    total_bytes : int                 of all frames
-    envelope_bits : int               of the indices of a frame
+    bits : float64 [P]     Laplace bits
+    levels : float32 [P]   log2 of the energy; used up
+    envelope_bits : int    of the indices of a frame
     """
-    count = energy.size
-    levels = np.empty(count, np.float32)
-    log2(energy, levels)
-    steps = np.empty(count)
-    bits = np.zeros(count)
-    nominal = min(max(8 * total_bytes // count, 64), MAX_FRAME_BITS)
-    low, high = -20.0 * LOG_ONE, 20.0 * LOG_ONE
-    for _ in range(SEARCH_ROUNDS):
-        step = 0.5 * (low + high)
-        for p in range(count):
-            steps[p] = step + 0.5 * LOG_ONE * LEVEL_POWER * levels[p]
-        _laplace_bits(model, envelopes, steps, nominal, bits)
-        if _total_bytes(bits, envelope_bits) > total_bytes:
-            low = step
-        else:
-            high = step
+    count = bits.size
     loud = np.sort(levels)[int(LOUD_QUANTILE * (count - 1))]
     for p in range(count):
         levels[p] = ENERGY_EXPONENT * max(levels[p] - loud, np.float32(-9.9657843))
@@ -121,6 +111,54 @@ def find_demand(model, envelopes, energy, total_bytes, envelope_bits, demand):
     for p in range(count):
         wanted = max((CODED_SHARE * bits[p] + envelope_bits) / 8, 1.0)
         demand[p] = np.sqrt(wanted * share[p])
+
+
+@entry
+def find_levels(energy, levels):
+    """Write log2 of ``energy`` [P] to ``levels`` [P]."""
+    log2(energy, levels)
+
+
+def find_demand(
+    model: Any,
+    envelopes: Iterable[np.ndarray],
+    energy: np.ndarray,
+    total_bytes: int,
+    envelope_bits: int,
+) -> np.ndarray:
+    """Return what share of the bits each frame wants, float64 [P].
+
+    Parameters
+    ----------
+    model : record                             coding model of predicted frames
+    envelopes : float32 arrays [any, bands]    proposed, Q8, of all frames in their order; no
+                                               iterator, they are gone through again and again
+    energy : float32 [P]                       see ``frame_energy``
+    total_bytes : int                          of all frames
+    envelope_bits : int                        of the indices of a frame
+    """
+    count = len(energy)
+    levels, bits, demand = np.empty(count, np.float32), np.empty(count), np.empty(count)
+    find_levels(energy, levels)
+    nominal = min(max(8 * total_bytes // count, 64), MAX_FRAME_BITS)
+    first = model["envelope"]["initial"] + np.int32(INITIAL_LEVEL * LEVEL_RESOLUTION)
+    total = np.zeros(1)
+    low, high = -20.0 * LOG_ONE, 20.0 * LOG_ONE
+    for _ in range(SEARCH_ROUNDS):
+        step = 0.5 * (low + high)
+        previous, start = first.astype(np.int32), 0
+        for block in envelopes:
+            end = start + len(block)
+            steps = step + 0.5 * LOG_ONE * LEVEL_POWER * levels[start:end].astype(np.float64)
+            laplace_bits(model, block, steps, nominal, previous, bits[start:end])
+            start = end
+        total_bytes_of(bits, envelope_bits, total)
+        if total[0] > total_bytes:
+            low = step
+        else:
+            high = step
+    combine_rules(bits, levels, envelope_bits, demand)
+    return demand
 
 
 @entry
@@ -161,23 +199,22 @@ def share_bytes(demand, total_bytes, sizes):
 
 
 def vbr_sizes(
-    model: Any, envelopes: np.ndarray, spectra: np.ndarray, total_bytes: int, envelope_bits: int
+    model: Any,
+    envelopes: Iterable[np.ndarray],
+    energy: np.ndarray,
+    total_bytes: int,
+    envelope_bits: int,
 ) -> np.ndarray:
-    """Return the bytes of every frame of a signal, int64 [P].
-
-    Parameters
-    ----------
-    model : record                    coding model of predicted frames
-    envelopes : float32 [P, bands]    proposed, Q8
-    spectra : float32 [P, 2, N]
-    total_bytes : int                 of all frames together
-    envelope_bits : int               of the indices of a frame
-    """
-    count = len(spectra)
-    sizes = np.zeros(count, np.int64)
-    if count:
-        energy, demand = np.empty(count, np.float32), np.empty(count)
-        frame_energy(spectra, energy)
-        find_demand(model, envelopes, energy, total_bytes, envelope_bits, demand)
+    """Return the bytes of every frame of a signal, int64 [P]; for parameters see `find_demand`."""
+    sizes = np.zeros(len(energy), np.int64)
+    if len(energy):
+        demand = find_demand(model, envelopes, energy, total_bytes, envelope_bits)
         share_bytes(demand, total_bytes, sizes)
     return sizes
+
+
+def frame_energies(spectra: np.ndarray) -> np.ndarray:
+    """Return the mean square of every frame's coefficients, float32 [P], of float32 [P, 2, N]."""
+    energy = np.empty(len(spectra), np.float32)
+    frame_energy(spectra, energy)
+    return energy

@@ -296,8 +296,10 @@ class _Sequential(soundfile.SoundFile):
         return False
 
 
-def read_audio(path: PathLike, channel: str | int = MIX) -> tuple[FloatArray, int, list[str]]:
-    """Read a whole audio file; see :class:`AudioReader`.
+def read_audio(
+    path: PathLike, channel: str | int = MIX, name: str | None = None
+) -> tuple[FloatArray, int, list[str]]:
+    """Read a whole audio file; for parameters see :class:`AudioReader`.
 
     Returns
     -------
@@ -310,12 +312,12 @@ def read_audio(path: PathLike, channel: str | int = MIX) -> tuple[FloatArray, in
     AudioError   as `AudioReader`, or more samples than memory holds
     """
     try:
-        with AudioReader(path, channel) as reader:
+        with AudioReader(path, channel, name) as reader:
             blocks = list(reader.blocks())
             waveform = np.concatenate(blocks) if blocks else np.zeros(0, np.float32)
             return waveform, reader.sample_rate, reader.notes
     except MemoryError as exc:
-        raise AudioError(f"{path}: is too long for the memory; split it first") from exc
+        raise AudioError(f"{name or path}: is too long for the memory; split it first") from exc
 
 
 def check_samples(block: FloatArray, name: str) -> float:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
 import secrets
 import stat
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from codec.errors import AudioError
 
@@ -77,6 +79,48 @@ def atomic_write(path: PathLike, data: bytes) -> None:
     """
     with atomic_open(path) as file:
         file.write(data)
+
+
+class WriteThrough:
+    """Write to an open file without a buffer: the next program has it at once.
+
+    Where a write fails, what was written before is there, and can be kept.
+
+    Parameters
+    ----------
+    file : binary file   at the place where output begins; nothing else writes to it meanwhile
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        file.flush()
+        self._file: Any = getattr(file, "raw", file)
+        self._size = 0  # of what is there
+
+    def write(self, data: bytes) -> None:
+        """Write all of the bytes, or as many as can be before the error is raised."""
+        left = memoryview(data)
+        while left:
+            count = self._file.write(left)
+            if count is None:  # a pipe that does not wait
+                raise BlockingIOError(errno.EAGAIN, "it takes nothing at the moment")
+            self._size += count
+            left = left[count:]
+
+    def seek(self, position: int) -> None:
+        """Move to a place in what was written."""
+        self._file.seek(position)
+
+    def cut(self, ends: Sequence[int]) -> int:
+        """Cut what was written, from first to last, to the last of these lengths that is there.
+
+        Returns
+        -------
+        int   how many of them remain; 0: nothing was cut
+        """
+        count = bisect_right(ends, self._size)
+        if count:
+            self._file.truncate(ends[count - 1])
+        return count
 
 
 def is_direct(path: PathLike) -> bool:

@@ -16,16 +16,70 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from codec.errors import AudioError, CodecError
 from codec.io.files import named_path
 
-Location = Path | str  # a str is a URL
+Location = Path | str  # a str is a URL, or a `Member`
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # In these an object is complete or not there; a rename would be a copy.
-_OBJECT_STORES = frozenset("s3 s3a gs gcs az abfs abfss adl oci oss memory http https".split())
+_OBJECT_STORES = frozenset("s3 s3a gs gcs az abfs abfss adl oci oss memory".split())
+# What fsspec needs for URLs of a kind.
+_PACKAGES = {
+    "s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs",
+    "hdfs": "pyarrow", "sftp": "paramiko", "ssh": "paramiko", "http": "aiohttp",
+    "https": "aiohttp", "smb": "smbprotocol",
+}  # fmt: skip
+
+
+class Member(str):
+    """A file in a tar shard. As text it is the shard's place with the file's name behind it.
+
+    Parameters
+    ----------
+    shard : path or URL
+    name : str       in the shard
+    offset : int     of its first byte in the shard
+    size : int       bytes
+    """
+
+    shard: Location
+    name: str
+    offset: int
+    size: int
+
+    def __new__(cls, shard: Location, name: str, offset: int, size: int) -> Self:
+        """Make the text."""
+        self = super().__new__(cls, f"{shard}/{name}")
+        self.shard, self.name, self.offset, self.size = shard, name, offset, size
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle all of it."""
+        return Member, (self.shard, self.name, self.offset, self.size)
+
+    def read(self) -> bytes:
+        """Return the file's bytes.
+
+        Raises
+        ------
+        AudioError   it cannot be read
+        """
+        if isinstance(self.shard, Path):
+            with self.shard.open("rb") as file:
+                file.seek(self.offset)
+                data = file.read(self.size)
+        else:
+            fs, path = file_system(self.shard)
+            with naming(self.shard, "read"):
+                data = bytes(fs.cat_file(path, self.offset, self.offset + self.size))
+        if len(data) > self.size:
+            raise AudioError(f"{self}: the server gives whole files only; fetch the shard first")
+        if len(data) < self.size:
+            raise AudioError(f"{self}: the shard is cut off")
+        return data
 
 
 def is_url(name: object) -> bool:
@@ -43,6 +97,8 @@ def location(name: str | os.PathLike[str]) -> Location:
 
 def absolute(place: Location) -> Location:
     """Return a place that means the same in any working directory."""
+    if isinstance(place, Member):
+        return Member(absolute(place.shard), place.name, place.offset, place.size)
     return place.absolute() if isinstance(place, Path) else place
 
 
@@ -62,6 +118,7 @@ def file_system(url: str) -> tuple[Any, str]:
     Raises
     ------
     CodecError   fsspec, or what it needs for this kind of URL, is not installed; or no such kind
+    AudioError   the server cannot be reached
     """
     try:
         import fsspec
@@ -70,14 +127,31 @@ def file_system(url: str) -> tuple[Any, str]:
             f"{url}: needs fsspec, which is not installed: pip install '.[cluster]'"
         ) from error
     try:
-        # Listings are not kept: they would grow with the number of files, and get old.
-        fs, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+        fs, path = fsspec.core.url_to_fs(url)
     except ImportError as error:
-        hint = " ".join(str(error).split())
-        raise CodecError(f"{url}: {hint} (pip install 's3fs' for s3, 'gcsfs' for gs)") from error
+        package = _PACKAGES.get(url.partition("://")[0].lower(), "")
+        if not package:
+            raise CodecError(f"{url}: {' '.join(str(error).split())}") from error
+        raise CodecError(
+            f"{url}: needs {package}, which is not installed: pip install {package}"
+        ) from error
     except ValueError as error:
         raise CodecError(f"{url}: {error}") from error
+    except Exception as error:  # paramiko connects at once
+        raise AudioError(f"{url}: cannot be reached ({_reason(error)})") from error
+    # Listings are not kept: they would grow with the number of files, and get old.
+    fs.dircache.use_listings_cache = False
     return fs, path
+
+
+def check_writable(place: Location) -> None:
+    """Raise a `CodecError` if nothing can be written behind URLs of this kind."""
+    if is_url(place) and str(place).lower().startswith(("http://", "https://")):
+        raise CodecError(f"{place}: a web server is only read from; name another output")
+
+
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextlib.contextmanager
@@ -90,8 +164,7 @@ def naming(url: str, what: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise AudioError(f"{url}: no such file") from error
     except Exception as error:  # botocore's, paramiko's, aiohttp's, ...
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise AudioError(f"{url}: cannot be {what} ({reason})") from error
+        raise AudioError(f"{url}: cannot be {what} ({_reason(error)})") from error
 
 
 def exists(place: Location) -> bool:
@@ -175,12 +248,20 @@ def _entry(entry: os.DirEntry[str]) -> Entry:
 def fetched(place: Location) -> Iterator[Path]:
     """Yield a file of this machine with the bytes of `place`: itself, or a temporary copy.
 
+    `place` may be a file in a shard.
+
     Raises
     ------
     AudioError   it cannot be read
     """
     if isinstance(place, Path):
         yield place
+        return
+    if isinstance(place, Member):
+        with tempfile.TemporaryDirectory(prefix="codec-") as folder:
+            local = Path(folder) / posixpath.basename(place.name)
+            local.write_bytes(place.read())
+            yield local
         return
     fs, path = file_system(place)
     with tempfile.TemporaryDirectory(prefix="codec-") as folder:
@@ -201,6 +282,7 @@ def stored(place: Location) -> Iterator[Path]:
     if isinstance(place, Path):
         yield place
         return
+    check_writable(place)
     fs, path = file_system(place)
     with tempfile.TemporaryDirectory(prefix="codec-") as folder:
         local = Path(folder) / (posixpath.basename(path) or "file")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
 import time
 from pathlib import Path
 
@@ -38,6 +39,33 @@ def test_full_disk(suffix: str, tmp_path: Path) -> None:
     assert "cannot be written (" in result.stderr
     assert str(target) in result.stderr
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == {target.name: OLD}
+
+
+@pytest.mark.parametrize("vbr", [(), ("--vbr",)])
+def test_a_live_recording_that_fills_the_disk_is_kept(tmp_path: Path, vbr: tuple) -> None:
+    """The seconds that fit into 4 kB, in a file and on standard output."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
+
+    pcm = (np.tile(voice(16000), 4) * 30000).astype("<i2").tobytes()
+    command = ("encode", "--bitrate", "13.2", *vbr, "-")
+    file = run_process(*command, tmp_path / "a.bin", input=pcm, preexec_fn=limit)
+    with (tmp_path / "b.bin").open("wb") as out:
+        redirected = run_process(
+            *command, "-", input=pcm, preexec_fn=limit,
+            capture_output=False, stdout=out, stderr=subprocess.PIPE,
+        )  # fmt: skip
+    for result, name in ((file, str(tmp_path / "a.bin")), (redirected, "the output")):
+        assert result.returncode == 2
+        lines = result.stderr.decode().splitlines()
+        assert f"codec: note: {name} holds the 1.99 s before that" in lines
+        assert lines[-1].startswith("codec: error: ") and "cannot be written (" in lines[-1]
+    assert (tmp_path / "a.bin").read_bytes() == (tmp_path / "b.bin").read_bytes()
+    assert run("decode", tmp_path / "a.bin", tmp_path / "a.wav").exit_code == 0
+    assert soundfile.info(tmp_path / "a.wav").duration == pytest.approx(1.99)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.bin", "a.wav", "b.bin"]
 
 
 def test_full_disk_in_a_directory_run(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from codec.jit import cache_folder
 # All that they call is part of their code.
 ENTRIES = (
     "analyse_frames", "encode_frames", "decode_spectra", "enhance_spectra", "synthesize",
-    "frame_energy", "find_demand", "share_bytes",
+    "frame_energy", "find_levels", "laplace_bits", "total_bytes_of", "combine_rules", "share_bytes",
 )  # fmt: skip
 FUSED = re.compile(r"\bv?fn?m(add|sub|la|ls)\w*|\bfma", re.IGNORECASE)
 # ELF and Mach-O begin so; what stands before it in a file is of the cache.

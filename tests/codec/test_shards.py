@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickle
 import tarfile
 from pathlib import Path
 
@@ -12,10 +13,11 @@ import pytest
 import soundfile
 
 from codec import Codec
-from codec.errors import CodecError
+from codec.errors import AudioError, CodecError
+from codec.io.storage import Member, absolute, fetched, location
 from codec.pieces import DecodeOptions, EncodeOptions
 from codec.runner import Place
-from codec.shards import ShardRun, expand, pair_shards
+from codec.shards import ShardRun, expand, find_shards, members, pair_shards
 from codec.transcode import Coder
 
 AUDIO = frozenset({".wav", ".flac"})
@@ -138,3 +140,37 @@ def test_names_of_shards(tmp_path: Path) -> None:
     ):
         with pytest.raises(CodecError, match=words):
             pair_shards(source, target)
+
+
+@pytest.mark.parametrize("scheme", ["", "memory://"])
+def test_members_are_read_where_they_lie(shards: Path, scheme: str) -> None:
+    place = location(shards / "corpus-001.tar")
+    if scheme:
+        fsspec = pytest.importorskip("fsspec")
+        place = location("memory://members/corpus-001.tar")
+        with fsspec.open(place, "wb") as file:
+            file.write((shards / "corpus-001.tar").read_bytes())
+    files = read_shard(shards / "corpus-001.tar")
+    found = list(members(place, AUDIO))
+    assert [one.name for one in found] == [name for name in files if name.endswith(".flac")]
+    for one in found:
+        again = absolute(pickle.loads(pickle.dumps(one)))
+        assert again == one == f"{place}/{one.name}" and isinstance(again, Member)
+        with fetched(again) as path:
+            assert path.suffix == ".flac" and path.read_bytes() == files[one.name]
+        assert not path.exists()
+    assert list(members(place, {".mp3"})) == []
+
+
+def test_members_of_broken_shards(shards: Path, tmp_path: Path) -> None:
+    whole = (shards / "corpus-000.tar").read_bytes()
+    (tmp_path / "none.tar").write_bytes(b"no tar file" * 100)
+    with pytest.raises(AudioError, match="none.tar: is no tar file, or cut off"):
+        list(members(tmp_path / "none.tar", AUDIO))
+    (tmp_path / "cut.tar").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AudioError, match="cut.tar: is no tar file, or cut off"):
+        list(members(tmp_path / "cut.tar", AUDIO))
+    with pytest.raises(CodecError, match="corpus-003.tar: no such file"):
+        find_shards(f"{shards}/corpus-{{000..003}}.tar")
+    make_shard(tmp_path / "out.tar", {"../../a.flac": b"x", "/b.flac": b"y"})
+    assert [one.name for one in members(tmp_path / "out.tar", AUDIO)] == ["a.flac", "b.flac"]

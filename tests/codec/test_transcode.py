@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -205,6 +207,24 @@ def test_list_files_follows_links_once(tmp_path: Path) -> None:
     assert found == [] and "cannot be read (No such file or directory)" in notes[0]
 
 
+def test_without_a_folder_for_temporary_files(
+    codec: Codec, stereo: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of a minute and less need none, whatever the bitrate and the output."""
+
+    def none() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    for options in (EncodeOptions(), EncodeOptions(vbr=True)):
+        encode_file(codec, stereo, tmp_path / "a.bin", options)
+        pipe = io.BytesIO()
+        encode_file(codec, stereo, pipe, options)
+        assert pipe.getvalue() == (tmp_path / "a.bin").read_bytes()
+    decode_file(codec, tmp_path / "a.bin", tmp_path / "a.wav", DecodeOptions())
+    assert soundfile.info(tmp_path / "a.wav").frames == -(-(5 * 44100 + 17) * 160 // 441)
+
+
 # --- memory ---------------------------------------------------------------------------------------
 
 _MEASURE = """
@@ -219,9 +239,11 @@ def peak():
 
 codec = Codec.load()
 peaks = []
-for name in ("short", "long"):
-    encode_file(codec, f"{sys.argv[1]}/{name}.wav", f"{sys.argv[1]}/{name}.bin", EncodeOptions())
-    peaks.append(peak())
+for vbr in (True, False):
+    for name in ("short", "long"):
+        source, target = f"{sys.argv[1]}/{name}.wav", f"{sys.argv[1]}/{name}.bin"
+        encode_file(codec, source, target, EncodeOptions(vbr=vbr))
+        peaks.append(peak())
 for name in ("short", "long"):
     out = f"{sys.argv[1]}/{name}.out.wav"
     decode_file(codec, f"{sys.argv[1]}/{name}.bin", out, DecodeOptions(None))
@@ -246,4 +268,5 @@ def test_memory_does_not_grow_with_the_signal(
     print(f"peaks in MB: {peaks}")
     assert peaks[1] - peaks[0] < 20
     assert peaks[3] - peaks[2] < 20
+    assert peaks[5] - peaks[4] < 20
     assert peaks[-1] < 300

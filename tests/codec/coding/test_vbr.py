@@ -5,7 +5,13 @@ import pytest
 from frames import frame_encoder
 
 from codec import Codec
-from codec.coding.vbr import MIN_FRAME_BYTES, find_demand, frame_energy, share_bytes, vbr_sizes
+from codec.coding.vbr import (
+    MIN_FRAME_BYTES,
+    find_demand,
+    frame_energies,
+    share_bytes,
+    vbr_sizes,
+)
 from codec.config import MAX_FRAME_BYTES, NUM_BANDS
 
 ENVELOPE_BITS = 24
@@ -50,31 +56,35 @@ def test_silence_gets_least_and_loud_speech_most(
     spectra, envelopes = analysed
     total = round(2.5 * rate * 150)
     model = codec._encoder["coding"]
-    sizes = vbr_sizes(model, envelopes, spectra, total, ENVELOPE_BITS)
+    energy = frame_energies(spectra)
+    sizes = vbr_sizes(model, [envelopes], energy, total, ENVELOPE_BITS)
     assert sizes.sum() == total
     loud, silent, quiet = sizes[:50].mean(), sizes[52:98].mean(), sizes[100:].mean()
     assert loud > quiet > silent and silent < 0.8 * loud
-    np.testing.assert_array_equal(vbr_sizes(model, envelopes, spectra, total, ENVELOPE_BITS), sizes)
+    pieces = [envelopes[:1], envelopes[1:70], envelopes[70:70], envelopes[70:]]
+    again = vbr_sizes(model, pieces, energy, total, ENVELOPE_BITS)
+    np.testing.assert_array_equal(again, sizes)
 
 
 def test_level_of_the_whole_does_not_matter(codec: Codec, speech: np.ndarray) -> None:
     model, sizes = codec._encoder["coding"], []
     for gain in (1.0, 0.25):
         spectra, envelopes = frame_encoder(codec).analyse(np.float32(gain) * speech[:16000])
-        sizes.append(vbr_sizes(model, envelopes, spectra, 50 * 33, ENVELOPE_BITS))
+        energy = frame_energies(spectra)
+        sizes.append(vbr_sizes(model, [envelopes], energy, 50 * 33, ENVELOPE_BITS))
     assert np.abs(sizes[0] - sizes[1]).mean() < 1.5
 
 
 def test_demand_and_energy(codec: Codec, analysed: tuple) -> None:
     spectra, envelopes = analysed
-    energy, demand = np.zeros(len(spectra), np.float32), np.zeros(len(spectra))
-    frame_energy(spectra, energy)
+    energy = frame_energies(spectra)
     exact = np.square(spectra.astype(np.float64)).mean((1, 2)) + 1e-9
     np.testing.assert_allclose(energy, exact, rtol=1e-6)
-    find_demand(codec._encoder["coding"], envelopes, energy, 150 * 33, ENVELOPE_BITS, demand)
-    assert (demand > 0).all() and np.isfinite(demand).all()
+    demand = find_demand(codec._encoder["coding"], [envelopes], energy, 150 * 33, ENVELOPE_BITS)
+    assert demand.shape == energy.shape and (demand > 0).all() and np.isfinite(demand).all()
 
 
 def test_no_frames(codec: Codec) -> None:
-    nothing = np.zeros((0, 2, 160), np.float32), np.zeros((0, NUM_BANDS), np.float32)
-    assert len(vbr_sizes(codec._encoder["coding"], nothing[1], nothing[0], 0, 24)) == 0
+    nothing = np.zeros((0, NUM_BANDS), np.float32)
+    energy = frame_energies(np.zeros((0, 2, 160), np.float32))
+    assert len(vbr_sizes(codec._encoder["coding"], [nothing], energy, 0, 24)) == 0

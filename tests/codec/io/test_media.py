@@ -5,11 +5,13 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
 from codec import Codec
 from codec.errors import AudioError
@@ -201,3 +203,24 @@ def test_a_reader_that_is_closed_early_leaves_nothing(reader: str, tmp_path: Pat
         for child in children.read_text().split():
             name = Path(f"/proc/{child}/comm")
             assert not name.exists() or name.read_text().strip() != "ffmpeg"
+
+
+@pytest.mark.skipif(
+    shutil.which("sox") is None or shutil.which("ffmpeg") is None, reason="needs sox and ffmpeg"
+)
+def test_amr(codec: Codec, tmp_path: Path) -> None:
+    """Speech of mobile phones, as sox writes and ffmpeg reads it."""
+    soundfile.write(tmp_path / "in.wav", sound()[::6, 0], 8000)
+    path = tmp_path / "a.amr"
+    made = subprocess.run(["sox", tmp_path / "in.wav", "-t", "amr-nb", path], capture_output=True)
+    if made.returncode != 0:
+        pytest.skip("sox has no coder for AMR")
+    command = ["ffmpeg", "-v", "error", "-i", path, "-f", "f32le", "-"]
+    wanted = np.frombuffer(subprocess.run(command, capture_output=True, check=True).stdout, "<f4")
+    waveform, rate, _ = read_audio(path)
+    assert rate == 8000 and len(waveform) == 12000
+    np.testing.assert_allclose(waveform, wanted, atol=1e-6)
+    encode_file(codec, path, tmp_path / "a.bin", EncodeOptions())
+    pieces: list[bytes] = []
+    outcome = encode_pipe(codec, io.BytesIO(path.read_bytes()), pieces.append, EncodeOptions())
+    assert b"".join(pieces) == (tmp_path / "a.bin").read_bytes() and outcome.seconds == 1.5

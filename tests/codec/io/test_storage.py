@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,12 @@ from codec.errors import AudioError, CodecError
 from codec.io import storage
 from codec.io.finder import Finder
 from codec.pieces import DecodeOptions, EncodeOptions
+from codec.shards import members
 from codec.transcode import Coder, choose_target, code
 from codec.trees import TreeRun
 
 ROOT = Path(__file__).resolve().parents[3]
+SSHD = "/usr/sbin/sshd"
 
 
 @pytest.fixture
@@ -169,6 +172,141 @@ def test_unknown_kinds_are_one_line() -> None:
         storage.exists("nonsense://x")
 
 
+@pytest.mark.parametrize(
+    "url, package",
+    [
+        ("hdfs://b/x", "pyarrow"), ("gs://b/x", "gcsfs"), ("sftp://b/x", "paramiko"),
+        ("https://b/x", "aiohttp"), ("s3://b/x", "s3fs"),
+    ],
+)  # fmt: skip
+def test_a_missing_package_is_named(
+    monkeypatch: pytest.MonkeyPatch, url: str, package: str
+) -> None:
+    def fails(*_: object) -> None:
+        raise ImportError("No module named 'something'")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fails)
+    text = f"{url}: needs {package}, which is not installed: pip install {package}"
+    with pytest.raises(CodecError) as caught:
+        storage.exists(url)
+    assert str(caught.value) == text
+    with pytest.raises(CodecError, match="other://x: No module named 'something'"):
+        storage.exists("other://x")
+
+
+# --- HTTP, SFTP -----------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        try:
+            socket.create_connection(("127.0.0.1", port), 1).close()
+            return
+        except OSError:
+            time.sleep(0.05)
+    raise TimeoutError(f"nobody listens at port {port}")
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[str]:
+    """The address of a web server on this machine that shows tmp_path / "web"."""
+    pytest.importorskip("aiohttp")
+    port = free_port()
+    (tmp_path / "web").mkdir()
+    server = subprocess.Popen(
+        [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"],
+        cwd=tmp_path / "web", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        wait_for(port)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def test_a_web_server_is_read(codec: Codec, web: str, speech: np.ndarray, tmp_path: Path) -> None:
+    data = wav(tmp_path / "web" / "a.wav", speech[:8000])
+    code(codec, EncodeOptions(), f"{web}/a.wav", tmp_path / "a.bin")
+    assert (tmp_path / "a.bin").read_bytes() == codec.encode(speech_of(tmp_path / "web" / "a.wav"))
+    assert [found.name for found in Finder(web, {".wav"}).files()] == ["a.wav"]
+    assert not storage.exists(f"{web}/b.wav")
+    with pytest.raises(CodecError, match="only read from; name another output"):
+        choose_target(tmp_path / "web" / "a.wav", f"{web}/a.bin", ".bin", False)
+    with pytest.raises(CodecError, match="only read from"), storage.stored(f"{web}/x"):
+        pass
+    with tarfile.open(tmp_path / "web" / "c.tar", "w") as tar:
+        tar.add(tmp_path / "web" / "a.wav", "a.wav")
+    (member,) = members(f"{web}/c.tar", {".wav"})
+    assert member.size == len(data)
+    # This server gives whole files, whichever part is asked for.
+    with pytest.raises(AudioError, match=r"c.tar/a.wav: the server gives whole files only"):
+        member.read()
+
+
+def speech_of(path: Path) -> np.ndarray:
+    return np.asarray(soundfile.read(path, dtype="float32")[0])
+
+
+@pytest.fixture
+def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The address of tmp_path on a server for SFTP on this machine."""
+    pytest.importorskip("paramiko")
+    if not os.path.exists(SSHD) or os.getuid() != 0:
+        pytest.skip("needs sshd, and root")
+    port, folder = free_port(), tmp_path / "ssh"
+    folder.mkdir(mode=0o700)
+    for name in ("host", "key"):
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
+        subprocess.run(command, check=True)
+    os.makedirs("/run/sshd", exist_ok=True)
+    options = (
+        "ListenAddress=127.0.0.1", f"HostKey={folder}/host", "PidFile=none", "StrictModes=no",
+        f"AuthorizedKeysFile={folder}/key.pub", "PermitRootLogin=yes", "UsePAM=no",
+        "Subsystem=sftp internal-sftp",
+    )  # fmt: skip
+    settings = [word for option in options for word in ("-o", option)]
+    server = subprocess.Popen([SSHD, "-D", "-f", "/dev/null", "-p", str(port), *settings])
+    monkeypatch.setitem(
+        fsspec.config.conf, "sftp",
+        {"key_filename": str(folder / "key"), "look_for_keys": False, "allow_agent": False},
+    )  # fmt: skip
+    try:
+        wait_for(port)
+        yield f"sftp://root@127.0.0.1:{port}{tmp_path}"
+    finally:
+        fsspec.get_filesystem_class("sftp").clear_instance_cache()
+        server.terminate()
+        server.wait()
+
+
+def test_sftp(codec: Codec, sftp: str, speech: np.ndarray, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    wav(tmp_path / "in" / "a.wav", speech[:8000])
+    for _ in range(2):  # the second time it is replaced
+        code(codec, EncodeOptions(), f"{sftp}/in/a.wav", f"{sftp}/out/deep/a.bin")
+    wanted = codec.encode(speech_of(tmp_path / "in" / "a.wav"))
+    assert (tmp_path / "out" / "deep" / "a.bin").read_bytes() == wanted
+    assert [path.name for path in (tmp_path / "out").rglob("*.*")] == ["a.bin"]
+    assert [found.name for found in Finder(f"{sftp}/out", {".bin"}).files()] == ["deep/a.bin"]
+    wav(tmp_path / "in" / "b.wav", speech[:4000])  # a listing is not an old one
+    assert [found.name for found in Finder(f"{sftp}/in", {".wav"}).files()] == ["a.wav", "b.wav"]
+    with tarfile.open(tmp_path / "c.tar", "w") as tar:
+        tar.add(tmp_path / "in" / "a.wav", "a.wav")
+        tar.add(tmp_path / "in" / "b.wav", "b.wav")
+    parts = {one.name: one.read() for one in members(f"{sftp}/c.tar", {".wav"})}
+    assert parts == {name: (tmp_path / "in" / name).read_bytes() for name in ("a.wav", "b.wav")}
+    with pytest.raises(AudioError, match="cannot be reached"):
+        storage.exists(f"sftp://root@127.0.0.1:{free_port()}/x")
+
+
 # --- S3 -------------------------------------------------------------------------------------------
 
 
@@ -177,9 +315,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """A server for S3 on this machine, with a bucket; the environment that leads to it."""
     pytest.importorskip("moto")
     pytest.importorskip("s3fs")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     folder = tmp_path_factory.mktemp("s3")
     url = f"http://127.0.0.1:{port}"
     variables = {
@@ -191,13 +327,7 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
         code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
         server = subprocess.Popen([sys.executable, "-c", code], stdout=log, stderr=log)
     try:
-        deadline = time.monotonic() + 90
-        while time.monotonic() < deadline:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except OSError:
-                time.sleep(0.1)
+        wait_for(port)
         yield variables
     finally:
         server.kill()
