@@ -73,7 +73,7 @@ def report_failures(result: EvalResult) -> bool:
     """Print one line for each failure; return whether some clip is not in the figures at all."""
     lost = False
     unread: set[str] = set()
-    for failure in result.failures.itertuples():
+    for failure in result.failures:
         codec = "" if failure.codec == result.info.name else f" in {failure.codec}"
         where = f"{failure.file}{codec} at {failure.rate:g} kbit/s"
         if failure.metric == "audio":  # at every rate, and in all codecs

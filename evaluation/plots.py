@@ -2,60 +2,65 @@
 
 from __future__ import annotations
 
-import io
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from codec.config import OURS
 from codec.io.files import atomic_write
+from evaluation.arrays import TEXT, Table, distinct, grouped, make_table
+from evaluation.charts import (
+    Bar,
+    BarPanel,
+    Curve,
+    CurvePanel,
+    Figure,
+    Limits,
+    Style,
+    legend_height,
+    signed,
+)
 from evaluation.metrics import METRICS
 from evaluation.results import EvalResult
+from evaluation.svg import Box
 from evaluation.text import display_name
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 PathLike = str | os.PathLike[str]
 
-_INK = "#333333"
-_FAINT = "#8a8a8a"
-_TITLE = {"loc": "left", "color": _INK, "fontsize": 12, "fontweight": "bold"}
-
+_INCH = 72.0  # points
 _OVERVIEW = ("pesq_wb", "psnr_db", "estoi")
 _BANDS = 2  # codecs beside ours whose bands can share a panel
+_LEGEND = "lines: mean over the clips; bands: 5 to 95 % of the clips"
+# Around a panel: tick labels, titles, tick labels and what the axis is.
+_LEFT, _TOP, _RIGHT, _BOTTOM = 42.0, 22.0, 12.0, 42.0
 
-
-class _Style(NamedTuple):
-    color: str
-    dashes: str
-    marker: str
-
+_POINT_COLUMNS = {
+    "codec": TEXT, "rate": "f8", "measured_kbps": "f8", "metric": TEXT,
+    "mean": "f8", "q05": "f8", "q95": "f8",
+}  # fmt: skip
 
 # Colour-blind safe (after Okabe and Ito); a codec looks the same whichever others are drawn, and
 # dashes and markers tell it apart without colour.
 _STYLES = {
-    OURS: _Style("#1f4e9c", "-", "o"),
-    "opus": _Style("#d55e00", "--", "s"),
-    "evs": _Style("#009e73", "-.", "^"),
-    "lc3": _Style("#cc79a7", ":", "D"),
-    "amr-wb": _Style("#e69f00", "--", "v"),
-    "speex": _Style("#56b4e9", "-.", "P"),
-    "g722": _Style("#6b6b6b", ":", "X"),
-    "lyra": _Style("#7a5230", "--", "*"),
-    "opus-audio": _Style("#a33c00", ":", "d"),
+    OURS: Style("#1f4e9c", "solid", "circle"),
+    "opus": Style("#d55e00", "dashed", "square"),
+    "evs": Style("#009e73", "dashdot", "up"),
+    "lc3": Style("#cc79a7", "dotted", "diamond"),
+    "amr-wb": Style("#e69f00", "dashed", "down"),
+    "speex": Style("#56b4e9", "dashdot", "plus"),
+    "g722": Style("#6b6b6b", "dotted", "cross"),
+    "lyra": Style("#7a5230", "dashed", "star"),
+    "opus-audio": Style("#a33c00", "dotted", "thin diamond"),
 }
 _SPARE_STYLES = (
-    _Style("#000000", "--", "h"),
-    _Style("#8c6bb1", "-.", "<"),
-    _Style("#b5a900", ":", ">"),
-    _Style("#7f0000", "--", "p"),
+    Style("#000000", "dashed", "hexagon"),
+    Style("#8c6bb1", "dashdot", "left"),
+    Style("#b5a900", "dotted", "right"),
+    Style("#7f0000", "dashed", "pentagon"),
 )
 
 
@@ -63,7 +68,7 @@ class Codecs(NamedTuple):
     """The codecs of a figure, ours first if it is there, and how each is drawn."""
 
     ours: str
-    styles: Mapping[str, _Style]
+    styles: Mapping[str, Style]
 
     @classmethod
     def of(cls, codecs: Sequence[str], ours: str) -> Codecs:
@@ -73,6 +78,10 @@ class Codecs(NamedTuple):
         styles |= {c: _SPARE_STYLES[i % len(_SPARE_STYLES)] for i, c in enumerate(unknown)}
         first = sorted(codecs, key=lambda codec: codec != ours)
         return cls(ours, {codec: styles[codec] for codec in first})
+
+    def only(self, some: set[str]) -> Codecs:
+        """Return some of them, drawn as before."""
+        return Codecs(self.ours, {c: style for c, style in self.styles.items() if c in some})
 
     def label(self, codec: str) -> str:
         """Return how a codec is called in the figure."""
@@ -94,265 +103,204 @@ def write_plots(result: EvalResult, out_dir: PathLike) -> list[Path]:
     ------
     AudioError   a file cannot be written; a file of that name that was there before stays
     """
-    import matplotlib
-
     out_dir = Path(out_dir)
     out_dir.mkdir(parents=True, exist_ok=True)
     points = curve_points(result)
     metrics = [metric for metric in METRICS if metric in set(points.metric)]
-    drawn = [codec for codec in result.rates.codec.unique() if codec in set(points.codec)]
+    drawn = [codec for codec in distinct(result.rates.codec) if codec in set(points.codec)]
     codecs = Codecs.of(drawn, result.info.name)
     written: list[Path] = []
-    # What the user's matplotlibrc says must not change the figure; nor may this change his figures.
-    with matplotlib.rc_context():
-        matplotlib.rcdefaults()
-        matplotlib.rcParams["svg.hashsalt"] = "codec"
-        if overview := [metric for metric in _OVERVIEW if metric in metrics]:
-            figure = overview_figure(points, overview, codecs)
-            written += _save(figure, out_dir / "rate_quality", "Quality over rate")
-        for metric in metrics:
-            figure = metric_figure(points, metric, codecs)
-            written += _save(figure, out_dir / metric, f"{METRICS[metric].label} over rate")
-        if len(result.rate_saved):
-            figure = saving_figure(result.rate_saved, result.info.name)
-            written += _save(figure, out_dir / "rate_saved", "Rate saved at equal quality")
+    if overview := [metric for metric in _OVERVIEW if metric in metrics]:
+        written += _save(overview_figure(points, overview, codecs), out_dir / "rate_quality")
+    for metric in metrics:
+        written += _save(metric_figure(points, metric, codecs), out_dir / metric)
+    if len(result.rate_saved):
+        figure = saving_figure(result.rate_saved, result.info.name)
+        written += _save(figure, out_dir / "rate_saved")
     return written
+
+
+def _save(figure: Figure, stem: Path) -> list[Path]:
+    """Write ``stem``.png and .svg."""
+    page = figure.page()
+    paths = []
+    for suffix, content in (("png", page.to_png()), ("svg", page.to_svg())):
+        path = stem.parent / f"{stem.name}.{suffix}"
+        atomic_write(path, content)
+        paths.append(path)
+    return paths
 
 
 # ---------------------------------------------------------------------------- quality over rate
 
 
-def curve_points(result: EvalResult) -> pd.DataFrame:
+def curve_points(result: EvalResult) -> Table:
     """Return the means that can be drawn, with their measured rates, by codec and rate."""
-    rates = result.rates[["codec", "rate", "loss", "measured_kbps"]]
-    points = rates.merge(result.means, on=["codec", "rate", "loss"])
-    points = points[(points.loss == 0) & (points.measured_kbps > 0) & points["mean"].notna()]
-    return points.sort_values(["codec", "measured_kbps"], kind="stable")
+    measured = {(r.codec, r.rate): r.measured_kbps for r in result.rates if r.loss == 0}
+    rows = [
+        (m.codec, m.rate, measured[m.codec, m.rate], m.metric, m["mean"], m.q05, m.q95)
+        for m in result.means
+        if m.loss == 0 and measured.get((m.codec, m.rate), 0) > 0 and not math.isnan(m["mean"])
+    ]
+    return make_table(_POINT_COLUMNS, sorted(rows, key=lambda row: (row[0], row[2])))
 
 
-def overview_figure(points: pd.DataFrame, metrics: Sequence[str], codecs: Codecs) -> Figure:
+def overview_figure(points: Table, metrics: Sequence[str], codecs: Codecs) -> Figure:
     """Draw all codecs in one panel per metric."""
-    figure = _new_figure((0.6 + 4.7 * len(metrics), 5.2))
-    panels = list(figure.subplots(1, len(metrics), squeeze=False)[0])
-    for axes, metric in zip(panels, metrics, strict=True):
-        _draw_panel(axes, points[points.metric == metric], metric, codecs)
-    _draw_legend(figure, panels, codecs, 10)
+    figure = _figure("Quality over rate", (0.6 + 4.7 * len(metrics), 5.2), codecs, 10)
+    column = figure.width / len(metrics)
+    for number, metric in enumerate(metrics):
+        own = points[points.metric == metric]
+        box = Box(number * column, 0, column, _above_legend(figure))
+        figure.add(_panel(own, metric, codecs), _inside(box))
     return figure
 
 
-def metric_figure(points: pd.DataFrame, metric: str, codecs: Codecs) -> Figure:
+def metric_figure(points: Table, metric: str, codecs: Codecs) -> Figure:
     """Draw all codecs in one panel; below it ours and each other alone, where there are many."""
     points = points[points.metric == metric]
-    others = [c for c in codecs.styles if c != codecs.ours and c in set(points.codec)]
+    there = set(points.codec)
+    others = [c for c in codecs.styles if c != codecs.ours and c in there]
     others = others if len(others) > _BANDS else []  # their bands would hide each other
     columns = next((n for n in (4, 3) if len(others) % n == 0), 4)
     lines = -(-len(others) // columns)
-    figure = _new_figure((8.6, 5.4 + 2.1 * lines))
-    grid = figure.add_gridspec(1 + lines, columns, height_ratios=[2.5, *[1] * lines])
-    main = figure.add_subplot(grid[0, :])
-    _draw_panel(main, points, metric, codecs)
+    title = f"{METRICS[metric].label} over rate"
+    figure = _figure(title, (8.6, 5.4 + 2.1 * lines), codecs.only(there), 7)
+    height = _above_legend(figure)
+    unit = height / (2.5 + lines)  # the first panel is as high as two and a half of the others
+    main = _panel(points, metric, codecs)
+    figure.add(main, _inside(Box(0, 0, figure.width, 2.5 * unit)))
+    width = (figure.width - _LEFT) / columns
     for i, other in enumerate(others):
-        axes = figure.add_subplot(grid[1 + i // columns, i % columns])
-        for codec in (other, codecs.ours):
-            _draw_curve(axes, points, codec, codecs, scale=0.7)
-        _set_rate_axis(axes, points, codecs.ours, max_labels=4)
-        axes.set_ylim(main.get_ylim())
-        axes.set_title(codecs.label(other), fontsize=9.5, color=_INK, loc="left")
-        axes.tick_params(labelsize=8, labelleft=i % columns == 0)
-    _draw_legend(figure, [main], codecs, 7)
+        ours = codecs.ours
+        ticks, limits = _rate_axis(points, ours, max_labels=4)
+        curves = [_curve(points, codec, codecs, scale=0.7) for codec in (other, ours)]
+        panel = CurvePanel(
+            codecs.label(other), [c for c in curves if len(c.x)], ticks, limits, main.y_limits,
+            small=True, with_y_labels=i % columns == 0,
+        )  # fmt: skip
+        left, top = _LEFT + i % columns * width, (2.5 + i // columns) * unit
+        figure.add(panel, Box(left, top + 20, width - 10, unit - 40))
     return figure
 
 
-def _draw_panel(axes: Axes, points: pd.DataFrame, metric: str, codecs: Codecs) -> None:
-    """Draw one metric of all codecs: few with bands, of many only ours."""
-    many = len(set(points.codec) - {codecs.ours}) > _BANDS
-    for codec in codecs.styles:
-        _draw_curve(axes, points, codec, codecs, band=not many or codec == codecs.ours)
-    _set_rate_axis(axes, points, codecs.ours)
-    axes.set_xlabel("measured bitrate (kbit/s)", color=_INK)
-    axes.set_title(METRICS[metric].label, **_TITLE)  # type: ignore[arg-type]
-    note = METRICS[metric].scale or METRICS[metric].unit
-    axes.set_title(note, loc="right", color=_FAINT, fontsize=9)
+def _figure(title: str, inches: tuple[float, float], codecs: Codecs, columns: int) -> Figure:
+    """Return a page with a legend of all codecs."""
+    nothing = np.zeros(0)
+    legend = [
+        Curve(codecs.label(codec), style, nothing, nothing, first=codec == codecs.ours)
+        for codec, style in codecs.styles.items()
+    ]
+    width, height = (_INCH * inch for inch in inches)
+    return Figure(title, width, height, [], [], legend, columns, _LEGEND)
 
 
-def _draw_curve(
-    axes: Axes,
-    points: pd.DataFrame,
-    codec: str,
-    codecs: Codecs,
-    band: bool = True,
-    scale: float = 1.0,
-) -> None:
-    """Draw one codec's mean, and its quantiles as a band."""
-    own, style, ours = points[points.codec == codec], codecs.styles[codec], codec == codecs.ours
-    if own.empty:
-        return
-    x = own.measured_kbps.to_numpy()
-    low, high = (own[end].fillna(own["mean"]).to_numpy() for end in ("q05", "q95"))
-    if band and len(own) > 1:
-        axes.fill_between(x, low, high, color=style.color, alpha=0.18, linewidth=0, zorder=1)
-    elif band:  # an area of no width would not show
-        axes.vlines(x, low, high, color=style.color, alpha=0.25, linewidth=8, zorder=1)
-    axes.plot(
-        x,
-        own["mean"].to_numpy(),
-        color=style.color,
-        linestyle=style.dashes,
-        marker=style.marker,
-        markersize=scale * (6 if ours else 5.5),
-        markeredgecolor="white",
-        markeredgewidth=0.5 * scale,
-        linewidth=scale * (2.6 if ours else 1.5),
-        label=codecs.label(codec),
-        zorder=5 if ours else 4,
+def _above_legend(figure: Figure) -> float:
+    return figure.height - legend_height(len(figure.legend), figure.legend_columns) - 4
+
+
+def _inside(box: Box) -> Box:
+    """Return where in its part of the page the axes of a panel are."""
+    return Box(
+        box.left + _LEFT, box.top + _TOP, box.width - _LEFT - _RIGHT, box.height - _TOP - _BOTTOM
     )
 
 
-def _set_rate_axis(axes: Axes, points: pd.DataFrame, ours: str, max_labels: int = 8) -> None:
-    """Make the x axis logarithmic, with nominal rates on it, where they do not touch.
+def _panel(points: Table, metric: str, codecs: Codecs) -> CurvePanel:
+    """Return one metric of all codecs: few with bands, of many only ours."""
+    many = len(set(points.codec) - {codecs.ours}) > _BANDS
+    curves = [
+        _curve(points, codec, codecs, band=not many or codec == codecs.ours)
+        for codec in codecs.styles
+    ]
+    curves = [curve for curve in curves if len(curve.x)]
+    ticks, limits = _rate_axis(points, codecs.ours)
+    note = METRICS[metric].scale or METRICS[metric].unit
+    label = "measured bitrate (kbit/s)"
+    return CurvePanel(
+        METRICS[metric].label, curves, ticks, limits, _quality_limits(curves), note, label
+    )
+
+
+def _curve(
+    points: Table, codec: str, codecs: Codecs, band: bool = True, scale: float = 1.0
+) -> Curve:
+    """Return one codec's mean, and its quantiles as a band."""
+    own = points[points.codec == codec]
+    curve = Curve(
+        codecs.label(codec), codecs.styles[codec], own.measured_kbps, own["mean"],
+        first=codec == codecs.ours, scale=scale,
+    )  # fmt: skip
+    if band:
+        curve.low, curve.high = (
+            np.where(np.isnan(own[end]), own["mean"], own[end]) for end in ("q05", "q95")
+        )
+    return curve
+
+
+def _quality_limits(curves: Sequence[Curve]) -> Limits:
+    """Return what all curves and bands fit in, with a margin."""
+    drawn = [part for c in curves for part in (c.y, c.low, c.high) if part is not None]
+    values = np.concatenate(drawn)
+    low, high = float(values.min()), float(values.max())
+    margin = 0.05 * (high - low) or 0.05 * abs(high) or 1.0
+    return low - margin, high + margin
+
+
+def _rate_axis(points: Table, ours: str, max_labels: int = 8) -> tuple[list[float], Limits]:
+    """Return nominal rates to write on a logarithmic axis, where they do not touch, and its limits.
 
     A label stays where it is far enough from those before it, ours first; `max_labels` would fill
     the axis.
     """
-    from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator
-
     low, high = points.measured_kbps.min() / 1.1, points.measured_kbps.max() * 1.1
     gap = math.log(high / low) / max_labels / 2
     is_ours = points.codec == ours
     ticks: list[float] = []
     for rate in (*sorted(set(points.rate[is_ours])), *sorted(set(points.rate[~is_ours]))):
-        if all(abs(math.log(rate / tick)) > gap for tick in ticks):
-            ticks.append(rate)
-    axes.set_xscale("log")
-    axes.set_xlim(low, high)
-    axes.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{rate:g}" for rate in sorted(ticks)])
-    axes.yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
-    _tidy(axes, "y")
-
-
-def _draw_legend(figure: Figure, panels: Sequence[Axes], codecs: Codecs, columns: int) -> None:
-    handles = {
-        label: handle
-        for axes in panels
-        for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-    }
-    labels = [label for label in map(codecs.label, codecs.styles) if label in handles]
-    figure.legend(
-        [handles[label] for label in labels],
-        labels,
-        title="lines: mean over the clips; bands: 5 to 95 % of the clips",
-        title_fontproperties={"size": 9.5},
-        loc="outside lower center",
-        ncols=min(len(labels), columns),
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=_INK,
-        handlelength=2.8,
-    )
+        if low <= rate <= high and all(abs(math.log(rate / tick)) > gap for tick in ticks):
+            ticks.append(float(rate))
+    return sorted(ticks), (float(low), float(high))
 
 
 # ---------------------------------------------------------------------------- rate saved
 
 
-def saving_figure(rate_saved: pd.DataFrame, ours: str) -> Figure:
+def saving_figure(rate_saved: Table, ours: str) -> Figure:
     """Draw one panel per metric, one bar per codec: the percentage of rate that ours needs less."""
-    from matplotlib.ticker import MaxNLocator
-
     metrics = [metric for metric in METRICS if metric in set(rate_saved.metric)]
-    codecs = Codecs.of(list(dict.fromkeys(rate_saved.codec)), ours)
-    figure = _new_figure((max(1.4 + 3.9 * len(metrics), 6.6), 1.7 + 0.62 * len(codecs.styles)))
-    panels = figure.subplots(1, len(metrics), squeeze=False, sharey=True)[0]
-    rows = rate_saved.set_index(["codec", "metric"])
+    codecs = Codecs.of(distinct(rate_saved.codec), ours)
+    labels = {codec: f"vs {codecs.label(codec)}" for codec in codecs.styles}
+    first = 14 + 6.3 * max(map(len, labels.values()))  # where the first panel begins
+    column = max(3.9 * _INCH, (6.6 * _INCH - first) / len(metrics))
+    height = (1.7 + 0.62 * len(labels)) * _INCH
+    figure = Figure("Rate saved at equal quality", first + column * len(metrics), height)
+    figure.legend_title = (
+        "rate that this codec saves, 95 % confidence; in grey: the qualities that both reach"
+    )
+    rows = {key: group[0] for key, group in grouped(rate_saved, ["codec", "metric"])}
     # One codec that needs many times the rate must not squash the others; its value is written.
-    values = rate_saved[["percent", "low", "high"]].to_numpy()
+    values = np.concatenate([rate_saved[name] for name in ("percent", "low", "high")])
     values = np.clip(values[np.isfinite(values)], -100, 100)
     left, right = min([-5.0, *values]), max([5.0, *values])
     margin = 0.06 * (right - left)
-    for axes, metric in zip(panels, metrics, strict=True):
-        for y, (codec, style) in enumerate(codecs.styles.items()):
-            _draw_saving(axes, y, rows.loc[codec, metric], metric, style.color, (left, right))
-        axes.axvline(0, color=_INK, linewidth=0.9)
-        axes.set_title(f"at equal {METRICS[metric].label}", **_TITLE)
-        axes.set_xlim(left - margin, right + margin)
-        axes.set_yticks(range(len(codecs.styles)), [f"vs {codecs.label(c)}" for c in codecs.styles])
-        axes.set_ylim(len(codecs.styles) - 0.42, -0.55)
-        axes.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-        axes.xaxis.set_major_formatter(lambda value, _: _percent(value))
-        _tidy(axes, "x")
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-    figure.supxlabel(
-        "rate that this codec saves, 95 % confidence; in grey: the qualities that both reach",
-        fontsize=9.5,
-        color=_INK,
-    )
+    for number, metric in enumerate(metrics):
+        bars = [
+            _bar(labels[codec], style.color, rows[codec, metric], metric, (left, right))
+            for codec, style in codecs.styles.items()
+        ]
+        title = f"at equal {METRICS[metric].label}"
+        limits = (left - margin, right + margin)
+        box = Box(first + number * column, _TOP, column - 16, height - _TOP - 44)
+        figure.add(BarPanel(title, bars, limits, "%", number == 0), box)
     return figure
 
 
-def _percent(value: float) -> str:
-    return f"{value:+.0f} %".replace("-", "−") if round(value) else "0 %"
-
-
-def _draw_saving(
-    axes: Axes, y: int, row: Any, metric: str, color: str, limits: tuple[float, float]
-) -> None:
-    """Draw one bar with its interval; text stands above it, where there is always room."""
+def _bar(label: str, color: str, row: Any, metric: str, limits: Limits) -> Bar:
+    """Return one bar with its interval, cut off where the axis ends."""
     if math.isnan(row.percent):
-        axes.annotate(row.reason or "no overlap", (0, y), (5, 0), textcoords="offset points",
-                      va="center", fontsize=9, color=_FAINT, style="italic")  # fmt: skip
-        return
-    axes.barh(y, np.clip(row.percent, *limits), height=0.3, color=color, alpha=0.85, zorder=2)
-    if not math.isnan(row.low):
-        low, high = np.clip([row.low, row.high], *limits)
-        axes.hlines(y, low, high, color=_INK, linewidth=1.2, zorder=3)
-    away, side = (3, "left") if row.percent >= 0 else (-3, "right")
-    axes.annotate(
-        _percent(row.percent), (0, y - 0.26), (away, 0), textcoords="offset points", ha=side,
-        va="center", fontsize=10, color=_INK, fontweight="bold",
-    )  # fmt: skip
+        return Bar(label, color, math.nan, reason=row.reason or "no overlap")
+    value, low, high = np.clip([row.percent, row.low, row.high], *limits)  # NaN stays
     digits, unit = METRICS[metric].decimals, METRICS[metric].unit
     overlap = f"{row.from_quality:.{digits}f}–{row.to_quality:.{digits}f} {unit}".rstrip()
-    axes.annotate(
-        overlap, (1, y - 0.26), xycoords=("axes fraction", "data"), ha="right", va="center",
-        fontsize=8.5, color=_FAINT,
-    )  # fmt: skip
-
-
-# ---------------------------------------------------------------------------- figures and files
-
-
-def _new_figure(size: tuple[float, float]) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=size, dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _tidy(axes: Axes, grid: str) -> None:
-    axes.grid(axis=grid, color="#dddddd", linewidth=0.8)  # type: ignore[arg-type]
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_INK, length=3)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-    for side in ("bottom", "left"):
-        axes.spines[side].set_color("#999999")
-
-
-def _save(figure: Figure, stem: Path, title: str) -> list[Path]:
-    """Write ``stem``.png and .svg without a date, so that equal figures are equal files."""
-    paths = []
-    for suffix, metadata in (
-        ("png", {"Title": title, "Software": None}),
-        ("svg", {"Title": title, "Date": None, "Creator": None}),
-    ):
-        buffer = io.BytesIO()
-        figure.savefig(buffer, format=suffix, metadata=metadata)
-        figure.set_layout_engine("none")  # it need not be found twice
-        path = stem.parent / f"{stem.name}.{suffix}"
-        atomic_write(path, buffer.getvalue())
-        paths.append(path)
-    return paths
+    return Bar(label, color, value, low, high, signed(row.percent, "%"), overlap)

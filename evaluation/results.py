@@ -14,6 +14,8 @@ that is summed up or compared is a group of these. Column names are the same in 
 from __future__ import annotations
 
 import contextlib
+import csv
+import io
 import json
 import os
 from array import array
@@ -24,13 +26,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from codec.config import OURS
 from codec.errors import AudioError
 from codec.io.files import atomic_open, atomic_write
 from evaluation import bd_rate, bootstrap
+from evaluation.arrays import TEXT, Table, from_columns, make_table, records
 from evaluation.listening.page import ListeningClip
 from evaluation.metrics import DEFAULT_METRICS, METRICS, OPTIONAL_METRICS
 
@@ -38,13 +40,14 @@ KEY = ["codec", "rate", "loss"]  # what one row of a summary stands for
 _CSV_ROWS = 10_000  # that are text at a time
 SCORES_NAME, SUMMARY_NAME = "scores.csv", "summary.json"
 
-_CLIP_COLUMNS = {
-    "duration_s": "float64",
-    "measured_kbps": "float64",
-    "payload_kbps": "float64",
-    "encode_s": "float64",
-    "decode_s": "float64",
-    "published": "bool",
+_KEY_COLUMNS = {"file": TEXT, "codec": TEXT, "rate": "f8", "loss": "f8"}
+_ABOUT_COLUMNS = {
+    "duration_s": "f8",
+    "measured_kbps": "f8",
+    "payload_kbps": "f8",
+    "encode_s": "f8",
+    "decode_s": "f8",
+    "published": "?",
 }
 
 
@@ -95,9 +98,9 @@ class Tables:
     failures : one row per failure, with the metric ("audio" or "codec" for all) and the reason
     """
 
-    clips: pd.DataFrame
-    scores: pd.DataFrame
-    failures: pd.DataFrame
+    clips: Table
+    scores: Table
+    failures: Table
 
 
 def make_tables(
@@ -112,56 +115,34 @@ def make_tables(
     codecs : order of the codecs; those that are not named come last
     """
     names: dict[str, str] = {}  # each name is in memory once
-    keys = _Columns({"file": "str", "codec": "str", "rate": "float64", "loss": "float64"})
-    about = _Columns(_CLIP_COLUMNS)
+    columns = _KEY_COLUMNS | _ABOUT_COLUMNS
+    growing: list[Any] = [array("d") if kind == "f8" else [] for kind in columns.values()]
     values = {metric: array("d") for metric in metrics}
     failures = []
     for clip in clips:
-        file, codec = (names.setdefault(name, name) for name in (clip.file, clip.codec))
-        keys.append(file, codec, clip.rate, clip.loss)
-        about.append(*(getattr(clip, name) for name in _CLIP_COLUMNS))
+        for name, column in zip(columns, growing, strict=True):
+            value = getattr(clip, name)
+            value = names.setdefault(value, value) if isinstance(value, str) else value
+            column.append(np.nan if value is None else value)
         for metric, column in values.items():
             score = clip.scores.get(metric)
             column.append(np.nan if score is None else score)
-        failures += [
-            clip.key | {"metric": metric, "reason": reason} for metric, reason in clip.failures
-        ]
-    key = keys.table()
+        failures += [(*clip.key.values(), metric, reason) for metric, reason in clip.failures]
+    table = from_columns(columns, growing)
     places = {codec: place for place, codec in enumerate(codecs)}
-    order = np.argsort([places.get(codec, len(places)) for codec in key.codec], kind="stable")
-    key = key.iloc[order].reset_index(drop=True)
-    scores = key.loc[key.index.repeat(len(metrics))].reset_index(drop=True)
-    scores["metric"] = list(metrics) * len(key)
-    by_clip = [np.array(column, dtype=np.float64)[order] for column in values.values()]
-    scores["value"] = np.stack(by_clip, axis=1).ravel() if by_clip else np.zeros(0)
-    names_of = ["file", *KEY, "metric", "reason"]
-    lost = pd.DataFrame(failures, columns=names_of)
-    lost = lost.sort_values(
-        "codec", key=lambda c: c.map(places).fillna(len(places)), kind="stable", ignore_index=True
+    last = len(places)
+    order = np.argsort([places.get(codec, last) for codec in table.codec], kind="stable")
+    table = table[order].view(np.recarray)
+    count = len(metrics)
+    by_clip = [np.array(column)[order] for column in values.values()]
+    scores = from_columns(
+        _KEY_COLUMNS | {"metric": TEXT, "value": "f8"},
+        [np.repeat(table[name], count) for name in _KEY_COLUMNS]
+        + [list(metrics) * len(table), np.stack(by_clip, 1).ravel() if by_clip else []],
     )
-    clip_rows = about.table().iloc[order].reset_index(drop=True)
-    return Tables(pd.concat([key, clip_rows], axis=1), scores, lost)
-
-
-class _Columns:
-    """Columns of a table that grow row by row: numbers in arrays, names as references."""
-
-    def __init__(self, types: dict[str, str]) -> None:
-        self._types = types
-        self._columns: list[Any] = [
-            array("d") if kind == "float64" else [] for kind in types.values()
-        ]
-
-    def append(self, *values: Any) -> None:
-        for column, value in zip(self._columns, values, strict=True):
-            column.append(np.nan if value is None else value)
-
-    def table(self) -> pd.DataFrame:
-        made = {
-            name: np.array(column, dtype=np.float64) if isinstance(column, array) else column
-            for name, column in zip(self._types, self._columns, strict=True)
-        }
-        return pd.DataFrame(made).astype(self._types)
+    failures.sort(key=lambda row: places.get(row[1], last))
+    lost = make_table(_KEY_COLUMNS | {"metric": TEXT, "reason": TEXT}, failures)
+    return Tables(table, scores, lost)
 
 
 @dataclass(frozen=True)
@@ -200,13 +181,13 @@ class EvalResult:
     heard : clips for the listening page
     """
 
-    clips: pd.DataFrame
-    scores: pd.DataFrame
-    failures: pd.DataFrame
-    rates: pd.DataFrame
-    means: pd.DataFrame
-    comparison: pd.DataFrame
-    rate_saved: pd.DataFrame
+    clips: Table
+    scores: Table
+    failures: Table
+    rates: Table
+    means: Table
+    comparison: Table
+    rate_saved: Table
     info: RunInfo
     notes: list[str] = field(default_factory=list)
     heard: list[ListeningClip] = field(default_factory=list)
@@ -219,17 +200,17 @@ class EvalResult:
             "summary": self._summary_rows(),
             "comparison": self._comparison_rows(),
             "rate_saved": records(self.rate_saved),
-            "failures": records(self._in_files(self.failures)),
+            "failures": self._in_files(self.failures),
             "notes": self.notes,
             "name": info.name,
             "baseline": info.baseline,
             "weights": info.weights,
             "vbr": info.vbr,
             "independent": info.independent,
-            "rates_kbps": sorted(own.rate.unique().tolist()),
+            "rates_kbps": sorted(set(own.rate.tolist())),
             "losses": list(info.losses),
             "metrics": list(info.metrics),
-            "files": int(self.clips.file.nunique()),
+            "files": len(set(self.clips.file.tolist())),
             "bootstrap": {
                 "resamples": bootstrap.RESAMPLES,
                 "rate_resamples": bd_rate.RESAMPLES,
@@ -249,41 +230,57 @@ class EvalResult:
 
     def csv_pieces(self) -> Iterator[str]:
         """Yield `to_csv` in pieces: as text, a table takes many times its memory."""
-        made = self.clips[~self.clips.published]
-        scores = self.scores.value.to_numpy().reshape(len(self.clips), -1)  # [clips, metrics]
-        wide = pd.DataFrame(scores, self.clips.index, list(self.info.metrics)).loc[made.index]
-        for first in range(0, max(len(made), 1), _CSV_ROWS):
+        made = ~self.clips.published
+        clips = self.clips[made]
+        scores = self.scores.value.reshape(len(self.clips), -1)[made]  # [clips, metrics]
+        yield self._csv([list(self._cells(clips[:0], scores[:0]))])
+        for first in range(0, len(clips), _CSV_ROWS):
             rows = slice(first, first + _CSV_ROWS)
-            yield self._csv(pd.concat([made[rows], wide[rows]], axis=1), header=first == 0)
+            columns = self._cells(clips[rows], scores[rows]).values()
+            yield self._csv(zip(*columns, strict=True))
 
-    def _csv(self, made: pd.DataFrame, header: bool) -> str:
-        optional = [metric for metric in self.info.metrics if metric in OPTIONAL_METRICS]
-        columns = {
-            "file": made.file,
-            "codec": made.codec,
-            "nominal_bps": made.rate.map(_bits),
-            "loss_percent": made.loss.map("{:g}".format),
-            "actual_bps": made.measured_kbps.map(_bits),
-            **{m: made[m].map(_cell) for m in DEFAULT_METRICS if m in self.info.metrics},
-            "payload_bps": made.payload_kbps.map(_bits),
-            **{name: made[name].map(_cell) for name in ("encode_s", "decode_s", "duration_s")},
-            **{metric: made[metric].map(_cell) for metric in optional},
+    def _csv(self, rows: Iterable[Sequence[str]]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        return text.getvalue()
+
+    def _cells(self, clips: Table, scores: NDArray[np.float64]) -> dict[str, Iterable[str]]:
+        """Return the columns of the CSV file as text, by their names."""
+        score = {
+            metric: map(_cell, column)
+            for metric, column in zip(self.info.metrics, scores.T, strict=True)
         }
-        if not self.info.losses:
-            del columns["loss_percent"]
-        return pd.DataFrame(columns).to_csv(index=False, header=header, lineterminator="\n")
+        optional = [metric for metric in self.info.metrics if metric in OPTIONAL_METRICS]
+        loss = {"loss_percent": map("{:g}".format, clips.loss)} if self.info.losses else {}
+        return {
+            "file": clips.file,
+            "codec": clips.codec,
+            "nominal_bps": map(_bits, clips.rate),
+            **loss,
+            "actual_bps": map(_bits, clips.measured_kbps),
+            **{metric: score[metric] for metric in DEFAULT_METRICS if metric in score},
+            "payload_bps": map(_bits, clips.payload_kbps),
+            **{name: map(_cell, clips[name]) for name in ("encode_s", "decode_s", "duration_s")},
+            **{metric: score[metric] for metric in optional},
+        }
 
-    def _in_files(self, table: pd.DataFrame) -> pd.DataFrame:
-        """Return a table with the names of its columns in files; loss only where there was some."""
-        if not self.info.losses:
-            table = table.drop(columns="loss", errors="ignore")
-        return table.rename(columns={"rate": "bitrate_kbps", "loss": "loss_percent"})
+    def _in_files(self, table: Table) -> list[dict[str, Any]]:
+        """Return rows with the names of columns in files; the loss only where there was some."""
+        names = {"rate": "bitrate_kbps", "loss": "loss_percent"}
+        return [
+            {
+                names.get(name, name): value
+                for name, value in row.items()
+                if name != "loss" or self.info.losses
+            }
+            for row in records(table)
+        ]
 
     def _summary_rows(self) -> list[dict[str, Any]]:
         """Return one dict per codec, rate and loss with all its means, ``<metric>_low`` ..."""
         means = {tuple(row[name] for name in (*KEY, "metric")): row for row in records(self.means)}
         rows = []
-        for key, row in zip(records(self.rates[KEY]), self._rates_in_files(), strict=True):
+        for key, row in zip(records(self.rates[KEY]), self._in_files(self.rates), strict=True):
             scores = {}
             for metric in self.info.metrics:
                 own = means[*key.values(), metric]
@@ -292,13 +289,10 @@ class EvalResult:
             rows.append(row | scores)
         return rows
 
-    def _rates_in_files(self) -> list[dict[str, Any]]:
-        return records(self._in_files(self.rates))
-
     def _comparison_rows(self) -> list[dict[str, Any]]:
         """Return one dict per rate with the differences in all metrics."""
         rows: dict[float, dict[str, Any]] = {}
-        for row in records(self._in_files(self.comparison)):
+        for row in self._in_files(self.comparison):
             metric = row.pop("metric")
             numbers = {f"{metric}_{name}": row.pop(name) for name in _DIFFERENCE}
             rows.setdefault(row["bitrate_kbps"], {"codec": self.info.baseline} | row).update(
@@ -308,17 +302,6 @@ class EvalResult:
 
 
 _DIFFERENCE = ("difference", "low", "high", "clips")
-
-
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Return the rows as dicts of plain values for JSON: four decimals, None for NaN."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, float):
-            return round(value, 4) if np.isfinite(value) else None
-        return value
-
-    return [{k: plain(v) for k, v in row.items()} for row in table.to_dict("records")]
 
 
 def _cell(value: float) -> str:

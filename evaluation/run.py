@@ -15,13 +15,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-
 from codec.io.storage import fetched
 from codec.runner import BATCH_SECONDS, Done, Place
 from codec.runner import run as run_items
 from codec.trees import Durations
 from evaluation import summary
+from evaluation.arrays import distinct
 from evaluation.clips import (
     Clip,
     Clips,
@@ -263,10 +262,10 @@ def sum_up(
     others : codecs beside ours, in the order of the tables; None: as they come
     """
     tables = make_tables(clips, info.metrics, [] if others is None else [info.name, *others])
-    codecs = list(tables.clips.codec.unique())
+    codecs = distinct(tables.clips.codec)
     scores = tables.scores
     rates = summary.sort_by_codec(summary.sum_up_rates(tables.clips, tables.failures), codecs)
-    comparison, alone = pd.DataFrame(columns=["rate", "metric"]), list[str]()
+    comparison, alone = summary.NO_COMPARISON, list[str]()
     if info.baseline is not None:
         comparison, alone = summary.compare(scores, rates, info.name, info.baseline)
     return EvalResult(

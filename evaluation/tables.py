@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from evaluation.arrays import grouped
 from evaluation.metrics import METRICS
-from evaluation.results import KEY, EvalResult
+from evaluation.results import EvalResult
 from evaluation.text import layout
 
 _WITH_QUANTILES = ("pesq_wb", "psnr_db")
@@ -22,11 +23,11 @@ def _headings(result: EvalResult) -> list[str]:
 
 def _rows(result: EvalResult, ours: bool) -> list[tuple[Any, dict[str, Any]]]:
     """Return the rows of ours or of all others, each with its means by metric."""
-    means = result.means.set_index([*KEY, "metric"])
-    is_ours = result.rates.codec == result.info.name
+    means = {(row.codec, row.rate, row.loss, row.metric): row for row in result.means}
     return [
-        (row, {m: means.loc[row.codec, row.rate, row.loss, m] for m in result.info.metrics})
-        for row in result.rates[is_ours if ours else ~is_ours].itertuples()
+        (row, {m: means[row.codec, row.rate, row.loss, m] for m in result.info.metrics})
+        for row in result.rates
+        if (row.codec == result.info.name) == ours
     ]
 
 
@@ -85,11 +86,11 @@ def comparison_table(result: EvalResult) -> str:
     """Return ours minus the baseline, one line for each rate that both have."""
     headings = ["kbit/s", "measured", str(result.info.baseline), *_headings(result)]
     table = []
-    for rate, group in result.comparison.groupby("rate"):
-        first = group.iloc[0]
+    for (rate,), group in grouped(result.comparison, ["rate"]):
+        first = group[0]
         cells = [_number(rate, 1), _number(first.measured_kbps, 2)]
         cells.append(_number(first.baseline_kbps, 2))
-        table.append([*cells, *(_difference(row) for row in group.itertuples())])
+        table.append([*cells, *(_difference(row) for row in group)])
     return layout(headings, table)
 
 
@@ -107,8 +108,7 @@ def _difference(row: Any) -> str:
 def rate_saved_table(result: EvalResult) -> str:
     """Return how much less rate ours needs at equal quality, one line per codec."""
     table = [
-        [codec, *(_saved(row) for row in group.itertuples())]
-        for codec, group in result.rate_saved.groupby("codec", sort=False)
+        [codec, *map(_saved, group)] for (codec,), group in grouped(result.rate_saved, ["codec"])
     ]
     return layout(["codec", *_headings(result)], table, left=[0])
 
@@ -129,7 +129,7 @@ def _saved(row: Any) -> str:
 def all_tables(result: EvalResult) -> str:
     """Return all tables that the result has something for, each under a line that explains it."""
     name = result.info.name
-    if result.rates.codec.nunique() == 1:
+    if len(set(result.rates.codec)) == 1:
         return summary_table(result)
     parts = [f"{name} (± is half the 95 % confidence interval of the mean)"]
     parts += [summary_table(result), ""]

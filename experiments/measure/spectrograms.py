@@ -11,15 +11,20 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 from scipy.signal import ShortTimeFFT
 
 from codec import Codec
 from evaluation.scoring import read_reference
+from experiments.extra import without_package
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+except ImportError as error:
+    without_package(error)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

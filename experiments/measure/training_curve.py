@@ -12,11 +12,16 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib
+from experiments.extra import without_package
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-import torch
+try:
+    import matplotlib
+    import torch
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+except ImportError as error:
+    without_package(error)
 
 TERMS = {"pesq": "PESQ disturbance", "error": "ln(weighted error)", "spectral": "spectral"}
 

@@ -6,9 +6,6 @@ gradients only, so the moving averages of VQ-VAE live here and not in ``models/`
 
 from __future__ import annotations
 
-import sys
-from typing import NoReturn
-
 import torch
 from torch import Tensor, nn
 
@@ -181,10 +178,3 @@ def make_quantizer(
         with torch.no_grad():
             quantizer.codebook.copy_(codebook)
     return quantizer
-
-
-def without_package(error: ImportError) -> NoReturn:
-    """Say in one line which package is missing, and leave with exit code 2."""
-    text = f"error: {error.name} is missing: pip install '.[experiments]' brings it"
-    print(text, file=sys.stderr)
-    raise SystemExit(2) from None

@@ -6,15 +6,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
-from matplotlib import pyplot as plt  # noqa: E402
-from matplotlib.ticker import LogLocator  # noqa: E402
+from experiments.extra import without_package
+from experiments.nsvq_paper.images.settings import GRID, PATCH
+from experiments.nsvq_paper.images.tables import lookup, present
 
-from experiments.nsvq_paper.images.settings import GRID, PATCH  # noqa: E402
-from experiments.nsvq_paper.images.tables import lookup, present  # noqa: E402
+try:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+    from matplotlib.ticker import LogLocator
+except ImportError as error:
+    without_package(error)
 
 
 def draw_quality(summary: Sequence[dict[str, Any]], path: Path) -> None:

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from experiments.extra import without_package
 from experiments.nsvq_paper.images.pictures import Patches
 from experiments.nsvq_paper.images.settings import Row, Settings
-from experiments.nsvq_paper.methods import make_quantizer, without_package
+from experiments.nsvq_paper.methods import make_quantizer
 from models.quantizers import perplexity, reset_moments
 
 try:

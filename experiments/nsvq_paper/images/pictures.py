@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from experiments.extra import without_package
 from experiments.nsvq_paper.images.settings import PATCH
-from experiments.nsvq_paper.methods import without_package
 
 try:
     import skimage

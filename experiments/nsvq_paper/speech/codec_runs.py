@@ -17,6 +17,7 @@ from torch import Tensor
 
 from codec import Codec
 from codec.config import FRAMES_PER_SECOND, NUM_BANDS
+from evaluation.arrays import records
 from evaluation.config import EvalConfig
 from evaluation.run import run as evaluate
 from experiments.measure.estimators import FRAMES, OCTAVE_DB
@@ -168,5 +169,5 @@ def score_codec(weights: Path, files: Sequence[Path], rates: Sequence[float]) ->
             }
             for rate in rates
         },
-        "failures": result.failures.to_dict("records"),
+        "failures": records(result.failures),
     }

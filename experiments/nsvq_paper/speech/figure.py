@@ -6,13 +6,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
+from experiments.extra import without_package
 from experiments.nsvq_paper.methods import METHOD_COLORS as COLORS
 from experiments.nsvq_paper.methods import METHOD_NAMES as LABELS
 from experiments.nsvq_paper.speech.settings import PAPER, RATES
 from models.quantizers import ESTIMATORS
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+except ImportError as error:
+    without_package(error)
 
 
 def draw_rates(result: dict[str, Any], panels: Any) -> None:

@@ -29,14 +29,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from codec.errors import AudioError
 from codec.io.files import atomic_write
-from experiments.nsvq_paper.methods import without_package
+from experiments.extra import without_package
 from experiments.nsvq_paper.toy.report import (
     as_json,
     main_table,
@@ -56,6 +55,7 @@ from experiments.nsvq_paper.toy.training import (
 )
 
 try:
+    import matplotlib
     import sklearn
 except ImportError as error:
     without_package(error)

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from codec.io.files import atomic_write
+from experiments.extra import without_package
 from experiments.nsvq_paper.methods import METHOD_COLORS
 from experiments.nsvq_paper.toy.training import (
     DISTRIBUTIONS,
@@ -25,6 +24,13 @@ from experiments.nsvq_paper.toy.training import (
     data,
 )
 from models.quantizers import nearest
+
+try:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
+except ImportError as error:
+    without_package(error)
 
 
 def mean_std(values: Iterable[float], decimals: int) -> str:
@@ -167,8 +173,6 @@ def plot_codebooks(
 
 def plot_curves(curves: Sequence[dict[str, Any]], references: dict[str, float], path: Path) -> None:
     """Draw held-out error and perplexity over the steps, means over the seeds."""
-    from matplotlib.ticker import NullFormatter
-
     widths = {"nsvq": 4.6, "diveq": 2.8, "ste": 1.1, "ema": 1.5, "kmeans": 1.5}
     rows = [(init, replacement) for init in INITS for replacement in (False, True)]
     figure = new_figure((15, 12.5))

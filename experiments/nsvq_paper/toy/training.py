@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from experiments.nsvq_paper.methods import METHOD_NAMES, make_quantizer, without_package
+from experiments.extra import without_package
+from experiments.nsvq_paper.methods import METHOD_NAMES, make_quantizer
 from models.quantizers import nearest, perplexity, reset_moments
 
 try:
