@@ -65,7 +65,8 @@ def cluster(folder: Path, workers: int = 2, **variables: str) -> Iterator[Cluste
     ]  # fmt: skip
     try:
         deadline = time.monotonic() + 60
-        while not about.exists() and time.monotonic() < deadline:
+        # The file is there before it is written.
+        while not (about.exists() and about.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.05)
         address = json.loads(about.read_text())["address"]
         for number in range(workers):
