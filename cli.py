@@ -84,6 +84,7 @@ def encode(
     bitrate: opt.BitrateOption = DEFAULT_KBPS,
     vbr: opt.VbrOption = False,
     intra_only: opt.IntraOption = False,
+    keep_offset: opt.KeepOffsetOption = False,
     channel: opt.ChannelOption = "mix",
     raw: opt.RawInputOption = None,
     sample_rate: opt.RawRateOption = SAMPLE_RATE,
@@ -114,7 +115,7 @@ def encode(
     from codec.pieces import EncodeOptions
     from commands.coding import CodingRun
 
-    coding = EncodeOptions(bitrate, vbr, intra_only, channel)
+    coding = EncodeOptions(bitrate, vbr, intra_only, channel, keep_offset)
     where = opt.place_of(jobs, scheduler)
     run = CodingRun(coding, weights, where, skip_existing, dry_run, force)
     run(place, target, samples)

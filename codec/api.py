@@ -87,9 +87,9 @@ class Codec:
         """Tell whether the kernels are in the cache (else the first call takes long)."""
         return is_cached("encode_frames", "decode_spectra", "enhance_spectra")
 
-    def frame_encoder(self, header: Header) -> FrameEncoder:
+    def frame_encoder(self, header: Header, keep_offset: bool = False) -> FrameEncoder:
         """Return an encoder of the frames of a file with this header."""
-        return FrameEncoder(self._encoder, self.config, header.num_stages)
+        return FrameEncoder(self._encoder, self.config, header.num_stages, keep_offset)
 
     def frame_decoder(self, header: Header) -> FrameDecoder:
         """Return a decoder of the frames of a file with this header."""
@@ -103,6 +103,7 @@ class Codec:
         vbr: bool = False,
         independent: bool = False,
         channel: int | str = MIX,
+        keep_offset: bool = False,
     ) -> bytes:
         """Encode a waveform to the bytes of a file.
 
@@ -115,6 +116,8 @@ class Codec:
         vbr : bool              spend the same average rate where it helps most
         independent : bool      intra frames only: what is lost takes nothing with it
         channel : 'mix' or int  downmix of all channels, or the number of one, from 0
+        keep_offset : bool      code the mean of the signal (DC) as well. It takes bits that
+                                nobody hears, so it is taken off else
 
         Returns
         -------
@@ -127,14 +130,16 @@ class Codec:
         """
         mono = to_mono(wave, channel)
         header = self.header(len(mono), sample_rate, bitrate, vbr, independent)
-        return self.encode_codec_rate(to_codec_rate(mono, sample_rate), header)
+        return self.encode_codec_rate(to_codec_rate(mono, sample_rate), header, keep_offset)
 
-    def encode_codec_rate(self, waveform: np.ndarray, header: Header) -> bytes:
+    def encode_codec_rate(
+        self, waveform: np.ndarray, header: Header, keep_offset: bool = False
+    ) -> bytes:
         """Encode a waveform that is at 16 kHz already, float32 [T], under a header."""
         count = num_packets(num_codec_samples(header))
         padded = np.zeros(count * FRAME_LENGTH, np.float32)
         padded[: len(waveform)] = waveform
-        coder = self.frame_encoder(header)
+        coder = self.frame_encoder(header, keep_offset)
         spectra, envelopes = coder.analyse(padded)
         if header.vbr:
             sizes = self.vbr_packet_sizes(header, [envelopes], frame_energies(spectra))

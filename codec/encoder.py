@@ -72,6 +72,7 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     """Return the record type of what one frame leaves to the next, with work space."""
     return record(
         past=(np.float32, HOP_LENGTH),  # last samples of the frame
+        keep_offset=np.int64,  # 0 or 1: the signal's mean is taken off, or coded with it
         mean=np.float64,  # of the signal's last frames,
         frames=np.int64,  # and how many they are
         coding=coding_state_dtype(config),
@@ -86,6 +87,10 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
 @kernel
 def block_dc(state, samples, out):
     """Take the mean of the last frames off a frame; from the old mean to the new one in a line."""
+    if state.keep_offset:
+        for n in range(samples.size):
+            out[n] = samples[n]
+        return
     total = 0.0
     for n in range(samples.size):
         total += np.float64(samples[n])
@@ -241,12 +246,16 @@ class FrameEncoder:
     model : record       of ``model_dtype``
     config : CodecConfig
     num_stages : int     envelope stages of a predicted frame
+    keep_offset : bool   code the mean of the signal (DC) as well
     """
 
-    def __init__(self, model: Any, config: CodecConfig, num_stages: int) -> None:
+    def __init__(
+        self, model: Any, config: CodecConfig, num_stages: int, keep_offset: bool = False
+    ) -> None:
         self.model = model
         self.state = new(state_dtype(config))
         start(model["coding"], self.state["coding"]["past"])
+        self.state["keep_offset"] = keep_offset
         self.state["ratio"] = rate_control.FIRST_RATIO
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
 

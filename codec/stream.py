@@ -38,6 +38,7 @@ class StreamEncoder:
     codec : Codec
     bitrate : float      kbit/s, 8 to 32
     independent : bool   no packet needs another to be decoded: for networks that lose packets
+    keep_offset : bool   code the mean of the signal (DC) as well
 
     Attributes
     ----------
@@ -60,11 +61,17 @@ class StreamEncoder:
     (3, 800)
     """
 
-    def __init__(self, codec: Codec, bitrate: float = 13.2, independent: bool = False) -> None:
+    def __init__(
+        self,
+        codec: Codec,
+        bitrate: float = 13.2,
+        independent: bool = False,
+        keep_offset: bool = False,
+    ) -> None:
         self.codec = codec
         self.header = codec.header(0, 16000, bitrate, independent=independent, open_end=True)
         self.num_samples = 0
-        self._encoder = codec.frame_encoder(self.header)
+        self._encoder = codec.frame_encoder(self.header, keep_offset)
         self._frame = 0  # number of the next one
         self._rest = np.zeros(0, np.float32)  # samples that do not fill a frame yet
 

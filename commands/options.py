@@ -184,6 +184,10 @@ IntraOption = Annotated[
         help="Let no packet need another, for networks that lose some; at 3 to 12 % more rate.",
     ),
 ]
+KeepOffsetOption = Annotated[
+    bool,
+    typer.Option("--keep-offset", help="Encode the mean of the signal (DC), too."),
+]
 ChannelOption = Annotated[
     str,
     typer.Option(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -140,7 +140,7 @@ class AudioReader:
         self._stack.close()
 
     def blocks(self) -> Iterator[FloatArray]:
-        """Yield the signal in float32 arrays of shape [T].
+        """Yield the signal in float32 arrays of shape [T], long ones: each costs its coder a call.
 
         Raises
         ------
@@ -148,7 +148,7 @@ class AudioReader:
         """
         for number, part in enumerate(self._parts):
             try:
-                yield from self._read_part(part, number)
+                yield from gathered(self._read_part(part, number), BLOCK_SAMPLES)
             except AudioError:
                 raise
             except _ERRORS as exc:
@@ -318,6 +318,18 @@ def read_audio(
             return waveform, reader.sample_rate, reader.notes
     except MemoryError as exc:
         raise AudioError(f"{name or path}: is too long for the memory; split it first") from exc
+
+
+def gathered(blocks: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
+    """Yield arrays of shape [T] joined to at least `size` samples each; the last is the rest."""
+    held: list[FloatArray] = []
+    for block in blocks:
+        held.append(block)
+        if sum(map(len, held)) >= size:
+            yield np.concatenate(held)
+            held = []
+    if held:
+        yield np.concatenate(held)
 
 
 def check_samples(block: FloatArray, name: str) -> float:

@@ -88,6 +88,16 @@ def test_intra_only(wav: Path, tmp_path: Path, option: str) -> None:
     assert "independent" in run("info", tmp_path / "a.bin").stdout
 
 
+def test_keep_offset(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "in.wav", 0.2 + 0.5 * voice(NUM_SAMPLES), 16000)
+    means = []
+    for options in ((), ("--keep-offset",), ("--keep-offset", "--vbr")):
+        assert run("encode", tmp_path / "in.wav", tmp_path / "a.bin", *options).exit_code == 0
+        assert run("decode", tmp_path / "a.bin", tmp_path / "a.wav").exit_code == 0
+        means.append(soundfile.read(tmp_path / "a.wav")[0].mean())
+    np.testing.assert_allclose(means, [0.0, 0.2, 0.2], atol=0.02)
+
+
 def test_44100_hz_stereo_and_sample_rates(tmp_path: Path) -> None:
     num_samples = 30011
     mono = voice(num_samples, 44100)

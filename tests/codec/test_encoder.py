@@ -1,5 +1,7 @@
 """Encoder: which blocks it chooses, levels that do not matter, and offsets."""
 
+import io
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from codec.config import FRAME_LENGTH, HOP_LENGTH, LEVEL_RESOLUTION, LOG_ONE, SA
 from codec.decoder import DecodedIntegers
 from codec.dsp import mdct
 from codec.encoder import MEAN_FRAMES
+from codec.pieces import EncodeOptions, Outcome, encode_blocks
 
 COUNT = 40
 
@@ -138,6 +141,19 @@ def test_an_offset_leaves_speech_as_it_is(codec: Codec, speech: np.ndarray) -> N
     wave = speech[: 50 * FRAME_LENGTH].astype(np.float64)
     plain, offset = (analysed(codec, wave + more)[0] for more in (0.0, 0.2))
     np.testing.assert_allclose(offset, plain, atol=1e-5)
+
+
+@pytest.mark.parametrize("vbr", [False, True])
+def test_an_offset_that_is_kept_comes_back(codec: Codec, speech: np.ndarray, vbr: bool) -> None:
+    """Of a whole signal, and of one in pieces."""
+    wave = np.float32(0.2) + speech[: 100 * FRAME_LENGTH]
+    for keep, mean in ((True, 0.2), (False, speech[: len(wave)].mean())):
+        data = codec.encode(wave, bitrate=24.4, vbr=vbr, keep_offset=keep)
+        assert codec.decode(data).mean() == pytest.approx(mean, abs=0.01)
+        options, file = EncodeOptions(24.4, vbr, keep_offset=keep), io.BytesIO()
+        blocks = np.array_split(wave, 7)
+        encode_blocks(codec, blocks, options, Outcome("-", "-"), file.write, file.seek)
+        assert file.getvalue() == data
 
 
 def test_an_offset_that_begins_fades(codec: Codec) -> None:

@@ -317,7 +317,7 @@ def test_blocks_are_bounded(tmp_path: Path) -> None:
     with AudioReader(path) as reader:
         sizes = [len(block) for block in reader.blocks()]
     assert sum(sizes) == reader.num_samples == 100_000
-    assert max(sizes) <= 1 << 14
+    assert sizes == [1 << 16, 100_000 - (1 << 16)]
 
 
 def test_not_a_regular_file() -> None:
