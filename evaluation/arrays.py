@@ -28,14 +28,6 @@ def make_table(columns: Mapping[str, str], rows: Iterable[Sequence[Any]] = ()) -
     return np.array([tuple(row) for row in rows], dtype=list(columns.items())).view(np.recarray)
 
 
-def from_columns(types: Mapping[str, str], columns: Sequence[Any]) -> Table:
-    """Return a table of columns, sequences of equal length in the order of `types`."""
-    made = np.zeros(len(columns[0]), dtype=list(types.items())).view(np.recarray)
-    for name, column in zip(types, columns, strict=True):
-        made[name] = column
-    return made
-
-
 def distinct(column: np.ndarray) -> list[Any]:
     """Return the values of a column, each once, in the order in which they come."""
     return list(dict.fromkeys(column.tolist()))

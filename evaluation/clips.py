@@ -66,12 +66,14 @@ class Sampled(ABC):
         return self.total if self.sample is None else min(self.sample, self.total)
 
     def __iter__(self) -> Iterator[Clip]:
-        chosen = None
-        if len(self) < self.total:
-            generator = np.random.default_rng(self.seed)
-            chosen = set(generator.choice(self.total, len(self), replace=False).tolist())
-        for index, clip in enumerate(self.find()):
-            if chosen is None or index in chosen:
+        if len(self) == self.total:
+            yield from self.find()
+            return
+        generator = np.random.default_rng(self.seed)
+        chosen = np.zeros(self.total, np.bool_)
+        chosen[generator.choice(self.total, len(self), replace=False)] = True
+        for clip, wanted in zip(self.find(), chosen, strict=False):
+            if wanted:
                 yield clip
 
 

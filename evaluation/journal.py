@@ -7,16 +7,16 @@ scored, last that all is done. A line that a crash has cut off is left out when 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import tempfile
-from array import array
-from collections.abc import Iterator, Sequence
+import weakref
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codec.errors import AudioError
 from evaluation.results import ClipScore
@@ -29,7 +29,7 @@ _FIELDS = (
 
 
 class Journal:
-    """The lines of one run.
+    """The lines of one run; of each task, only where its line begins is in memory.
 
     Parameters
     ----------
@@ -40,7 +40,8 @@ class Journal:
 
     Attributes
     ----------
-    done : bool array, shape [num_tasks]   which tasks are in it
+    num_tasks : int
+    resumed : int   tasks that were there at the start
 
     Raises
     ------
@@ -55,35 +56,48 @@ class Journal:
         num_tasks: int,
         resume: bool = False,
     ) -> None:
-        self.done = np.zeros(num_tasks, np.bool_)
+        self.num_tasks = num_tasks
+        self._places = np.full(num_tasks, -1, np.int64)
         self.resumed = 0
         if folder is None:
             self._file: IO[bytes] = tempfile.TemporaryFile()
+        else:
+            self.path = Path(folder) / JOURNAL_NAME
+            try:
+                self._file = self._open(settings, resume)
+            except OSError as error:
+                raise AudioError(f"{self.path}: cannot be written ({error.strerror})") from error
+        weakref.finalize(self, self._file.close)  # whoever reads it may outlive the run
+        self.resumed = self.count
+        if not self._file.seek(0, os.SEEK_END):
             self._put({"settings": settings})
-            return
-        self.path = Path(folder) / JOURNAL_NAME
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            there = self.path.exists() and self.path.stat().st_size > 0
-            self._file = open(self.path, "r+b" if there else "w+b")
-        except OSError as error:
-            raise AudioError(f"{self.path}: cannot be written ({error.strerror})") from error
-        try:
-            if there and self._go_on(settings, resume):
-                self.resumed = int(self.done.sum())
-                return
-            self._file.seek(0)
-            self._file.truncate()
-            self._put({"settings": settings})
-        except BaseException:
-            self._file.close()
-            raise
 
-    def _go_on(self, settings: dict[str, Any], resume: bool) -> bool:
+    def _open(self, settings: dict[str, Any], resume: bool) -> IO[bytes]:
+        """Return the file of a run that goes on, at its end, or a new one."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists() and self.path.stat().st_size > 0:
+            with contextlib.ExitStack() as stack:
+                file = stack.enter_context(open(self.path, "r+b"))
+                if self._go_on(file, settings, resume):
+                    stack.pop_all()
+                    return file
+            self.path.unlink()  # results of the former run may still read it
+        return open(self.path, "w+b")
+
+    @property
+    def count(self) -> int:
+        """How many tasks are in it."""
+        return int((self._places >= 0).sum())
+
+    def __contains__(self, task: int) -> bool:
+        """Tell whether a task is in it."""
+        return bool(self._places[task] >= 0)
+
+    def _go_on(self, file: IO[bytes], settings: dict[str, Any], resume: bool) -> bool:
         """Take in the lines that are there; tell whether they are to be kept."""
         end, complete = 0, False
-        former = None
-        for line in iter(self._file.readline, b""):
+        former: dict[str, Any] | None = None
+        for line in iter(file.readline, b""):
             try:
                 content = json.loads(line)
                 if not (line.endswith(b"\n") and isinstance(content, dict)):
@@ -92,8 +106,13 @@ class Journal:
                 break  # cut off
             if former is None:
                 former = content.get("settings")
-            elif resume and (task := content.get("task")) is not None and task < len(self.done):
-                self.done[task] = True
+                if former is None:
+                    raise ValueError(
+                        f"{self.path}: holds no scores of `codec eval`; use another --out, or "
+                        "remove the file"
+                    )
+            elif (task := content.get("task")) is not None and task < self.num_tasks:
+                self._places[task] = end  # of what was done twice, the last counts
             complete = complete or "complete" in content
             end += len(line)
         if former is None:
@@ -104,6 +123,7 @@ class Journal:
                     f"{self.path}: holds scores of a run that was stopped; go on with --resume, or "
                     "remove the file"
                 )
+            self._places[:] = -1
             return False
         different = [key for key in settings if former.get(key) != settings[key]]
         if different:
@@ -112,15 +132,18 @@ class Journal:
                 f"{self.path}: was begun with other settings ({key} {former.get(key)!r}, now "
                 f"{settings[key]!r}); use the same ones, or another --out"
             )
-        self._file.seek(end)
-        self._file.truncate()  # a line that was cut off
+        file.seek(end)
+        file.truncate()  # a line that was cut off
         return True
 
-    def _put(self, content: dict[str, Any]) -> None:
+    def _put(self, content: dict[str, Any]) -> int:
+        """Add a line, which is on the disk when this returns; return where it begins."""
         data = json.dumps(content, ensure_ascii=True, allow_nan=False).encode() + b"\n"
         try:
+            place = self._file.seek(0, os.SEEK_END)
             self._file.write(data)
             self._file.flush()
+            return place
         except OSError as error:
             name = getattr(self, "path", "temporary file of scores")
             raise AudioError(f"{name}: cannot be written ({error.strerror})") from error
@@ -138,8 +161,7 @@ class Journal:
             row = {name: getattr(clip, name) for name in _FIELDS}
             row["scores"] = {k: None if v is None else float(v) for k, v in clip.scores.items()}
             rows.append(row)
-        self._put({"task": task, "clips": rows})
-        self.done[task] = True
+        self._places[task] = self._put({"task": task, "clips": rows})
 
     def finish(self) -> None:
         """Note that all tasks are done."""
@@ -149,25 +171,13 @@ class Journal:
         """Close the file."""
         self._file.close()
 
-    def read(self) -> Iterator[ClipScore]:
-        """Yield all that is in it, in the order of the tasks; of what was done twice, the last."""
-        for place in self._order():
-            self._file.seek(int(place))
-            for row in json.loads(self._file.readline())["clips"]:
-                row["failures"] = [(metric, reason) for metric, reason in row["failures"]]
-                yield ClipScore(**row)
-        self._file.seek(0, os.SEEK_END)
-
-    def _order(self) -> NDArray[np.int64]:
-        """Return where in the file the lines of scores begin, in the order of the tasks."""
-        tasks, places, place = array("q"), array("q"), 0
-        self._file.seek(0)
-        for line in iter(self._file.readline, b""):
-            if line.startswith(b'{"task": '):
-                tasks.append(int(line[9 : line.index(b",", 9)]))
-                places.append(place)
-            place += len(line)
-        # The later of two lines of a task takes the place of the former.
-        numbers, starts = np.array(tasks)[::-1], np.array(places)[::-1]
-        _, last = np.unique(numbers, return_index=True)
-        return starts[last]
+    def read(self, task: int) -> list[ClipScore]:
+        """Return what came of a task, one for each loss; nothing if it is not in it."""
+        if task not in self:
+            return []
+        self._file.seek(int(self._places[task]))
+        clips = []
+        for row in json.loads(self._file.readline())["clips"]:
+            row["failures"] = [(metric, reason) for metric, reason in row["failures"]]
+            clips.append(ClipScore(**row))
+        return clips

@@ -180,8 +180,9 @@ def select_published(
         what = "it runs" if len(twice) == 1 else "they run"
         notes.append(f"published scores of {', '.join(twice)} are left out: {what} here")
     rest = [score for score in published if score.codec not in running]
-    chosen = [score for score in rest if score.file in set(files)]
-    notes += _notes_on_clips(rest, chosen, len(set(files)))
+    there = set(files)
+    chosen = [score for score in rest if score.file in there]
+    notes += _notes_on_clips(rest, chosen, len(there))
     scored = [score for score in chosen if not score.scores.keys().isdisjoint(metrics)]
     others = (score.codec for score in chosen if score.scores.keys().isdisjoint(metrics))
     if dropped := list(dict.fromkeys(others)):

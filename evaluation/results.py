@@ -1,7 +1,7 @@
 """What an evaluation found, as tables, and the files that it is written to.
 
-One row per clip, codec, rate and loss stands in `clips`, each of its scores in `scores`; everything
-that is summed up or compared is a group of these. Column names are the same in all tables:
+What each clip gave in each codec at each rate and loss is read from the disk when it is needed;
+what is summed up or compared is in memory. Column names are the same in all tables:
 
 ========  ==========================================================
 ``file``  path relative to the test directory, forward slashes
@@ -18,10 +18,11 @@ import csv
 import io
 import json
 import os
-from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,12 @@ from codec.config import OURS
 from codec.errors import AudioError
 from codec.io.files import atomic_open, atomic_write
 from evaluation import bd_rate, bootstrap
-from evaluation.arrays import TEXT, Table, from_columns, make_table, records
+from evaluation.arrays import TEXT, Table, make_table, records
 from evaluation.listening.page import ListeningClip
 from evaluation.metrics import DEFAULT_METRICS, METRICS, OPTIONAL_METRICS
 
 KEY = ["codec", "rate", "loss"]  # what one row of a summary stands for
-_CSV_ROWS = 10_000  # that are text at a time
+_CSV_ROWS = 1000  # that are text at a time
 SCORES_NAME, SUMMARY_NAME = "scores.csv", "summary.json"
 
 _KEY_COLUMNS = {"file": TEXT, "codec": TEXT, "rate": "f8", "loss": "f8"}
@@ -55,6 +56,7 @@ _ABOUT_COLUMNS = {
 class ClipScore:
     """What one clip gave in one codec at one rate and loss.
 
+    `number` is the clip's in the test set: the same in all codecs, at all rates.
     `scores` holds None for a metric that failed; `failures` then has the pair (metric, reason).
     A clip that could not be read or coded has no scores and one failure, "audio" or "codec".
 
@@ -78,71 +80,16 @@ class ClipScore:
     failures: list[tuple[str, str]] = field(default_factory=list)
     wave: NDArray[np.float32] | None = None
     published: bool = False
+    number: int = 0
 
     @property
-    def key(self) -> dict[str, Any]:
-        """What the clip is, as it stands in every table."""
-        return {"file": self.file, "codec": self.codec, "rate": self.rate, "loss": self.loss}
+    def key(self) -> tuple[str, float, float]:
+        """What its row of a summary stands for, see `KEY`."""
+        return self.codec, self.rate, self.loss
 
     def without_wave(self, keep: bool = False) -> ClipScore:
         """Return the same without its sound, unless that is to be kept."""
         return self if keep or self.wave is None else replace(self, wave=None)
-
-
-@dataclass(frozen=True)
-class Tables:
-    """Scores as tables.
-
-    clips : one row per clip, codec, rate and loss; NaN where there is no value
-    scores : one row per clip, codec, rate, loss and metric; the value is NaN if it failed
-    failures : one row per failure, with the metric ("audio" or "codec" for all) and the reason
-    """
-
-    clips: Table
-    scores: Table
-    failures: Table
-
-
-def make_tables(
-    clips: Iterable[ClipScore], metrics: Sequence[str], codecs: Sequence[str] = ()
-) -> Tables:
-    """Return the tables of all clips, which are gone through once and not held.
-
-    Parameters
-    ----------
-    clips : scores, in the order that rows are to have within a codec
-    metrics : that scores have
-    codecs : order of the codecs; those that are not named come last
-    """
-    names: dict[str, str] = {}  # each name is in memory once
-    columns = _KEY_COLUMNS | _ABOUT_COLUMNS
-    growing: list[Any] = [array("d") if kind == "f8" else [] for kind in columns.values()]
-    values = {metric: array("d") for metric in metrics}
-    failures = []
-    for clip in clips:
-        for name, column in zip(columns, growing, strict=True):
-            value = getattr(clip, name)
-            value = names.setdefault(value, value) if isinstance(value, str) else value
-            column.append(np.nan if value is None else value)
-        for metric, column in values.items():
-            score = clip.scores.get(metric)
-            column.append(np.nan if score is None else score)
-        failures += [(*clip.key.values(), metric, reason) for metric, reason in clip.failures]
-    table = from_columns(columns, growing)
-    places = {codec: place for place, codec in enumerate(codecs)}
-    last = len(places)
-    order = np.argsort([places.get(codec, last) for codec in table.codec], kind="stable")
-    table = table[order].view(np.recarray)
-    count = len(metrics)
-    by_clip = [np.array(column)[order] for column in values.values()]
-    scores = from_columns(
-        _KEY_COLUMNS | {"metric": TEXT, "value": "f8"},
-        [np.repeat(table[name], count) for name in _KEY_COLUMNS]
-        + [list(metrics) * len(table), np.stack(by_clip, 1).ravel() if by_clip else []],
-    )
-    failures.sort(key=lambda row: places.get(row[1], last))
-    lost = make_table(_KEY_COLUMNS | {"metric": TEXT, "reason": TEXT}, failures)
-    return Tables(table, scores, lost)
 
 
 @dataclass(frozen=True)
@@ -167,7 +114,10 @@ class RunInfo:
 class EvalResult:
     """Scores of a test set, with what they add up to. NaN stands for what there is not.
 
-    clips, scores, failures : see `Tables`; ours first, then the others
+    all_scores : of each clip, codec, rate and loss, codec by codec, ours first; read anew each time
+        it is gone through
+    failures : one row per failure, with the ``metric`` ("audio" or "codec" for all) and the
+        ``reason``
     rates : one row per codec, rate and loss: ``measured_kbps``, ``payload_kbps``,
         ``encode_x_realtime``, ``decode_x_realtime``, ``clips``, ``failures``, ``published``
     means : one row per codec, rate, loss and metric: ``mean``, its 95 % interval ``low``, ``high``,
@@ -181,8 +131,7 @@ class EvalResult:
     heard : clips for the listening page
     """
 
-    clips: Table
-    scores: Table
+    all_scores: Iterable[ClipScore]
     failures: Table
     rates: Table
     means: Table
@@ -192,10 +141,36 @@ class EvalResult:
     notes: list[str] = field(default_factory=list)
     heard: list[ListeningClip] = field(default_factory=list)
 
+    @cached_property
+    def clips(self) -> Table:
+        """One row per clip, codec, rate and loss, as `ClipScore` has it; made when first asked for.
+
+        It takes 0.1 kB a row, and the names of the files.
+        """
+        names: dict[str, str] = {}  # each is in memory once
+        rows = (
+            [names.setdefault(v, v) if isinstance(v, str) else v for v in _values(clip)]
+            for clip in self.all_scores
+        )
+        return make_table(_KEY_COLUMNS | _ABOUT_COLUMNS, rows)
+
+    @cached_property
+    def scores(self) -> Table:
+        """One row per clip, codec, rate, loss and metric; made when first asked for.
+
+        The ``value`` is NaN if the metric failed.
+        """
+        rows = (
+            (clip.file, *clip.key, metric, clip.scores.get(metric))
+            for clip in self.all_scores
+            for metric in self.info.metrics
+        )
+        return make_table(_KEY_COLUMNS | {"metric": TEXT, "value": "f8"}, rows)
+
     def to_json(self) -> str:
         """Return all but the scores of single clips as JSON, with what the run was made with."""
         info = self.info
-        own = self.clips[self.clips.codec == info.name]
+        own = self.rates[self.rates.codec == info.name]
         content = {
             "summary": self._summary_rows(),
             "comparison": self._comparison_rows(),
@@ -210,7 +185,7 @@ class EvalResult:
             "rates_kbps": sorted(set(own.rate.tolist())),
             "losses": list(info.losses),
             "metrics": list(info.metrics),
-            "files": len(set(self.clips.file.tolist())),
+            "files": int(self.rates.clips.max(initial=0)),
             "bootstrap": {
                 "resamples": bootstrap.RESAMPLES,
                 "rate_resamples": bd_rate.RESAMPLES,
@@ -229,39 +204,31 @@ class EvalResult:
         return "".join(self.csv_pieces())
 
     def csv_pieces(self) -> Iterator[str]:
-        """Yield `to_csv` in pieces: as text, a table takes many times its memory."""
-        made = ~self.clips.published
-        clips = self.clips[made]
-        scores = self.scores.value.reshape(len(self.clips), -1)[made]  # [clips, metrics]
-        yield self._csv([list(self._cells(clips[:0], scores[:0]))])
-        for first in range(0, len(clips), _CSV_ROWS):
-            rows = slice(first, first + _CSV_ROWS)
-            columns = self._cells(clips[rows], scores[rows]).values()
-            yield self._csv(zip(*columns, strict=True))
+        """Yield `to_csv` in pieces, which together may be larger than memory."""
+        made = (clip for clip in self.all_scores if not clip.published)
+        rows = chain([list(self._cells(ClipScore("", 0.0)))], map(self._row, made))
+        while piece := list(islice(rows, _CSV_ROWS)):
+            text = io.StringIO()
+            csv.writer(text, lineterminator="\n").writerows(piece)
+            yield text.getvalue()
 
-    def _csv(self, rows: Iterable[Sequence[str]]) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        return text.getvalue()
+    def _row(self, clip: ClipScore) -> list[str]:
+        return list(self._cells(clip).values())
 
-    def _cells(self, clips: Table, scores: NDArray[np.float64]) -> dict[str, Iterable[str]]:
-        """Return the columns of the CSV file as text, by their names."""
-        score = {
-            metric: map(_cell, column)
-            for metric, column in zip(self.info.metrics, scores.T, strict=True)
-        }
-        optional = [metric for metric in self.info.metrics if metric in OPTIONAL_METRICS]
-        loss = {"loss_percent": map("{:g}".format, clips.loss)} if self.info.losses else {}
+    def _cells(self, clip: ClipScore) -> dict[str, str]:
+        """Return a row of the CSV file, by the names of its columns."""
+        score = {metric: _cell(clip.scores.get(metric)) for metric in self.info.metrics}
+        loss = {"loss_percent": f"{clip.loss:g}"} if self.info.losses else {}
         return {
-            "file": clips.file,
-            "codec": clips.codec,
-            "nominal_bps": map(_bits, clips.rate),
+            "file": clip.file,
+            "codec": clip.codec,
+            "nominal_bps": _bits(clip.rate),
             **loss,
-            "actual_bps": map(_bits, clips.measured_kbps),
+            "actual_bps": _bits(clip.measured_kbps),
             **{metric: score[metric] for metric in DEFAULT_METRICS if metric in score},
-            "payload_bps": map(_bits, clips.payload_kbps),
-            **{name: map(_cell, clips[name]) for name in ("encode_s", "decode_s", "duration_s")},
-            **{metric: score[metric] for metric in optional},
+            "payload_bps": _bits(clip.payload_kbps),
+            **{name: _cell(getattr(clip, name)) for name in ("encode_s", "decode_s", "duration_s")},
+            **{metric: score[metric] for metric in self.info.metrics if metric in OPTIONAL_METRICS},
         }
 
     def _in_files(self, table: Table) -> list[dict[str, Any]]:
@@ -304,13 +271,18 @@ class EvalResult:
 _DIFFERENCE = ("difference", "low", "high", "clips")
 
 
-def _cell(value: float) -> str:
-    return "" if np.isnan(value) else f"{value:.4f}"
+def _values(clip: ClipScore) -> tuple[Any, ...]:
+    """Return a row of `EvalResult.clips`."""
+    return clip.file, *clip.key, *(getattr(clip, name) for name in _ABOUT_COLUMNS)
 
 
-def _bits(kbps: float) -> str:
+def _cell(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
+
+
+def _bits(kbps: float | None) -> str:
     """Return a rate in bit/s."""
-    return "" if np.isnan(kbps) else f"{1000 * kbps:.0f}"
+    return "" if kbps is None else f"{1000 * kbps:.0f}"
 
 
 def _versions(metrics: Sequence[str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ becomes tables (`results`, `summary`) and files.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import time
 from collections import Counter
@@ -20,7 +21,6 @@ from codec.runner import BATCH_SECONDS, Done, Place
 from codec.runner import run as run_items
 from codec.trees import Durations
 from evaluation import summary
-from evaluation.arrays import distinct
 from evaluation.clips import (
     Clip,
     Clips,
@@ -30,12 +30,13 @@ from evaluation.clips import (
     fingerprint,
 )
 from evaluation.config import NO_METRICS, EvalConfig, make_tasks, rates_of
+from evaluation.gather import gather
 from evaluation.journal import Journal
 from evaluation.listening.page import ListeningClip, Sound, write_page
 from evaluation.metrics import DEFAULT_METRICS, optional_metrics
 from evaluation.plots import write_plots
 from evaluation.published import PublishedScore, published_clip, select_published
-from evaluation.results import ClipScore, EvalResult, RunInfo, make_tables, write_results
+from evaluation.results import ClipScore, EvalResult, RunInfo, write_results
 from evaluation.scoring import Job, SlowJob, Task, read_reference
 
 PAGE_NAME = "listen.html"
@@ -89,30 +90,32 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     )
     heard = () if config.losses else tuple(choose_clips(config.clips, config.page_clips))
     settings = _settings(config, job, metrics)
-    per_clip = len(rates_of(config))
-    with contextlib.closing(
-        Journal(config.journal, settings, per_clip * len(config.clips), config.resume)
-    ) as journal:
+    kinds = rates_of(config)
+    journal = Journal(config.journal, settings, len(kinds) * len(config.clips), config.resume)
+    try:
         kept = _score(config, job, slow, heard, journal, metrics, progress)
         journal.finish()
-        if journal.resumed:
-            text = (
-                f"{journal.resumed} of {len(journal.done)} scores are of the run that was stopped"
-            )
-            notes.append(text)
-        if note := _sample_note(config.clips):
-            notes.append(note)
-        info = RunInfo(
-            config.name,
-            baseline,
-            metrics,
-            job.losses,
-            job.vbr,
-            job.independent,
-            job.fingerprint,
-            time.perf_counter() - start,
-        )
-        result = sum_up(_all_scores(journal, published, metrics), info, notes, others)
+    except BaseException:
+        journal.close()
+        raise
+    if journal.resumed:
+        text = f"{journal.resumed} of {journal.num_tasks} scores are of the run that was stopped"
+        notes.append(text)
+    if note := _sample_note(config.clips):
+        notes.append(note)
+    info = RunInfo(
+        config.name,
+        baseline,
+        metrics,
+        job.losses,
+        job.vbr,
+        job.independent,
+        job.fingerprint,
+        time.perf_counter() - start,
+    )
+    scored = AllScores(journal, [codec for codec, _ in kinds])
+    scored.add_published(published, config.clips, metrics, others)
+    result = sum_up(scored, info, notes)
     result.heard.extend(_clips_to_hear(kept, heard))
     read_reference.cache_clear()
     return result
@@ -165,12 +168,12 @@ def _score(
     """Do all tasks that are not in the journal yet; return those that are to be heard."""
     place = Place(config.jobs, config.scheduler)
     names = {clip.name for clip in heard}
-    total = len(journal.done)
+    total = journal.num_tasks
     tasks = (
         task
         for task in make_tasks(config, names, config.scheduler is not None)
         # What is heard is not in the journal: it is made again.
-        if task.heard or not journal.done[task.number]
+        if task.heard or task.number not in journal
     )
     durations = Durations()
 
@@ -180,7 +183,7 @@ def _score(
         return seconds * (_SCORING_COST if metrics else 1.0)
 
     kept: list[ClipScore] = []
-    done = int(journal.done.sum())
+    done = journal.count
     with contextlib.ExitStack() as stack:
         results: Iterator[Done] = stack.enter_context(
             contextlib.closing(run_items(job.prepare, tasks, place, cost))
@@ -195,7 +198,7 @@ def _score(
             task, clips = _came(came) if not slow else _came_slowly(came)
             if not clips:
                 clips = failed_clips(job, task, came.error)
-            done += not journal.done[task.number]
+            done += task.number not in journal
             journal.append(task.number, clips)
             if task.heard:
                 kept += clips
@@ -232,50 +235,78 @@ def failed_clips(job: Job, task: Task, reason: str) -> list[ClipScore]:
     ]
 
 
-def _all_scores(
-    journal: Journal, published: Sequence[PublishedScore], metrics: Sequence[str]
-) -> Iterator[ClipScore]:
-    """Yield what was scored, then what was published of the same clips."""
-    wanted = {score.file for score in published}
-    seconds: dict[str, float] = {}
-    for clip in journal.read():
-        if clip.file in wanted:
-            seconds.setdefault(clip.file, clip.duration_s)
-        yield clip
-    for score in published:
-        yield published_clip(score, seconds[score.file], metrics)
-
-
-def sum_up(
-    clips: Iterable[ClipScore],
-    info: RunInfo,
-    notes: Sequence[str] = (),
-    others: Sequence[str] | None = None,
-) -> EvalResult:
-    """Return the tables of all clips: summaries, comparison, rates saved.
+class AllScores:
+    """What all clips gave, codec by codec, ours first; read from the journal each time.
 
     Parameters
     ----------
-    clips : gone through once
+    journal : Journal
+    kinds : the codec (a baseline's index, None: ours) of each task of a clip
+    """
+
+    def __init__(self, journal: Journal, kinds: Sequence[int | None]) -> None:
+        self._journal = journal
+        self._kinds = kinds
+        self._published: list[ClipScore] = []
+
+    def __iter__(self) -> Iterator[ClipScore]:
+        for _, kinds in itertools.groupby(range(len(self._kinds)), self._kinds.__getitem__):
+            own = list(kinds)
+            for number in range(self._journal.num_tasks // len(self._kinds)):
+                for kind in own:
+                    yield from self._read(number, kind)
+        yield from self._published
+
+    def _read(self, number: int, kind: int) -> Iterator[ClipScore]:
+        for clip in self._journal.read(number * len(self._kinds) + kind):
+            clip.number = number
+            yield clip
+
+    def add_published(
+        self,
+        scores: Sequence[PublishedScore],
+        clips: Clips,
+        metrics: Sequence[str],
+        codecs: Sequence[str],
+    ) -> None:
+        """Let published scores of the same clips come last, in the order of their codecs."""
+        wanted = {score.file for score in scores}
+        numbers = {
+            clip.name: number
+            for number, clip in enumerate(clips if wanted else ())
+            if clip.name in wanted
+        }
+        for score in sorted(scores, key=lambda score: codecs.index(score.codec)):
+            number = numbers[score.file]
+            first = next(self._read(number, 0))
+            clip = published_clip(score, first.duration_s, metrics)
+            clip.number = number
+            self._published.append(clip)
+
+
+def sum_up(clips: Iterable[ClipScore], info: RunInfo, notes: Sequence[str] = ()) -> EvalResult:
+    """Return what all clips add up to: summaries, comparison, rates saved.
+
+    Parameters
+    ----------
+    clips : codec by codec, ours first; gone through once here, and again by whoever wants a row
+        for each clip
     info : RunInfo
     notes : for the reader of the figures
-    others : codecs beside ours, in the order of the tables; None: as they come
     """
-    tables = make_tables(clips, info.metrics, [] if others is None else [info.name, *others])
-    codecs = distinct(tables.clips.codec)
-    scores = tables.scores
-    rates = summary.sort_by_codec(summary.sum_up_rates(tables.clips, tables.failures), codecs)
+    gathered = gather(clips, info.metrics)
+    codecs = gathered.codecs
+    rates = summary.sort_by_codec(summary.sum_up_rates(gathered), codecs)
     comparison, alone = summary.NO_COMPARISON, list[str]()
     if info.baseline is not None:
-        comparison, alone = summary.compare(scores, rates, info.name, info.baseline)
+        comparison, alone = summary.compare(gathered, rates, info.name, info.baseline)
     return EvalResult(
-        clips=tables.clips,
-        scores=scores,
-        failures=tables.failures,
+        all_scores=clips,
+        failures=summary.list_failures(gathered),
         rates=rates,
-        means=summary.sum_up_scores(scores),
+        means=summary.sum_up_scores(gathered),
         comparison=comparison,
-        rate_saved=summary.rates_saved(scores, rates, info.name, codecs[1:]),
+        rate_saved=summary.rates_saved(gathered, rates, info.name, codecs[1:]),
         info=info,
         notes=[*notes, *alone],
     )

@@ -1,23 +1,19 @@
 """Sum up the scores of an evaluation: means with intervals, paired differences, rates saved.
 
-Tables in, tables out; their columns are explained in `results`.
+What `gather` found goes in, tables come out; their columns are explained in `results`.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from evaluation.arrays import TEXT, Table, distinct, grouped, make_table
+from evaluation.arrays import TEXT, Table, make_table
 from evaluation.bd_rate import bjontegaard
 from evaluation.bootstrap import bootstrap_mean, paired_difference
-from evaluation.results import KEY
-
-FloatArray = NDArray[np.float64]
+from evaluation.gather import FloatArray, Gathered
 
 _KEY_COLUMNS = {"codec": TEXT, "rate": "f8", "loss": "f8"}
 RATE_COLUMNS = _KEY_COLUMNS | {
@@ -32,6 +28,7 @@ RATE_COLUMNS = _KEY_COLUMNS | {
 MEAN_COLUMNS = _KEY_COLUMNS | {
     "metric": TEXT, "mean": "f8", "low": "f8", "high": "f8", "q05": "f8", "q95": "f8",
 }  # fmt: skip
+_FAILURE_COLUMNS = {"file": TEXT} | _KEY_COLUMNS | {"metric": TEXT, "reason": TEXT}
 _COMPARISON_COLUMNS = {
     "rate": "f8", "measured_kbps": "f8", "baseline_kbps": "f8", "metric": TEXT,
     "difference": "f8", "low": "f8", "high": "f8", "clips": "i8",
@@ -52,47 +49,37 @@ def sort_by_codec(table: Table, codecs: Sequence[str]) -> Table:
     return table[order].view(np.recarray)
 
 
-def sum_up_rates(clips: Table, failures: Table) -> Table:
+def sum_up_rates(gathered: Gathered) -> Table:
     """Return measured rates and speeds of each codec, rate and loss, over the whole duration."""
-    failed = Counter(zip(*(failures[name].tolist() for name in KEY), strict=True))
     rows = []
-    for key, group in grouped(clips, KEY):
-        seconds = group.duration_s
+    for key, group in gathered.groups.items():
         numbers = (
-            _weighted_mean(group.measured_kbps, seconds),
-            _weighted_mean(group.payload_kbps, seconds),
-            _speed(group.encode_s, seconds),
-            _speed(group.decode_s, seconds),
+            group.measured.mean,
+            group.payload.mean,
+            group.encoding.times_real_time,
+            group.decoding.times_real_time,
         )
-        rows.append((*key, *np.round(numbers, 4), len(group), failed[key], group.published[0]))
+        rows.append((*key, *np.round(numbers, 4), group.clips, group.failures, group.published))
     return make_table(RATE_COLUMNS, rows)
 
 
-def _weighted_mean(values: FloatArray, seconds: FloatArray) -> float:
-    """Return the mean of the values that there are, each as heavy as its clip is long."""
-    known = ~np.isnan(values)
-    if not known.any():
-        return np.nan
-    weights = seconds[known] if seconds[known].any() else None
-    return float(np.average(values[known], weights=weights))
+def list_failures(gathered: Gathered) -> Table:
+    """Return one row for each failure."""
+    return make_table(_FAILURE_COLUMNS, gathered.failures)
 
 
-def _speed(times: FloatArray, seconds: FloatArray) -> float:
-    """Return how many times faster than real time it went."""
-    total = np.nansum(times)
-    return seconds[~np.isnan(times)].sum() / total if total > 0 else np.nan
-
-
-def sum_up_scores(scores: Table) -> Table:
+def sum_up_scores(gathered: Gathered) -> Table:
     """Return mean, interval and quantiles over clips of each codec, rate, loss and metric."""
     rows = []
-    for key, group in grouped(scores, [*KEY, "metric"]):
-        values = group.value[~np.isnan(group.value)]
-        numbers = [np.nan] * 5
-        if values.size:
-            quantiles = np.quantile(values, (0.05, 0.95))
-            numbers = [values.mean(), *bootstrap_mean(values), *quantiles]
-        rows.append((*key, *numbers))
+    for key in gathered.groups:
+        for metric in gathered.metrics:
+            values = gathered.column(key, metric)
+            values = values[~np.isnan(values)]
+            numbers = [np.nan] * 5
+            if values.size:
+                quantiles = np.quantile(values, (0.05, 0.95))
+                numbers = [values.mean(), *bootstrap_mean(values), *quantiles]
+            rows.append((*key, metric, *numbers))
     return make_table(MEAN_COLUMNS, rows)
 
 
@@ -105,24 +92,18 @@ def _measured(rates: Table, codec: str) -> tuple[FloatArray, FloatArray]:
     return own.rate, own.measured_kbps
 
 
-def _matrix(scores: Table, codec: str, metric: str, rates: Sequence[float]) -> FloatArray:
-    """Return the scores of one codec, shape [files, rates], NaN where there is none."""
-    files = {file: place for place, file in enumerate(distinct(scores.file))}
-    columns = {rate: place for place, rate in enumerate(rates)}
-    own = scores[(scores.codec == codec) & (scores.metric == metric)]
-    matrix = np.full((len(files), len(columns)), np.nan)
-    for file, rate, value in zip(own.file, own.rate.tolist(), own.value, strict=True):
-        if rate in columns:
-            matrix[files[file], columns[rate]] = value
-    return matrix
+def _matrix(gathered: Gathered, codec: str, metric: str, rates: Sequence[float]) -> FloatArray:
+    """Return the scores of one codec without losses, shape [clips, rates], NaN for none."""
+    columns = [gathered.column((codec, rate, 0.0), metric) for rate in rates]
+    return np.stack(columns, axis=1) if columns else np.zeros((gathered.num_clips, 0))
 
 
-def compare(scores: Table, rates: Table, ours: str, baseline: str) -> tuple[Table, list[str]]:
+def compare(gathered: Gathered, rates: Table, ours: str, baseline: str) -> tuple[Table, list[str]]:
     """Return ours minus the baseline, clip by clip, at each of our rates that it has too.
 
     Parameters
     ----------
-    scores : one row per clip, codec, rate and metric
+    gathered : scores of all clips
     rates : of `sum_up_rates`
     ours, baseline : codecs
 
@@ -138,10 +119,10 @@ def compare(scores: Table, rates: Table, ours: str, baseline: str) -> tuple[Tabl
             alone.append(f"{nominal:g}")
             continue
         nearest = distance.argmin()
-        for metric in distinct(scores.metric):
+        for metric in gathered.metrics:
             pair = paired_difference(
-                _matrix(scores, ours, metric, [nominal])[:, 0],
-                _matrix(scores, baseline, metric, [their_rates[nearest]])[:, 0],
+                gathered.column((ours, nominal, 0.0), metric),
+                gathered.column((baseline, their_rates[nearest], 0.0), metric),
             )
             rows.append((nominal, measured, theirs[nearest], metric, *pair))
     notes = []
@@ -152,13 +133,13 @@ def compare(scores: Table, rates: Table, ours: str, baseline: str) -> tuple[Tabl
     return make_table(_COMPARISON_COLUMNS, rows), notes
 
 
-def rates_saved(scores: Table, rates: Table, ours: str, others: Sequence[str]) -> Table:
+def rates_saved(gathered: Gathered, rates: Table, ours: str, others: Sequence[str]) -> Table:
     """Return the rate that ours saves against every other codec, by every metric."""
     measured = {codec: _measured(rates, codec) for codec in (ours, *others)}
     rows = []
-    for metric in distinct(scores.metric) if others else ():
+    for metric in gathered.metrics if others else ():
         curves = {
-            codec: (own, _matrix(scores, codec, metric, nominal.tolist()))
+            codec: (own, _matrix(gathered, codec, metric, nominal.tolist()))
             for codec, (nominal, own) in measured.items()
         }
         for codec in others:

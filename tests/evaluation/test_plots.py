@@ -57,7 +57,7 @@ def evaluated(
     ]
     empty = make_table({"codec": "O"})
     return EvalResult(
-        empty, empty, empty,
+        (), empty,
         make_table(summary.RATE_COLUMNS, rates), make_table(summary.MEAN_COLUMNS, means),
         empty, saved_table(savings or []), RunInfo(name, None, tuple(METRICS)),
     )  # fmt: skip

@@ -443,7 +443,7 @@ def made_up(qualities: dict[str, float], clips: int = 3) -> EvalResult:
     records = [
         ClipScore(
             f"{clip}.wav", rate, codec, duration_s=1.0, measured_kbps=rate,
-            scores={"pesq_wb": quality + rate / 10 + clip * (1 + rate / 16) / 10},
+            scores={"pesq_wb": quality + rate / 10 + clip * (1 + rate / 16) / 10}, number=clip,
         )
         for codec, quality in qualities.items()
         for clip in range(clips)
