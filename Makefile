@@ -12,6 +12,8 @@ BIN := $(VENV)/bin
 JOBS ?= 2
 STAMP := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
+# Tests and demo start many processes: what one has compiled, the next ones need not.
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: demo install test test-all lint docs wheel clean
 
