@@ -30,7 +30,6 @@ from codec.transcode import Coder, choose_target, code
 from codec.trees import TreeRun
 
 ROOT = Path(__file__).resolve().parents[3]
-SSHD = "/usr/sbin/sshd"
 
 
 @pytest.fixture
@@ -256,35 +255,14 @@ def speech_of(path: Path) -> np.ndarray:
 
 
 @pytest.fixture
-def sftp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def sftp(tmp_path: Path) -> Iterator[str]:
     """The address of tmp_path on a server for SFTP on this machine."""
     pytest.importorskip("paramiko")
-    if not os.path.exists(SSHD) or os.getuid() != 0:
-        pytest.skip("needs sshd, and root")
-    port, folder = free_port(), tmp_path / "ssh"
-    folder.mkdir(mode=0o700)
-    for name in ("host", "key"):
-        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)]
-        subprocess.run(command, check=True)
-    os.makedirs("/run/sshd", exist_ok=True)
-    options = (
-        "ListenAddress=127.0.0.1", f"HostKey={folder}/host", "PidFile=none", "StrictModes=no",
-        f"AuthorizedKeysFile={folder}/key.pub", "PermitRootLogin=yes", "UsePAM=no",
-        "Subsystem=sftp internal-sftp",
-    )  # fmt: skip
-    settings = [word for option in options for word in ("-o", option)]
-    server = subprocess.Popen([SSHD, "-D", "-f", "/dev/null", "-p", str(port), *settings])
-    monkeypatch.setitem(
-        fsspec.config.conf, "sftp",
-        {"key_filename": str(folder / "key"), "look_for_keys": False, "allow_agent": False},
-    )  # fmt: skip
-    try:
-        wait_for(port)
-        yield f"sftp://root@127.0.0.1:{port}{tmp_path}"
-    finally:
-        fsspec.get_filesystem_class("sftp").clear_instance_cache()
-        server.terminate()
-        server.wait()
+    from sftp import serving
+
+    with serving(tmp_path) as address:
+        yield address
+    fsspec.get_filesystem_class("sftp").clear_instance_cache()
 
 
 def test_sftp(codec: Codec, sftp: str, speech: np.ndarray, tmp_path: Path) -> None:
@@ -304,7 +282,7 @@ def test_sftp(codec: Codec, sftp: str, speech: np.ndarray, tmp_path: Path) -> No
     parts = {one.name: one.read() for one in members(f"{sftp}/c.tar", {".wav"})}
     assert parts == {name: (tmp_path / "in" / name).read_bytes() for name in ("a.wav", "b.wav")}
     with pytest.raises(AudioError, match="cannot be reached"):
-        storage.exists(f"sftp://root@127.0.0.1:{free_port()}/x")
+        storage.exists(f"sftp://root:x@127.0.0.1:{free_port()}/x")
 
 
 # --- S3 -------------------------------------------------------------------------------------------
