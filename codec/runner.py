@@ -16,6 +16,7 @@ times, is set aside and named, and the others go on.
 from __future__ import annotations
 
 import contextlib
+import logging
 import multiprocessing
 import os
 import pickle
@@ -173,15 +174,17 @@ def _stream(
 
 def _alone(engine: _Engine, setup: Setup, item: Any) -> Done:
     """Do one item with nothing beside it, as often as it may kill its worker."""
+    deaths = 0
     for _ in range(engine.chances):
         try:
             future = engine.submit(setup, [item])
             while not wait([future], _POLL_SECONDS).done:
                 engine.look_after()
             return Done(item, _result(engine, future)[0])
-        except engine.died:
+        except engine.died as error:
+            deaths += getattr(error, "allowed_failures", 0) + 1  # Dask's has tried as often
             engine.restart()
-    text = f"its worker process died {DEATHS} times, perhaps for memory; it is set aside"
+    text = f"its worker process died {deaths} times, perhaps for memory; it is set aside"
     return Done(item, error=text)
 
 
@@ -351,6 +354,8 @@ class _Cluster:
             ) from error
         self._address = address
         self.died = KilledWorker
+        # What it warns of is told here in one line, or is none of the user's concern.
+        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
         try:
             # Dask itself would try for long, and print what it thinks of it.
             host, port = parse_host_port(address.split("://")[-1], 8786)

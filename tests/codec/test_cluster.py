@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,9 @@ from pieces_of_work import Squares, tries
 pytest.importorskip("distributed", reason="needs the extra 'cluster'")
 
 from cluster import ROOT, Cluster, cluster
+from distributed import KilledWorker
 
-from codec import Codec
+from codec import Codec, runner
 from codec.errors import WeightsError
 from codec.pieces import EncodeOptions
 from codec.runner import ClusterError, Place, run
@@ -69,7 +71,7 @@ def test_what_kills_its_worker_is_set_aside(here: Cluster, tmp_path: Path) -> No
     setup = Squares(tmp_path, deadly=(5,))
     done = {c.item: c for c in run(setup, range(12), Place(1, here.address), lambda _: 15.0)}
     assert sorted(done) == list(range(12))
-    assert "it is set aside" in done[5].error
+    assert "its worker process died 3 times" in done[5].error
     assert tries(tmp_path, 5) == 6  # three in its batch, three alone
     assert all(done[n].result == n * n for n in done if n != 5)
 
@@ -179,6 +181,42 @@ def test_a_scheduler_that_goes_away(corpus: Path, tmp_path: Path) -> None:
         first.stop_scheduler()
         with pytest.raises(ClusterError, match="scheduler is gone; .* --skip-existing"):
             list(results)
+
+
+def test_a_scheduler_that_goes_away_is_one_line(corpus: Path, tmp_path: Path) -> None:
+    """Dask's own warnings and tracebacks are not for the user."""
+    (tmp_path / "a").mkdir()
+    with cluster(tmp_path / "a", 1) as first:
+        process = encode(corpus, tmp_path / "out", first)
+        deadline = time.monotonic() + 120
+        while not list((tmp_path / "out").rglob("*.bin")) and time.monotonic() < deadline:
+            time.sleep(0.02)
+        first.stop_scheduler()
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    *others, last = errors.splitlines()
+    assert last.startswith("codec: error: the Dask scheduler is gone; what is done is kept")
+    assert all(line.startswith("codec: error: ") for line in others)
+
+
+def test_how_often_a_worker_died_is_what_the_scheduler_says() -> None:
+    """Three deaths are the default of `cluster`; another scheduler allows more."""
+
+    class Killer:
+        chances = 1
+        died = KilledWorker
+
+        def submit(self, setup: object, batch: list[object]) -> Future[object]:
+            future: Future[object] = Future()
+            future.set_exception(KilledWorker("key", None, 4))
+            return future
+
+        def look_after(self) -> None: ...
+
+        def restart(self) -> bool:
+            return False
+
+    assert "worker process died 5 times" in runner._alone(Killer(), None, "x").error
 
 
 def test_no_scheduler_there(corpus: Path, tmp_path: Path) -> None:
