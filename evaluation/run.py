@@ -357,14 +357,14 @@ def _fingerprint(codec: Any) -> str | None:
 
 
 def _clips_to_hear(scored: Sequence[ClipScore], heard: Sequence[Clip]) -> Iterator[ListeningClip]:
-    """Yield the clips of which decoded audio was kept, where something could be scored."""
+    """Yield the clips of which decoded audio was kept, but where all metrics failed."""
     for name, path in ((clip.name, clip.path) for clip in heard):
         sounds = [
             Sound(clip.codec, clip.rate, clip.measured_kbps, clip.wave, clip.scores)
             for clip in scored
             if clip.file == name
             and clip.wave is not None
-            and any(score is not None for score in clip.scores.values())
+            and (not clip.scores or any(score is not None for score in clip.scores.values()))
         ]
         if sounds:
             with fetched(path) as file:

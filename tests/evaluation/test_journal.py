@@ -21,7 +21,7 @@ from evaluation.clips import ClipsOfDirectory
 from evaluation.journal import JOURNAL_NAME, Journal
 from evaluation.metrics import METRICS, Metric
 from evaluation.results import ClipScore, EvalResult, RunInfo, write_results
-from evaluation.run import sum_up
+from evaluation.run import sum_up, write
 
 ROOT = Path(__file__).resolve().parents[2]
 TIMES = {"encode_s", "decode_s"}
@@ -194,8 +194,9 @@ def test_slow_metrics_have_workers_of_their_own(
     assert result.heard[0].sounds[0].scores.keys() == {"pesq_wb", "psnr_db", "estoi", "dnsmos"}
 
 
-def test_no_metrics(clips: list[Path]) -> None:
-    result = toy(clips, [8, 16], metrics=["none"])
+def test_no_metrics(clips: list[Path], tmp_path: Path) -> None:
+    result = toy(clips, [8, 16], metrics=["none"], page_clips=1)
+    assert write(result, tmp_path) == ["scores.csv", "summary.json", "listen.html"]
     assert not len(result.scores) and result.info.metrics == ()
     assert result.rates.measured_kbps.tolist() == pytest.approx([8.08, 16.08], abs=0.2)
     header, *rows = csv.reader(result.to_csv().splitlines())
