@@ -283,6 +283,12 @@ class ShardRun(Run):
             else:
                 yield Pair(source, target, 1 << 30)  # long enough to be a batch of its own
 
+    def stays_lost(self, source: str) -> bool:
+        """Tell whether a file is missing in a shard that is left out because it is there."""
+        return self.skip_existing and any(
+            source.startswith(f"{shard}/") and is_done(target) for shard, target in self.shards
+        )
+
     def take(self, pair: Pair, outcome: ShardOutcome) -> None:
         """Enter what came of a shard."""
         if outcome.error:

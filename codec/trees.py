@@ -13,11 +13,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from codec.io.finder import Finder
-from codec.io.storage import Location, file_system, is_url, join, naming
+from codec.io.storage import Location, fetched, file_system, is_url, join, naming
 from codec.pieces import Outcome
 from codec.runner import Place, Setup, Work, run
 from codec.transcode import Coder, attempt, is_done, with_suffix
@@ -103,6 +104,15 @@ class Failures:
                 csv.writer(self._file).writerow(("file", "reason"))
             csv.writer(self._file).writerow((source, reason))
             self._file.flush()
+
+    def former(self) -> Iterator[tuple[str, str]]:
+        """Yield what the file of an earlier run has: sources and reasons."""
+        if self._folder is None or not is_done(place := join(self._folder, FAILURES_NAME)):
+            return
+        with fetched(place) as path, path.open(encoding="utf-8", newline="") as file:
+            yield from (
+                (row[0], row[1]) for row in islice(csv.reader(file), 1, None) if len(row) == 2
+            )
 
     def clear(self) -> None:
         """Remove the file of an earlier run."""
@@ -210,6 +220,10 @@ class Run:
         """Return what does a pair."""
         return PairWork(self.coder)
 
+    def stays_lost(self, source: str) -> bool:
+        """Tell whether what failed in an earlier run will not be tried in this one."""
+        return False
+
     def run(self, show: Callable[[int], None] = lambda done: None) -> None:
         """Code all files; what is wrong with one does not stop the others.
 
@@ -221,7 +235,10 @@ class Run:
         ------
         WeightsError, ClusterError   they stop every file
         """
+        kept = [row for row in self.failures.former() if self.stays_lost(row[0])]
         self.failures.clear()
+        for source, reason in kept:
+            self.failures.add(source, reason)
         started = time.monotonic()
         results = run(
             self.setup(), self.pairs(), self.place,

@@ -27,6 +27,26 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def test_what_is_missing_in_a_shard_that_is_there_stays_listed(tmp_path: Path) -> None:
+    (tmp_path / "bad.flac").write_bytes(b"no audio")
+    soundfile.write(tmp_path / "good.flac", voice(3200), 16000)
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        for name in ("bad.flac", "good.flac"):
+            tar.add(tmp_path / name, name)
+    command = ("encode", tmp_path / "a.tar", tmp_path / "out" / "b.tar")
+    assert run(*command).exit_code == 1
+    listed = (tmp_path / "out" / "failures.csv").read_text()
+    assert "a.tar/bad.flac" in listed
+    for _ in range(2):
+        again = run(*command, "--skip-existing")
+        assert again.exit_code == 1 and again.stderr.count("a.tar/bad.flac: is text") == 1
+        assert (tmp_path / "out" / "failures.csv").read_text() == listed
+    with tarfile.open(tmp_path / "a.tar", "w") as tar:
+        tar.add(tmp_path / "good.flac", "good.flac")
+    assert run(*command).exit_code == 0
+    assert not (tmp_path / "out" / "failures.csv").exists()
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_info(corpus: Path, tmp_path: Path, jobs: int) -> None:
     assert run("encode", corpus / "c-{0..1}.tar", tmp_path / "shards").exit_code == 0
