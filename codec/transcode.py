@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import shutil
+import stat
 import tempfile
 import threading
 from collections.abc import Callable
@@ -255,7 +256,7 @@ def choose_target(source: Location, target: str | None, suffix: str, force: bool
             chosen = join(chosen, Path(str(source)).stem + suffix)
     check_writable(chosen)
     if exists(chosen):
-        if _is_same(source, chosen):
+        if is_same(source, chosen):
             raise CodecError(f"{chosen}: is the input; name another output")
         if many and not is_directory(chosen):
             raise CodecError(
@@ -278,14 +279,17 @@ def with_suffix(place: Location, suffix: str) -> Location:
     return posixpath.splitext(place)[0] + suffix
 
 
-def _is_same(source: Location, target: Location) -> bool:
-    """Tell whether an output that is there is what is read."""
+def is_same(source: Location, target: Location) -> bool:
+    """Tell whether an output that is there is what is read; either may be - (standard)."""
     if isinstance(source, Path) and isinstance(target, Path):
         try:
             found = os.fstat(0) if source == STANDARD else source.stat()
-            return os.path.samestat(found, target.stat())
-        except OSError:  # no such input, or a standard input that is closed
+            other = os.fstat(1) if target == STANDARD else target.stat()
+        except OSError:  # no such input, or a standard stream that is closed
             return False
+        # A device, a terminal say, may be both.
+        file_or_folder = stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)
+        return file_or_folder and os.path.samestat(found, other)
     return str(source).rstrip("/") == str(target).rstrip("/")
 
 

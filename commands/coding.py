@@ -26,7 +26,7 @@ from codec.pieces import DecodeOptions, EncodeOptions, Outcome, decode_stream
 from codec.pipe import LiveStop, encode_pipe
 from codec.runner import Place
 from codec.shards import ShardRun, is_shards, pair_shards
-from codec.transcode import Coder, attempt, choose_target, code, encode_file, is_done
+from codec.transcode import Coder, attempt, choose_target, code, encode_file, is_done, is_same
 from codec.trees import FAILURES_NAME, Failures, Run, TreeRun
 from codec.weights import load_weights
 from commands.terminal import (
@@ -143,6 +143,8 @@ class CodingRun:
             raise UserError("name an output for what comes from standard input, or -")
         if source != STANDARD and is_directory(source):
             raise UserError(f"{source}: is a directory; name one file to go to standard output")
+        if target == "-" and is_same(source, STANDARD):
+            raise UserError(f"standard output is the input, {name_of(source)}; name another file")
 
     def __call__(self, source: Location, target: str | None, raw: Samples | None = None) -> None:
         """Code a file, a directory, or what comes through standard input or a pipe."""

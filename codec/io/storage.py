@@ -88,8 +88,15 @@ def is_url(name: object) -> bool:
 
 
 def location(name: str | os.PathLike[str]) -> Location:
-    """Return what a user named: a URL as a string, anything else as a path."""
+    """Return what a user named: a URL as a string, anything else as a path.
+
+    Raises
+    ------
+    CodecError   an empty name, which would be this folder: often a variable that is not set
+    """
     text = os.fspath(name)
+    if not text:
+        raise CodecError("an empty name; name a file or a folder (. is this one)")
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     return text if is_url(text) else named_path(text)

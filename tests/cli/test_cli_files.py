@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 from math import ceil
 from pathlib import Path
 
@@ -333,6 +335,16 @@ def test_standard_input_is_not_overwritten(wav: Path, tmp_path: Path) -> None:
         result = run_process("encode", "-", source, stdin=file)
     assert result.returncode == 2 and b"is the input" in result.stderr
     assert source.read_bytes() == wav.read_bytes()
+    with source.open("rb") as file, source.open("r+b") as same:
+        for name in ("-", source):
+            result = run_process(
+                "encode", name, "-", stdin=file, stdout=same, stderr=subprocess.PIPE,
+                capture_output=False,
+            )  # fmt: skip
+            assert result.returncode == 2 and b"output is the input" in result.stderr
+    assert source.read_bytes() == wav.read_bytes()
+    result = run_process("encode", "-", os.devnull, stdin=subprocess.DEVNULL)
+    assert b"is the input" not in result.stderr  # a device may be both
     assert_user_error(run("encode", "-", f"{tmp_path}/", data=b"1234"), "name the output file")
 
 

@@ -147,3 +147,12 @@ def test_a_message_is_one_line_in_a_process_too(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.count(b"\n") == 1
     assert result.stderr.startswith(b"codec: error: ")
+
+
+def test_an_empty_name_is_no_folder(wav: Path, tmp_path: Path) -> None:
+    """Such as that of a shell's variable that is not set."""
+    assert_user_error(run("encode", "", tmp_path / "a.bin"), "an empty name")
+    assert_user_error(run("encode", wav, ""), "an empty name")
+    assert_user_error(run("decode", "", ""), "an empty name")
+    assert_user_error(run("info", ""), "an empty name")
+    assert not list(tmp_path.iterdir())
