@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 import struct
 
 from codec.errors import AudioError
@@ -51,6 +52,10 @@ _OTHER = (
     (0, b"\x7fELF", "a program"), (0, b"MZ\x90\0", "a program"), (0, b"\x93NUMPY", "NumPy"),
     (0, b"\x89HDF\r\n", "HDF5"), (0, b"PAR1", "Parquet"), (0, b"SQLite format 3\0", "SQLite"),
 )  # fmt: skip
+# A container behind something else, where no samples look like that.
+_CONTAINER = re.compile(
+    rb"R(?:IFF|IFX|F64)....WAVE|BW64....WAVE|FORM....AIF[FC]|fLaC\0\0\0\x22|OggS\0\x02", re.DOTALL
+)
 _TEXT_BYTES = 16  # so many bytes of text, and no samples look like that
 _SHORT_TEXT = 4  # the same where no more came
 _TS_PACKETS = 8  # of MPEG-TS that follow one another
@@ -103,6 +108,11 @@ def is_audio_file(head: bytes, name: str = "standard input") -> bool:
             raise AudioError(f"{name}: is {what}, no audio that can be read here; convert it first")
     if head.startswith(b"NSVQ"):
         raise AudioError(f"{name}: is a coded stream already; `codec decode` reads it")
+    if found := _CONTAINER.search(head):
+        raise AudioError(
+            f"{name}: has {found.start()} bytes before an audio file begins; cut them off first "
+            f"(tail -c +{found.start() + 1})"
+        )
     if text := _as_text(head[:HEAD_BYTES]):
         what = "HTML or XML" if text.lstrip().startswith("<") else "text"
         raise AudioError(f"{name}: is {what}, no audio; check where it comes from")

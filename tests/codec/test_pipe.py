@@ -299,6 +299,17 @@ def test_what_is_no_audio_is_not_coded_as_noise(codec: Codec, head: bytes, word:
         )
 
 
+@pytest.mark.parametrize("before", [b"\xef\xbb\xbf", bytes(512), b"\0\1HTTP/1.1 200 OK\r\n\r\n"])
+@pytest.mark.parametrize("container", ["WAV", "AIFF", "FLAC", "OGG"])
+def test_a_container_behind_other_bytes_is_not_coded_as_noise(
+    codec: Codec, pcm: np.ndarray, before: bytes, container: str
+) -> None:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, pcm[:1000], 16000, format=container)
+    with pytest.raises(AudioError, match=f"has {len(before)} bytes before an audio file"):
+        encode(codec, before + buffer.getvalue())
+
+
 def test_noise_is_taken_as_samples() -> None:
     rng = np.random.default_rng(0)
     for _ in range(2000):
