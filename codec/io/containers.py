@@ -119,7 +119,8 @@ def _w64(read: Read) -> Audio | None:
         size = int.from_bytes(head[16:], "little")
         if head[:4] == b"data":
             # libsndfile goes by the end of the file where the size is zero or too large.
-            return Audio(position + 24, max(size - 24, 0) if size < 1 << 63 else None)
+            # ffmpeg writes 2^63 - 1 into a pipe.
+            return Audio(position + 24, max(size - 24, 0) if size < 1 << 62 else None)
         if size < 24:
             break
         position += size + -size % 8

@@ -37,3 +37,16 @@ def test_what_is_right_is_not_touched(tmp_path: Path) -> None:
         soundfile.write(path, [0.0, 0.1] * 500, 16000, format=container)
         (part,), notes = file_parts(path)
         assert (part.pieces, notes) == ((), []), container
+
+
+@pytest.mark.parametrize("size", [2**64 - 1, 2**63 - 1])
+def test_w64_of_unknown_length(tmp_path: Path, size: int) -> None:
+    """What ffmpeg writes into a pipe is whole: nothing is cut off."""
+    path = tmp_path / "a.w64"
+    soundfile.write(path, [0.0, 0.1] * 500, 16000, format="W64")
+    data = bytearray(path.read_bytes())
+    place = data.index(b"data") + 16
+    data[place : place + 8] = size.to_bytes(8, "little")
+    path.write_bytes(data)
+    assert file_parts(path)[1] == []
+    assert len(soundfile.read(path)[0]) == 1000
