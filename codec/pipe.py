@@ -214,6 +214,8 @@ def encode_pipe(
             if size == 0 and not _is_chunk(pipe.peek(4)):
                 size = None
                 outcome.notes.append("the header announces no audio: read to the end")
+        elif not head and not (stop and stop.signal):
+            raise AudioError(f"{name}: is empty; look at the program that should write to it")
         elif head:
             outcome.notes.append(
                 "no header of an audio file: taken as 16-bit samples at 16 kHz, mono (--raw says "
@@ -226,6 +228,8 @@ def encode_pipe(
         blocks = _until_it_fails(blocks, outcome)
     outcome.sample_rate = samples.rate
     encode_blocks(codec, blocks, options, outcome, write, seek, cut)
+    if outcome.num_samples == 0:
+        outcome.notes.append("no samples came in")
     return outcome
 
 

@@ -143,7 +143,8 @@ def test_pieces_of_any_size(codec: Codec, pcm: np.ndarray, intra_only: bool) -> 
 
 @pytest.mark.parametrize("length", [0, 1, 160, 161, 320])
 def test_short_streams(codec: Codec, pcm: np.ndarray, length: int) -> None:
-    coded, _ = encode(codec, container(pcm[:length], "raw"), EncodeOptions(8.0))
+    raw = Samples("s16le", 16000, 1)
+    coded, _ = encode(codec, container(pcm[:length], "raw"), EncodeOptions(8.0), raw=raw)
     out, outcome = decode(codec, coded)
     assert outcome.num_samples == length
     assert out[:44] == wav_header(16000, length)
@@ -357,6 +358,16 @@ def test_faults_are_said(codec: Codec, pcm: np.ndarray) -> None:
 
 def run(*arguments: str, data: bytes = b"") -> subprocess.CompletedProcess[bytes]:
     return subprocess.run([*CLI, *arguments], input=data, capture_output=True, timeout=120)
+
+
+def test_a_pipe_that_brings_nothing(tmp_path: Path) -> None:
+    target = str(tmp_path / "a.bin")
+    result = run("encode", "-", target)
+    assert (result.returncode, os.path.exists(target)) == (2, False)
+    assert result.stderr.startswith(b"codec: error: standard input: is empty")
+    result = run("encode", "--raw", "s16le", "-", target)
+    assert result.returncode == 0
+    assert b"codec: note: no samples came in" in result.stderr.splitlines()
 
 
 def test_commands_in_a_pipe(codec: Codec, pcm: np.ndarray) -> None:
