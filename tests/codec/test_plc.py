@@ -64,6 +64,9 @@ LOSSES = {
 }
 
 
+WORST = ("0.2", "0.5", "bursts of 3", "bursts of 30")
+
+
 def samples_of(packet: int) -> slice:
     """Where the samples lie that a packet completes."""
     return slice(max(320 * packet - 160, 0), 320 * packet + 160)
@@ -157,7 +160,15 @@ def test_what_is_left_of_long_losses_fades(codec: Codec) -> None:
 # What is heard
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# Of the kinds of files all in one pass, of the losses all: the others are slow.
+HEARD = [
+    pytest.param(kind, name, marks=() if kind == KINDS[0] or name in WORST else pytest.mark.slow)
+    for kind in KINDS
+    for name in LOSSES
+]
+
+
+@pytest.mark.parametrize("file, name", HEARD, indirect=["file"])
 def test_never_clicks_or_explodes(codec: Codec, file: tuple, name: str) -> None:
     data, wanted, _ = file
     got = codec.decode_lossy(data, LOSSES[name])
