@@ -24,9 +24,10 @@ from commands.evaluating import (
     count_cpus,
     find_clips,
     needs_evaluation,
-    report_failures,
+    report,
     stopped_evaluation,
 )
+from commands.parsers import DEFAULT_RATES
 from commands.terminal import (
     EXIT_SOME_FILES,
     STANDARD,
@@ -185,7 +186,7 @@ def info(
 @app.command("eval")
 def evaluate(
     test_dir: opt.TestArgument,
-    rates: opt.RatesOption = opt.DEFAULT_RATES,  # type: ignore[assignment]
+    rates: opt.RatesOption = DEFAULT_RATES,  # type: ignore[assignment]
     against: opt.AgainstOption = "",
     scores: opt.ScoresOption = None,
     baseline: opt.BaselineOption = None,
@@ -217,7 +218,6 @@ def evaluate(
         from evaluation import run as evaluation
         from evaluation.baselines.codecs import find_installed
         from evaluation.published import read_scores
-        from evaluation.tables import all_tables
 
         published = read_scores(scores or ())
         baselines, missing = find_installed(against)
@@ -244,28 +244,16 @@ def evaluate(
         )
         with progress("eval", "clip") as show:
             result = evaluation.run(config, show)
-        print(all_tables(result))
-        for text in result.notes:
-            note(text)
-        lost = report_failures(result)
-        if out is not None:
-            title = f"Codecs compared on {Path(test_dir).absolute().name or 'speech'}"
-            written = evaluation.write(result, out, title)
-            print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
-    if lost:
-        raise typer.Exit(EXIT_SOME_FILES)
+        if not report(result, Path(test_dir), out):
+            raise typer.Exit(EXIT_SOME_FILES)
 
 
 @app.command()
 def ratings(files: opt.RatingsArgument, out: opt.RatingsOutOption = None) -> None:
     """Sum up what listeners said in the blind test of the listening page."""
     with needs_evaluation():
-        from evaluation.listening.ratings import (
-            ratings_table,
-            read_ratings,
-            summarise,
-            write_ratings,
-        )
+        from evaluation.listening.mushra import ratings_table, summarise, write_ratings
+        from evaluation.listening.ratings import read_ratings
 
         summary = summarise(read_ratings(files))
         print(ratings_table(summary))

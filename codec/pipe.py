@@ -200,27 +200,11 @@ def encode_pipe(
         cut = None  # it is still there
     pipe = PipeInput(source, stop)
     outcome = Outcome(Path("-"), Path("-"))
-    size: int | None = None
-    samples = raw
+    samples, size = raw, None
+    if raw is None:
+        samples, size = _look_at_header(pipe, outcome, name, stop)
     if samples is None:
-        samples = RAW_DEFAULT
-        head = pipe.peek(HEAD_BYTES)
-        if is_audio_file(pipe.peek(head_size(head)), name):
-            header = parse_wav(pipe.look, _HEADER_SPACE)
-            if header is None or header.samples is None:
-                return _encode_spooled(codec, pipe, options, outcome, name, write, seek, cut)
-            pipe.skip(header.offset)
-            samples, size = header.samples, header.size
-            if size == 0 and not _is_chunk(pipe.peek(4)):
-                size = None
-                outcome.notes.append("the header announces no audio: read to the end")
-        elif not head and not (stop and stop.signal):
-            raise AudioError(f"{name}: is empty; look at the program that should write to it")
-        elif head:
-            outcome.notes.append(
-                "no header of an audio file: taken as 16-bit samples at 16 kHz, mono (--raw says "
-                "what they are)"
-            )
+        return _encode_spooled(codec, pipe, options, outcome, name, write, seek, cut)
     check_rate(samples.rate, f"{name}: sample rate")
     frames = _frames(pipe, samples, size, outcome)
     blocks = _mono_blocks(frames, samples, options.channel, outcome, name)
@@ -231,6 +215,37 @@ def encode_pipe(
     if outcome.num_samples == 0:
         outcome.notes.append("no samples came in")
     return outcome
+
+
+def _look_at_header(
+    pipe: PipeInput, outcome: Outcome, name: str, stop: LiveStop | None
+) -> tuple[Samples | None, int | None]:
+    """Say what samples come next, and in how many bytes (None: to the end).
+
+    No samples: it is an audio file that cannot be read while it comes in.
+
+    Raises
+    ------
+    AudioError   not audio, or nothing at all
+    """
+    head = pipe.peek(HEAD_BYTES)
+    if not head and not (stop and stop.signal):
+        raise AudioError(f"{name}: is empty; look at the program that should write to it")
+    if not is_audio_file(pipe.peek(head_size(head)), name):
+        if head:
+            outcome.notes.append(
+                "no header of an audio file: taken as 16-bit samples at 16 kHz, mono (--raw says "
+                "what they are)"
+            )
+        return RAW_DEFAULT, None
+    header = parse_wav(pipe.look, _HEADER_SPACE)
+    if header is None or header.samples is None:
+        return None, None
+    pipe.skip(header.offset)
+    if header.size == 0 and not _is_chunk(pipe.peek(4)):
+        outcome.notes.append("the header announces no audio: read to the end")
+        return header.samples, None
+    return header.samples, header.size
 
 
 def _is_chunk(name: bytes) -> bool:

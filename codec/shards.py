@@ -37,7 +37,7 @@ from codec.io.storage import (
     stored,
 )
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome
-from codec.runner import Setup, Work
+from codec.places import Setup, Work
 from codec.transcode import Coder, decode_file, encode_file, is_done
 from codec.trees import Pair, Run
 

@@ -20,7 +20,8 @@ from typing import IO, Any, NamedTuple
 from codec.io.finder import Finder
 from codec.io.storage import Location, fetched, file_system, is_url, join, naming
 from codec.pieces import Outcome
-from codec.runner import Place, Setup, Work, run
+from codec.places import Place, Setup, Work
+from codec.runner import run
 from codec.transcode import Coder, attempt, is_done, with_suffix
 
 FAILURES_NAME = "failures.csv"

@@ -69,7 +69,23 @@ def count_cpus() -> int:
     return os.cpu_count() or 1
 
 
-def report_failures(result: EvalResult) -> bool:
+def report(result: EvalResult, test_dir: Path, out: Path | None) -> bool:
+    """Print and write what came of an evaluation; return whether all clips are in the figures."""
+    from evaluation import run
+    from evaluation.tables import all_tables
+
+    print(all_tables(result))
+    for text in result.notes:
+        note(text)
+    lost = _report_failures(result)
+    if out is not None:
+        title = f"Codecs compared on {test_dir.absolute().name or 'speech'}"
+        written = run.write(result, out, title)
+        print(f"{', '.join(written[:-1])} and {written[-1]} are in {out}")
+    return not lost
+
+
+def _report_failures(result: EvalResult) -> bool:
     """Print one line for each failure; return whether some clip is not in the figures at all."""
     lost = False
     unread: set[str] = set()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, fields
 from enum import StrEnum
@@ -13,11 +12,10 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from codec.config import MAX_KBPS, MAX_SOURCE_RATE, MIN_KBPS, MIN_SOURCE_RATE
+from codec.config import MAX_SOURCE_RATE, MIN_SOURCE_RATE
 from codec.runner import Place
+from commands.parsers import parse_channel, parse_kbps, parse_losses, parse_names, parse_rates
 from commands.terminal import UserError
-
-DEFAULT_RATES = "8,9.6,13.2,16.4,24.4,32"
 
 
 class Rate(StrEnum):
@@ -74,73 +72,6 @@ def place_of(jobs: int | None, scheduler: str | None) -> Place:
 
 
 # --------------------------------------------------------------------------------------------------
-# What is written in one string
-
-
-def _check_kbps(value: float) -> float:
-    """Return the bitrate, or raise `UserError` when it is outside 8..32 kbit/s."""
-    if not (math.isfinite(value) and MIN_KBPS <= value <= MAX_KBPS):
-        raise UserError(
-            f"bitrate {value:g} kbit/s is out of range; "
-            f"give a value from {MIN_KBPS:g} to {MAX_KBPS:g}"
-        )
-    return value
-
-
-def _parse_kbps(text: str) -> float:
-    """Return a bitrate inside 8..32 kbit/s."""
-    try:
-        return _check_kbps(float(text))
-    except ValueError:
-        raise typer.BadParameter(f"{text!r} is not a number; give kbit/s such as 13.2") from None
-
-
-def _parse_rates(text: str) -> list[float]:
-    """Return the bitrates of a comma-separated list, each inside 8..32 kbit/s."""
-    try:
-        rates = [_check_kbps(float(item)) for item in text.split(",")]
-    except ValueError:
-        raise typer.BadParameter(
-            f"{text!r} are not numbers; give kbit/s such as {DEFAULT_RATES}"
-        ) from None
-    if len(set(rates)) < len(rates):
-        raise typer.BadParameter(f"a rate is named twice in {text!r}; name each once")
-    return rates
-
-
-def _parse_losses(text: str) -> list[float]:
-    """Return percentages of lost packets, 0 first; none for an empty list."""
-    if not text.strip():
-        return []
-    try:
-        losses = {0.0, *map(float, text.split(","))}
-    except ValueError:
-        losses = {math.nan}
-    if not all(0 <= loss <= 100 for loss in losses):
-        raise typer.BadParameter(
-            f"something in {text!r} is not a percentage; give numbers from 0 to 100, such as 3,6,10"
-        )
-    return sorted(losses)
-
-
-def _parse_names(text: str) -> list[str]:
-    """Return the names of a comma-separated list, in small letters."""
-    names = [name.strip().lower() for name in text.split(",") if name.strip()]
-    if text and not names:
-        raise typer.BadParameter(f"no name in {text!r}")
-    if len(set(names)) < len(names):
-        raise typer.BadParameter(f"one is named twice in {text!r}; name each once")
-    return names
-
-
-def _parse_channel(text: str) -> str | int:
-    """Return 'mix', or the number of a channel."""
-    if text == "mix" or text.isdecimal() and int(text) > 0:
-        return text if text == "mix" else int(text)
-    raise typer.BadParameter(f"{text!r} is no channel; give mix, or a number from 1 on")
-
-
-# --------------------------------------------------------------------------------------------------
 # Coding
 
 AudioArgument = Annotated[
@@ -168,9 +99,7 @@ OutArgument = Annotated[
 ]  # fmt: skip
 BitrateOption = Annotated[
     float,
-    typer.Option(
-        parser=_parse_kbps, metavar="KBPS", help="Rate in kbit/s, any value from 8 to 32."
-    ),
+    typer.Option(parser=parse_kbps, metavar="KBPS", help="Rate in kbit/s, any value from 8 to 32."),
 ]
 VbrOption = Annotated[
     bool,
@@ -191,7 +120,7 @@ KeepOffsetOption = Annotated[
 ChannelOption = Annotated[
     str,
     typer.Option(
-        parser=_parse_channel,
+        parser=parse_channel,
         metavar="mix|N",
         help="Channel to encode, counted from 1; mix: all, none of them lost.",
     ),
@@ -282,12 +211,12 @@ TestArgument = Annotated[
 ]
 RatesOption = Annotated[
     Sequence[float],
-    typer.Option(parser=_parse_rates, metavar="LIST", help="Rates in kbit/s, separated by commas."),
+    typer.Option(parser=parse_rates, metavar="LIST", help="Rates in kbit/s, separated by commas."),
 ]
 AgainstOption = Annotated[
     Sequence[str],
     typer.Option(
-        parser=_parse_names,
+        parser=parse_names,
         metavar="LIST",
         help="Codecs to run on the same clips where their programs are installed, separated by "
         "commas: opus, opus-audio, opus-lace, opus-nolace, lc3, speex, g722.",
@@ -312,7 +241,7 @@ NameOption = Annotated[str, typer.Option(help="What to call this codec in tables
 MetricsOption = Annotated[
     Sequence[str],
     typer.Option(
-        parser=_parse_names,
+        parser=parse_names,
         metavar="LIST",
         help="Further metrics, separated by commas: visqol, dnsmos, distillmos (they need the "
         "extra 'eval'; they have processes of their own); none: no metric, only rates and speeds.",
@@ -356,7 +285,7 @@ EvalIntraOption = Annotated[
 LossOption = Annotated[
     Sequence[float],
     typer.Option(
-        parser=_parse_losses,
+        parser=parse_losses,
         metavar="LIST",
         help="Percentages of packets to lose, separated by commas, such as 3,6,10: each rate "
         "is scored without losses and with each of these (with independent packets).",

@@ -91,14 +91,23 @@ def bjontegaard(
     saved, bottom, top = _log_rate_difference(log_rates, mean)
     if not np.isfinite(saved):
         return RateSaved(None, clips=clips, reason=_why_not(*np.split(mean, [ours[0].size])))
-    low = high = None
-    if clips > 1:
-        means = resampled_means(both, seed, resamples)
-        drawn = np.array([_log_rate_difference(log_rates, row)[0] for row in means])
-        drawn = drawn[np.isfinite(drawn)]
-        if drawn.size >= _MIN_SHARE * resamples:
-            low, high = map(_percent, interval(drawn))
+    low, high = _confidence(log_rates, both, seed, resamples)
     return RateSaved(_percent(saved), low, high, bottom, top, clips)
+
+
+def _confidence(
+    log_rates: tuple[FloatArray, FloatArray], quality: FloatArray, seed: int, resamples: int
+) -> tuple[float | None, float | None]:
+    """Return the interval of the rate saved over draws of the clips, quality [N, R1 + R2]."""
+    if len(quality) < 2:
+        return None, None
+    means = resampled_means(quality, seed, resamples)
+    drawn = np.array([_log_rate_difference(log_rates, row)[0] for row in means])
+    drawn = drawn[np.isfinite(drawn)]
+    if drawn.size < _MIN_SHARE * resamples:
+        return None, None
+    low, high = map(_percent, interval(drawn))
+    return low, high
 
 
 def _curve(rates: ArrayLike, quality: ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -75,19 +75,7 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     published, notes = _select_published(config, running, metrics)
     others = [*running, *dict.fromkeys(score.codec for score in published)]
     baseline = _choose_baseline(config, others)
-    codec = config.codec_loader()  # here too, so that a bad weights file is an ordinary error
-    job = Job(
-        config.codec_loader,
-        metrics[: len(metrics) - len(slow)],
-        config.packets_of,
-        config.vbr,
-        config.independent or bool(config.losses),
-        tuple(sorted(set(config.losses))),
-        config.name,
-        tuple(config.baselines),
-        _fingerprint(codec),
-        bool(slow),
-    )
+    job = _job(config, metrics, slow)
     heard = () if config.losses else tuple(choose_clips(config.clips, config.page_clips))
     settings = _settings(config, job, metrics)
     kinds = rates_of(config)
@@ -129,6 +117,23 @@ def _select_published(
         return [], []
     names = [clip.name for clip in config.clips]
     return select_published(config.published, names, config.name, running, metrics)
+
+
+def _job(config: EvalConfig, metrics: Sequence[str], slow: Sequence[str]) -> Job:
+    """Return what the workers do; the slow metrics have workers of their own."""
+    codec = config.codec_loader()  # here too, so that a bad weights file is an ordinary error
+    return Job(
+        config.codec_loader,
+        tuple(metrics[: len(metrics) - len(slow)]),
+        config.packets_of,
+        config.vbr,
+        config.independent or bool(config.losses),
+        tuple(sorted(set(config.losses))),
+        config.name,
+        tuple(config.baselines),
+        _fingerprint(codec),
+        bool(slow),
+    )
 
 
 def _settings(config: EvalConfig, job: Job, metrics: Sequence[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from compiled import compile_entries, worker_number
 
 from codec import Codec
 from codec.io.audio import read_audio
@@ -23,6 +24,12 @@ for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 DEMO_SPEECH = Path(__file__).resolve().parent.parent / "demo" / "speech"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled() -> None:
+    """What coding begins with: tests that run side by side compile each kernel once."""
+    compile_entries(worker_number())
 
 
 @pytest.fixture(scope="session")

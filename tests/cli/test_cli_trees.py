@@ -164,13 +164,20 @@ def test_here_or_on_a_cluster(tree: Path, tmp_path: Path) -> None:
     assert_user_error(run("encode", tree, tmp_path / "out", *both), "--jobs, --scheduler")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("jobs", [1, 2])
+@pytest.mark.parametrize(
+    "jobs, number",
+    [
+        (2, signal.SIGINT),
+        (1, signal.SIGTERM),
+        pytest.param(1, signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param(2, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
+)
 def test_ended_by_a_signal(tmp_path: Path, jobs: int, number: signal.Signals) -> None:
     """What is done stays, what is half done goes."""
     source = tmp_path / "in"
     source.mkdir()
-    long = np.tile(voice(16000), 60)
+    long = np.tile(voice(16000), 20)
     for name in range(40):
         soundfile.write(source / f"{name:02}.wav", long, 16000)
     process = start(

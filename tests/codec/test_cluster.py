@@ -126,6 +126,7 @@ def test_a_directory_with_a_worker_killed_in_the_middle(
     assert sum(now[path] != stamps[path] for path in now) == 1
 
 
+@pytest.mark.slow
 def test_a_client_that_is_interrupted(here: Cluster, corpus: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     process = encode(corpus, out, here)

@@ -4,10 +4,11 @@ import io
 
 import numpy as np
 import pytest
+from compiled import direct
 
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes
-from codec.coding.frame import set_envelope
+from codec.coding import frame
 from codec.config import FRAME_LENGTH, HOP_LENGTH, LEVEL_RESOLUTION, LOG_ONE, SAMPLE_RATE
 from codec.decoder import DecodedIntegers
 from codec.dsp import mdct
@@ -15,6 +16,7 @@ from codec.encoder import MEAN_FRAMES
 from codec.pieces import EncodeOptions, Outcome, encode_blocks
 
 COUNT = 40
+set_envelope, forward = direct(frame.set_envelope), direct(mdct.forward)
 
 
 def sizes_of(rate: float, count: int) -> np.ndarray:
@@ -40,7 +42,7 @@ def analysed(codec: Codec, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     padded = np.concatenate([np.zeros(HOP_LENGTH, np.float32), wave])
     windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * HOP_LENGTH)[::HOP_LENGTH].copy()
     plain = np.empty((len(windows), HOP_LENGTH), np.float32)
-    mdct.forward(mdct.make_transform(), windows, plain)
+    forward(mdct.make_transform(), windows, plain)
     return spectra, plain.reshape(spectra.shape)
 
 
@@ -123,7 +125,7 @@ def test_a_broken_packet_cannot_ask_for_any_level(codec: Codec) -> None:
     for delta in (-104, 104):
         for _ in range(4):
             state["frame"]["level_delta"] = delta
-            set_envelope(model, state, False, 3)
+            set_envelope(model, state, 0, 3)
             state["past"]["level"] = state["frame"]["level"]
         assert state["frame"]["level"] == (-72 if delta < 0 else 32)
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from compiled import direct
 from conftest import synthetic_speech
 
 from codec import Codec, StreamDecoder, plc
@@ -61,6 +62,9 @@ LOSSES = {
     "the last": only(PACKETS - 1),
     "every other": np.arange(PACKETS) % 2 == 1,
 }
+
+
+WORST = ("0.2", "0.5", "bursts of 3", "bursts of 30")
 
 
 def samples_of(packet: int) -> slice:
@@ -156,7 +160,15 @@ def test_what_is_left_of_long_losses_fades(codec: Codec) -> None:
 # What is heard
 
 
-@pytest.mark.parametrize("name", LOSSES)
+# Of the kinds of files all in one pass, of the losses all: the others are slow.
+HEARD = [
+    pytest.param(kind, name, marks=() if kind == KINDS[0] or name in WORST else pytest.mark.slow)
+    for kind in KINDS
+    for name in LOSSES
+]
+
+
+@pytest.mark.parametrize("file, name", HEARD, indirect=["file"])
 def test_never_clicks_or_explodes(codec: Codec, file: tuple, name: str) -> None:
     data, wanted, _ = file
     got = codec.decode_lossy(data, LOSSES[name])
@@ -232,6 +244,9 @@ def test_predicted_packets_recover_with_the_next_group(codec: Codec) -> None:
 # --------------------------------------------------------------------------------------------------
 # The parts
 
+start, receive, conceal_frame = map(direct, (plc.start, plc.receive, plc.conceal))
+inverse = direct(mdct.inverse)
+
 
 @pytest.fixture(scope="module")
 def transform() -> Any:
@@ -240,7 +255,7 @@ def transform() -> Any:
 
 def started() -> Any:
     state = new(plc.STATE)
-    plc.start(state)
+    start(state)
     return state
 
 
@@ -248,7 +263,7 @@ def conceal(state: Any, transform: Any, history: np.ndarray) -> tuple[Any, np.nd
     """Return what stands in for a lost frame."""
     parameters = new(PARAMETERS)
     spectrum = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    plc.conceal(state, transform, history, parameters, spectrum)
+    conceal_frame(state, transform, history, parameters, spectrum)
     return parameters, spectrum
 
 
@@ -271,7 +286,7 @@ def test_a_period_goes_on(transform: Any, period: int) -> None:
     assert state["lag"] % period == 0 and state["periodicity"] > 0.999
     assert (parameters["lag"] == state["lag"]).all()
     samples = np.empty(BLOCKS_PER_FRAME * HOP_LENGTH, np.float32)
-    mdct.inverse(transform, spectrum, np.zeros(HOP_LENGTH, np.float32), samples)
+    inverse(transform, spectrum, np.zeros(HOP_LENGTH, np.float32), samples)
     # The first block's first half lacks the block before it.
     np.testing.assert_allclose(samples[HOP_LENGTH:], coming[HOP_LENGTH : 2 * HOP_LENGTH], atol=1e-4)
 
@@ -279,7 +294,7 @@ def test_a_period_goes_on(transform: Any, period: int) -> None:
 def test_a_gap_is_described_and_fades(transform: Any) -> None:
     state, history = started(), np.random.default_rng(0).standard_normal(ltpf.FRAME)
     history = history.astype(np.float32)
-    plc.receive(state, received(-3.0))
+    receive(state, received(-3.0))
     length = plc.LONGEST_GAP + 4
     gap = [conceal(state, transform, history) for _ in range(length)]
     for i, (parameters, _) in enumerate(gap):
@@ -302,7 +317,7 @@ def test_the_frames_after_a_gap_are_told(transform: Any) -> None:
         told = []
         for _ in range(plc.RECOVERY + 2):
             parameters = received(-5.0)
-            plc.receive(state, parameters)
+            receive(state, parameters)
             assert not parameters["loss"][:2].any()
             told.append(float(parameters["loss"][2]))
         assert told == [0.5**i for i in range(plc.RECOVERY)] + [0.0, 0.0]

@@ -239,7 +239,7 @@ def peak():
 
 codec = Codec.load()
 peaks = []
-for vbr in (True, False):
+for vbr in (False, True):
     for name in ("short", "long"):
         source, target = f"{sys.argv[1]}/{name}.wav", f"{sys.argv[1]}/{name}.bin"
         encode_file(codec, source, target, EncodeOptions(vbr=vbr))
@@ -252,7 +252,7 @@ print(*peaks)
 """
 
 
-@pytest.mark.parametrize("minutes", [2, pytest.param(20, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("minutes", [1, pytest.param(20, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_signal(
     speech: np.ndarray, tmp_path: Path, minutes: int
 ) -> None:
@@ -266,7 +266,8 @@ def test_memory_does_not_grow_with_the_signal(
     assert result.returncode == 0, result.stderr
     peaks = list(map(int, result.stdout.split()))
     print(f"peaks in MB: {peaks}")
-    assert peaks[1] - peaks[0] < 20
-    assert peaks[3] - peaks[2] < 20
-    assert peaks[5] - peaks[4] < 20
+    limit = 10 if minutes == 1 else 20  # a minute of samples as they are read has 22 MB
+    assert peaks[1] - peaks[0] < limit
+    assert peaks[3] - peaks[2] < limit
+    assert peaks[5] - peaks[4] < limit
     assert peaks[-1] < 300

@@ -161,7 +161,7 @@ print(*peaks)
 """
 
 
-@pytest.mark.parametrize("folders", [100, pytest.param(1000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("folders", [50, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_million_files_take_no_more_memory_than_ten_thousand(
     tmp_path: Path, folders: int
 ) -> None:

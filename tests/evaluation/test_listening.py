@@ -18,6 +18,7 @@ import soundfile
 from scipy import signal
 
 from codec.io.wav import to_int16
+from evaluation.listening.mushra import summarise
 from evaluation.listening.page import (
     ListeningClip,
     Sound,
@@ -25,7 +26,7 @@ from evaluation.listening.page import (
     low_pass_anchor,
     write_page,
 )
-from evaluation.listening.ratings import COLUMNS, read_ratings, summarise
+from evaluation.listening.ratings import COLUMNS, read_ratings
 
 RATE = 16000
 SECONDS = 2.0

@@ -207,7 +207,7 @@ def test_registry() -> None:
 def test_evaluation_brings_no_torch() -> None:
     code = (
         "import sys\n"
-        "import evaluation.run, evaluation.tables, evaluation.listening.ratings\n"
+        "import evaluation.run, evaluation.tables, evaluation.listening.mushra\n"
         "sys.exit(sorted({'torch', 'torchaudio', 'matplotlib', 'models'} & set(sys.modules)) or 0)"
     )
     root = Path(metrics.__file__).resolve().parent.parent

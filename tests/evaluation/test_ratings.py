@@ -6,19 +6,14 @@ import csv
 import io
 import json
 import math
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from evaluation.listening.ratings import (
-    COLUMNS,
-    quality_word,
-    ratings_table,
-    read_ratings,
-    summarise,
-    write_ratings,
-)
+from evaluation.listening.mushra import quality_word, ratings_table, summarise, write_ratings
+from evaluation.listening.ratings import COLUMNS, Rating, read_ratings
 
 TIME = "2026-01-02T03:04:05.678Z"
 
@@ -171,10 +166,6 @@ def test_means_and_intervals(tmp_path: Path) -> None:
 
 
 def test_rates_are_apart_and_ascending() -> None:
-    from datetime import datetime
-
-    from evaluation.listening.ratings import Rating
-
     time = datetime(2026, 1, 1)
     ratings = [
         Rating("Ann", "s", "a", "nsvq", rate, rate, "A", value, time)

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ import soundfile
 from toys import HEADER, RATE, ToyBaseline, ToyCodec, syllables, toy
 
 from codec.io.wav import to_int16
+from codec.runner import Done
+from codec.runner import run as run_items
 from evaluation import bd_rate
 from evaluation.alignment import fir_map
 from evaluation.arrays import distinct
@@ -191,6 +193,26 @@ def test_workers_give_the_same_scores(clips: list[Path], tmp_path: Path) -> None
     np.testing.assert_array_equal(two.sounds[1].wave, y)
 
 
+def test_a_clip_that_no_worker_survives_is_a_failure(
+    clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the runner says of it (see `tests/codec/test_runner.py`) stands in the results."""
+
+    def one_dies(*arguments: Any) -> Iterator[Done]:
+        for came in run_items(*arguments):
+            died = came.item.file == "a.wav"
+            yield Done(came.item, error="its worker process died 3 times") if died else came
+
+    monkeypatch.setattr("evaluation.run.run_items", one_dies)
+    result = toy(clips[:2], [8])
+    (failure,) = result.failures
+    assert (failure.file, failure.metric) == ("a.wav", "codec")
+    assert "died 3 times" in failure.reason
+    assert np.isfinite(scores_of(result, "nsvq", "psnr_db")["sub/b.flac", 8])
+    assert summary_of(result)[0]["failures"] == 1
+
+
+@pytest.mark.slow
 def test_a_clip_that_kills_its_worker_is_a_failure(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", 1.9 * syllables(1.0, 1), RATE)
     soundfile.write(tmp_path / "soft.wav", 0.1 * syllables(1.0, 1), RATE)

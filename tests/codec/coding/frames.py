@@ -4,14 +4,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from compiled import direct
 
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes
-from codec.coding.frame import set_envelope, set_step, shape_steps, start
-from codec.coding.frame import state_dtype as coding_state_dtype
+from codec.coding import frame, rate_control
 from codec.config import FRAME_LENGTH
 from codec.encoder import FrameEncoder
 from codec.records import new
+
+put_frame, get_frame, update = map(direct, (frame.put_frame, frame.get_frame, frame.update))
+set_envelope, set_step = map(direct, (frame.set_envelope, frame.set_step))
+shape_steps, start = map(direct, (frame.shape_steps, frame.start))
+price, try_step = map(direct, (rate_control.price, rate_control.try_step))
+estimate, fill_frame = map(direct, (rate_control.estimate, rate_control.fill_frame))
 
 
 def frame_encoder(codec: Codec, rate: float = 13.2) -> FrameEncoder:
@@ -50,7 +56,7 @@ def chosen_frames(
 
 def coding_state(codec: Codec) -> Any:
     """Return the state of a coder before the first frame."""
-    state = new(coding_state_dtype(codec.config))
+    state = new(frame.state_dtype(codec.config))
     start(codec._encoder["coding"], state["past"])
     return state
 
@@ -58,6 +64,6 @@ def coding_state(codec: Codec) -> Any:
 def set_frame(model: Any, state: Any, kind: tuple, delta: int, levels: np.ndarray) -> None:
     """Make a frame of any integers; ``kind`` is (frame bits, intra, envelope stages)."""
     frame_bits, intra, stages = kind
-    set_envelope(model, state, intra, stages)
+    set_envelope(model, state, int(intra), stages)
     set_step(state["frame"], shape_steps(model, state, frame_bits, stages), delta)
     state["frame"]["levels"] = levels

@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import coding_state, frame_encoder, set_frame, sizes_of
+from frames import coding_state, frame_encoder, price, put_frame, set_frame, sizes_of, update
 
 from codec import Codec
 from codec.bitstream import Header, intra_packets
-from codec.coding.frame import HIGHEST_ENVELOPE, put_frame, update
-from codec.coding.rate_control import price
+from codec.coding.frame import HIGHEST_ENVELOPE
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, MAX_FRAME_BITS
 from codec.decoder import FrameDecoder
 

@@ -5,31 +5,30 @@ import random
 
 import numpy as np
 import pytest
+from compiled import direct
 from reference.range_coder import RangeDecoder, RangeEncoder
 from reference.range_coder import log2_eighths as plain_log2_eighths
 
+from codec.coding import range_coder
 from codec.coding.range_coder import (
     ENC_CACHE,
     ENC_OVERFLOW,
     ENC_PENDING,
     ENC_POSITION,
     ENC_RANGE,
-    dec_bits,
-    dec_consume,
-    dec_init,
-    dec_target,
-    dec_tell_bits,
-    enc_bits,
-    enc_finish,
-    enc_init,
-    enc_min_bytes,
-    enc_symbol,
-    enc_tell_bits,
-    log2_eighths,
     new_state,
 )
 
 BUFFER_BYTES = 1024
+DECODER = ("init", "target", "consume", "bits", "tell_bits")
+ENCODER = ("init", "symbol", "bits", "min_bytes", "finish", "tell_bits")
+dec_init, dec_target, dec_consume, dec_bits, dec_tell_bits = (
+    direct(getattr(range_coder, f"dec_{name}")) for name in DECODER
+)
+enc_init, enc_symbol, enc_bits, enc_min_bytes, enc_finish, enc_tell_bits = (
+    direct(getattr(range_coder, f"enc_{name}")) for name in ENCODER
+)
+log2_eighths = direct(range_coder.log2_eighths)
 
 
 def random_cdf(rng: random.Random, total_bits: int) -> list[int]:
@@ -98,7 +97,7 @@ def test_round_trip_and_equal_bytes_of_both_implementations() -> None:
         # each decoder reads what the other implementation wrote (they are the same bytes), here
         # with rubbish before and after the packet
         decoder = RangeDecoder(packet)
-        surrounded = np.frombuffer(b"\xff" * 3 + packet + b"\xff" * 5, dtype=np.uint8)
+        surrounded = np.frombuffer(bytearray(b"\xff" * 3 + packet + b"\xff" * 5), np.uint8)
         dec_init(decoder_state, surrounded, 3, 3 + num_bytes)
         for (low, high, bits), tell in zip(message, told, strict=True):
             target = decoder.decode_target(bits)

@@ -4,19 +4,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import chosen_frames
+from frames import chosen_frames, estimate, fill_frame, price, put_frame, shape_steps, try_step
 
 from codec import Codec
 from codec.coding import envelope
-from codec.coding.frame import put_frame, shape_steps
 from codec.coding.range_coder import enc_tell_bits
 from codec.coding.rate_control import (
     drop_top,
-    estimate,
-    fill_frame,
     finest_delta,
-    price,
-    try_step,
 )
 from codec.coding.spectrum import LEVEL_LIMIT
 from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, MAX_STEP_DELTA, STEP_RESOLUTION

@@ -4,14 +4,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import chosen_frames, coding_state, set_frame
+from frames import chosen_frames, coding_state, get_frame, price, put_frame, set_frame
 
 from codec import Codec
 from codec.coding import spectrum
 from codec.coding.envelope import level_context
-from codec.coding.frame import get_frame, put_frame
 from codec.coding.range_coder import enc_tell_bits
-from codec.coding.rate_control import price
 from codec.coding.spectrum import dequantize, magnitude_symbol, quantize
 from codec.config import (
     BLOCKS_PER_FRAME,
@@ -86,7 +84,7 @@ def test_every_magnitude_comes_back_with_its_sign(codec: Codec) -> None:
         # The last symbol also owns what divisions leave over: it takes less than is said.
         used = enc_tell_bits(sent["coder"]) / 8
         assert 0.95 * (said + side) / 256 < used < (said + side) / 256 + 2
-        get_frame(model, received, False, STAGES, data)
+        get_frame(model, received, 0, STAGES, data)
         np.testing.assert_array_equal(received["frame"]["levels"], levels)
         sent["past"] = received["past"]
 
