@@ -85,7 +85,7 @@ def compile_part(function: Any, arguments: tuple[Any, ...]) -> tuple[bytes, str,
     -------
     code : bytes    object code
     symbol : str    the function in it
-    returns : str   'none', 'int64' or 'boolean'
+    returns : str   'none' or 'int64'
 
     Raises
     ------
@@ -103,7 +103,7 @@ def compile_part(function: Any, arguments: tuple[Any, ...]) -> tuple[bytes, str,
         missing = [
             each.name for each in outside if each.is_declaration and not _is_there(each.name)
         ]
-        if returns not in ("none", "int64", "boolean") or missing:
+        if returns not in ("none", "int64") or missing:
             name = function.py_func.__name__
             raise TypeError(f"{name} cannot be an entry: returns {returns}, calls {missing}")
         return library._codegen._tm.emit_object(module), compiled.fndesc.llvm_func_name, returns

@@ -103,8 +103,8 @@ def load(code: bytes, symbol: str, returns: str, num_words: int) -> Callable[...
     """Load object code and return a function that calls ``symbol`` in it.
 
     The function takes the words of :func:`describe`, and raises ``MemoryError`` if there is no
-    memory for an array that the kernel makes; kernels fail in no other way. ``returns`` is 'none',
-    'int64' or 'boolean', for which it returns 0 or 1.
+    memory for an array that the kernel makes; kernels fail in no other way. ``returns`` is 'int64'
+    or 'none'.
     """
     library = llvm()
     machine = library.Target.from_default_triple().create_target_machine()
@@ -121,6 +121,6 @@ def load(code: bytes, symbol: str, returns: str, num_words: int) -> Callable[...
         result, error = ctypes.c_int64(), ctypes.c_void_p()
         if native(ctypes.addressof(result), ctypes.addressof(error), *words) != 0:
             raise MemoryError("not enough memory")
-        return None if returns == "none" else result.value
+        return result.value if returns == "int64" else None
 
     return call

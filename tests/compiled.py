@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,9 @@ from typing import Any
 import numpy as np
 
 from codec import Codec, jit
+from codec.coding.frame import put_frame
+from codec.coding.range_coder import enc_finish
+from codec.coding.rate_control import fill_frame
 from codec.info import stream_info
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -23,6 +25,27 @@ def direct(kernel: Any) -> Any:
     of them one by one, and cached beside the entries.
     """
     return jit.entry(kernel.function) if isinstance(kernel, jit.Kernel) else kernel
+
+
+# Entries return integers. The cache does not look at this file: what changes gets another name.
+
+
+@jit.entry
+def frame_was_put(model, state, num_stages, data):
+    """Encode a frame, see `codec.coding.frame.put_frame`."""
+    return 1 if put_frame(model, state, num_stages, data) else 0
+
+
+@jit.entry
+def frame_was_filled(model, state, coefficients, frame_bits, bits):
+    """Use a frame's last bits, see `codec.coding.rate_control.fill_frame`."""
+    return 1 if fill_frame(model, state, coefficients, frame_bits, bits) else 0
+
+
+@jit.entry
+def packet_was_finished(state, buffer, num_bytes):
+    """End a packet, see `codec.coding.range_coder.enc_finish`."""
+    return 1 if enc_finish(state, buffer, num_bytes) else 0
 
 
 def compile_entries(first: int) -> None:
@@ -59,8 +82,3 @@ def _one_process(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
-
-
-def worker_number() -> int:
-    """Return the number of this process among those of pytest-xdist, or 0."""
-    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))

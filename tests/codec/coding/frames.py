@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 from compiled import direct
+from compiled import frame_was_filled as fill_frame
+from compiled import frame_was_put as put_frame
 
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes
@@ -13,11 +15,13 @@ from codec.config import FRAME_LENGTH
 from codec.encoder import FrameEncoder
 from codec.records import new
 
-put_frame, get_frame, update = map(direct, (frame.put_frame, frame.get_frame, frame.update))
+__all__ = ["fill_frame", "put_frame"]
+
+get_frame, update = map(direct, (frame.get_frame, frame.update))
 set_envelope, set_step = map(direct, (frame.set_envelope, frame.set_step))
 shape_steps, start = map(direct, (frame.shape_steps, frame.start))
 price, try_step = map(direct, (rate_control.price, rate_control.try_step))
-estimate, fill_frame = map(direct, (rate_control.estimate, rate_control.fill_frame))
+estimate = direct(rate_control.estimate)
 
 
 def frame_encoder(codec: Codec, rate: float = 13.2) -> FrameEncoder:

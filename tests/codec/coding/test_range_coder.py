@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 from compiled import direct
+from compiled import packet_was_finished as enc_finish
 from reference.range_coder import RangeDecoder, RangeEncoder
 from reference.range_coder import log2_eighths as plain_log2_eighths
 
@@ -21,11 +22,11 @@ from codec.coding.range_coder import (
 
 BUFFER_BYTES = 1024
 DECODER = ("init", "target", "consume", "bits", "tell_bits")
-ENCODER = ("init", "symbol", "bits", "min_bytes", "finish", "tell_bits")
+ENCODER = ("init", "symbol", "bits", "min_bytes", "tell_bits")
 dec_init, dec_target, dec_consume, dec_bits, dec_tell_bits = (
     direct(getattr(range_coder, f"dec_{name}")) for name in DECODER
 )
-enc_init, enc_symbol, enc_bits, enc_min_bytes, enc_finish, enc_tell_bits = (
+enc_init, enc_symbol, enc_bits, enc_min_bytes, enc_tell_bits = (
     direct(getattr(range_coder, f"enc_{name}")) for name in ENCODER
 )
 log2_eighths = direct(range_coder.log2_eighths)

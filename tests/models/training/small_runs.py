@@ -16,6 +16,9 @@ from models.training.sampling import frames_per_crop, num_samples
 from models.training.state import TrainState, initialise_msvq, new_state
 
 TINY = CodecConfig(num_stages=3, codebook_bits=6, enhancer_hidden=16, allocation_hidden=16)
+# Sizes of the shipped weights, for runs that export: kernels are compiled for each set of sizes,
+# and these are needed anyway.
+FULL = CodecConfig()
 
 
 def write_speech(directory: Path) -> Path:

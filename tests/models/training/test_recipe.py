@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import TINY, start_fast, write_speech
+from small_runs import FULL, start_fast, write_speech
 
 from models.training import trainer
 from models.training.config import TrainConfig
@@ -41,7 +41,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrainConfig:
 def test_stages_follow_each_other_also_after_a_stop(
     config: TrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    path = train_recipe(config, TINY, quiet=True)
+    path = train_recipe(config, FULL, quiet=True)
     assert path == tmp_path / "run" / "codec.safetensors"
     run = tmp_path / "run"
     first, second = (load_file(run / f / "codec.safetensors") for f in ("1-first", "2-second"))
@@ -67,12 +67,12 @@ def test_stages_follow_each_other_also_after_a_stop(
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_step", stop_at_five)
         with pytest.raises(RuntimeError, match="killed"):
-            train_recipe(dataclasses.replace(other, checkpoint_every=1), TINY, quiet=True)
+            train_recipe(dataclasses.replace(other, checkpoint_every=1), FULL, quiet=True)
     assert not (tmp_path / "other" / "codec.safetensors").exists()
     calls.clear()
     with monkeypatch.context() as patch:
         patch.setattr(trainer, "train_step", lambda *a: (calls.append(1), original(*a))[1])
-        resumed = load_file(train_recipe(dataclasses.replace(other, resume=True), TINY, quiet=True))
+        resumed = load_file(train_recipe(dataclasses.replace(other, resume=True), FULL, quiet=True))
     assert len(calls) == 1
     assert all(torch.equal(weights[name], resumed[name]) for name in weights)
 

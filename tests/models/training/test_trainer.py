@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import synthetic_speech
 from safetensors.torch import load_file
-from small_runs import TINY, make_config, start_fast, write_speech
+from small_runs import FULL, TINY, make_config, start_fast, write_speech
 
 from codec import Codec
 from codec.config import CodecConfig
@@ -57,11 +57,6 @@ def equal(a: object, b: object) -> bool:
     if isinstance(a, list):
         return len(a) == len(b) and all(map(equal, a, b))
     return a == b
-
-
-# Sizes of the shipped weights: kernels are compiled for each set of sizes, and these are needed
-# anyway.
-FULL = CodecConfig()
 
 
 @pytest.fixture(scope="module")
