@@ -199,5 +199,10 @@ def test_fingerprint_and_stages() -> None:
     check_weights(made, bytes.fromhex("0badcafe"), 4)
     with pytest.raises(BitstreamError, match="0badcafe.*deadbeef.*--weights"):
         check_weights(made, bytes.fromhex("deadbeef"), 4)
+    for place in range(4):  # each byte counts
+        other = bytearray.fromhex("0badcafe")
+        other[place] ^= 1
+        with pytest.raises(BitstreamError, match=f"0badcafe.*{other.hex()}"):
+            check_weights(made, bytes(other), 4)
     with pytest.raises(BitstreamError, match="names 3 envelope stages, the weights have 2"):
         check_weights(made, bytes.fromhex("0badcafe"), 2)
