@@ -218,6 +218,7 @@ def evaluate(
         from evaluation import run as evaluation
         from evaluation.baselines.codecs import find_installed
         from evaluation.published import read_scores
+        from evaluation.tables import all_tables
 
         published = read_scores(scores or ())
         baselines, missing = find_installed(against)
@@ -244,6 +245,7 @@ def evaluate(
         )
         with progress("eval", "clip") as show:
             result = evaluation.run(config, show)
+        print(all_tables(result))
         if not report(result, Path(test_dir), out):
             raise typer.Exit(EXIT_SOME_FILES)
 

@@ -70,11 +70,9 @@ def count_cpus() -> int:
 
 
 def report(result: EvalResult, test_dir: Path, out: Path | None) -> bool:
-    """Print and write what came of an evaluation; return whether all clips are in the figures."""
+    """Print notes on a result, and write it; return whether all clips are in the figures."""
     from evaluation import run
-    from evaluation.tables import all_tables
 
-    print(all_tables(result))
     for text in result.notes:
         note(text)
     lost = _report_failures(result)
