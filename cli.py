@@ -23,6 +23,7 @@ from commands import options as opt
 from commands.evaluating import (
     count_cpus,
     find_clips,
+    installed_codecs,
     needs_evaluation,
     report,
     stopped_evaluation,
@@ -35,7 +36,6 @@ from commands.terminal import (
     Interrupted,
     UserError,
     find_input,
-    note,
     one_voice,
     progress,
 )
@@ -216,14 +216,11 @@ def evaluate(
     with needs_evaluation(), stopped_evaluation(out):
         from commands.coding import load_codec
         from evaluation import run as evaluation
-        from evaluation.baselines.codecs import find_installed
         from evaluation.published import read_scores
         from evaluation.tables import all_tables
 
         published = read_scores(scores or ())
-        baselines, missing = find_installed(against)
-        for text in missing:
-            note(f"left out, not installed: {text}")
+        baselines = installed_codecs(against)
         config = evaluation.EvalConfig(
             partial(load_codec, weights),
             find_clips(test_dir, sample, seed),

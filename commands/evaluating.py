@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from codec.io.storage import exists, is_directory, location
 from commands.terminal import Interrupted, UserError, complain, note
 
 if TYPE_CHECKING:
+    from evaluation.baselines.base import Baseline
     from evaluation.clips import Sampled
     from evaluation.results import EvalResult
 
@@ -67,6 +68,16 @@ def count_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def installed_codecs(names: Sequence[str]) -> list[Baseline]:
+    """Return the codecs of these names that are installed; a note says which are not."""
+    from evaluation.baselines.codecs import find_installed
+
+    found, missing = find_installed(names)
+    for text in missing:
+        note(f"left out, not installed: {text}")
+    return found
 
 
 def report(result: EvalResult, test_dir: Path, out: Path | None) -> bool:

@@ -69,8 +69,7 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     AudioError     the journal cannot be written
     """
     start = time.perf_counter()
-    slow = () if tuple(config.metrics) == (NO_METRICS,) else optional_metrics(config.metrics)
-    metrics = () if tuple(config.metrics) == (NO_METRICS,) else (*DEFAULT_METRICS, *slow)
+    metrics, slow = _metrics(config)
     running = [baseline.name for baseline in config.baselines]
     published, notes = _select_published(config, running, metrics)
     others = [*running, *dict.fromkeys(score.codec for score in published)]
@@ -107,6 +106,14 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     result.heard.extend(_clips_to_hear(kept, heard))
     read_reference.cache_clear()
     return result
+
+
+def _metrics(config: EvalConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return all metrics of a run, and those of them that are slow."""
+    if tuple(config.metrics) == (NO_METRICS,):
+        return (), ()
+    slow = optional_metrics(config.metrics)
+    return (*DEFAULT_METRICS, *slow), slow
 
 
 def _select_published(

@@ -71,6 +71,13 @@ def repeat_period(history: Tensor, lag: Tensor) -> Tensor:
     return ahead.unfold(1, 2 * HOP_LENGTH, HOP_LENGTH) @ mdct_matrix().to(history)
 
 
+def _overlap_add(signal: Tensor, start: int, windowed: Tensor) -> None:
+    """Add a frame's windowed blocks [B, 2, 2N] to signals [B, T], the first one at ``start``."""
+    for block in range(BLOCKS_PER_FRAME):
+        first = start + block * HOP_LENGTH
+        signal[:, first : first + FRAME_LENGTH] += windowed[:, block]
+
+
 @torch.no_grad()
 def conceal(
     coefficients: Tensor, lost: Tensor, envelope: Tensor, band_step: Tensor, log_bits: Tensor
@@ -120,9 +127,7 @@ def conceal(
             blocks = torch.where(first[:, None, None], blocks, blocks * 2.0**-FADE_OCTAVES)
             blocks = blocks * away[:, None, None]
             spectrum[:, 2 * f : 2 * f + 2] += blocks
-            windowed = blocks @ basis.T  # [B, 2, 2N]
-            coded[:, start : start + FRAME_LENGTH] += windowed[:, 0]
-            coded[:, start + HOP_LENGTH : start + HOP_LENGTH + FRAME_LENGTH] += windowed[:, 1]
+            _overlap_add(coded, start, blocks @ basis.T)
             features[:, f, 0] = away.to(features)
             features[:, f, 1] = gap.clamp_max(LONGEST_GAP).to(features) / LONGEST_GAP * away
             lags[:, f], periodicities[:, f] = lag, periodicity
