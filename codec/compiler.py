@@ -15,6 +15,7 @@ from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import CompilerBase, DefaultPassBuilder
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager, register_pass
+from numba.core.registry import cpu_target
 from numba.core.typed_passes import IRLegalization, NativeLowering, NoPythonBackend
 
 # Strict floating point, and no interpreter lock.
@@ -76,6 +77,13 @@ def whole(function: Callable[..., Any], folder: str | None) -> Any:
         return numba.njit(cache=folder is not None, **OPTIONS)(function)
     finally:
         config.CACHE_DIR = former
+
+
+def type_of(function: Any) -> Any:
+    """Return numba's type of a function whose LLVM code is written by hand (an intrinsic)."""
+    context = cpu_target.typing_context
+    context.refresh()
+    return context.resolve_value_type(function)
 
 
 def compile_part(function: Any, arguments: tuple[Any, ...]) -> tuple[bytes, str, str]:

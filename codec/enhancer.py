@@ -27,7 +27,7 @@ from codec.config import (
 )
 from codec.dsp import noise
 from codec.dsp.fixed import exp2, log2, sigmoid
-from codec.enhancer_network import NUM_OUTPUTS, interpolate, run
+from codec.enhancer_network import NUM_LOCAL, NUM_OUTPUTS, OPENING, interpolate, run
 from codec.jit import kernel
 
 # A coefficient may get a predicted value if one within this many was coded. Elsewhere values could
@@ -148,7 +148,7 @@ def _combine(model, frame, number, values, spectrum, out):
     model : record
     frame : PARAMETERS
     number : int               of the frame in the file, for its noise
-    values : (outputs of the network [NUM_OUTPUTS], of the local branch [4, N], scale [N])
+    values : (outputs of the network [NUM_OUTPUTS], of the local branch [4 N], scale [N])
     spectrum : float32 [2, N]  dequantized
     out : float32 [2, N]       result
     """
@@ -171,8 +171,8 @@ def _combine(model, frame, number, values, spectrum, out):
         interpolate(model, level, amplitude)
         x, y = spectrum[block], out[block]
         for k in range(HOP_LENGTH):
-            g = np.float32(1.0) + np.float32(0.5) * gain[k] + local[block, k]
-            v = (value[k] + local[BLOCKS_PER_FRAME + block, k]) * near[k]
+            g = np.float32(1.0) + np.float32(0.5) * gain[k] + local[k * NUM_LOCAL + block]
+            v = (value[k] + local[k * NUM_LOCAL + BLOCKS_PER_FRAME + block]) * near[k]
             # Nothing was coded in lost frames: with the noise's signs a value is no pattern.
             v = v * signs[k] if lost else v
             bare = np.float32(1.0) if lost else frame.uncoded[block, k]
@@ -211,18 +211,19 @@ def enhance(model, state, parameters, spectrum, enhanced, gains):
     gains : float32 [P, 2, bands]      result: of the long-term postfilter, 0..1
     """
     count = spectrum.shape[0]
-    outputs = np.empty((count, NUM_OUTPUTS), np.float32)
-    local = np.empty((count, 2 * BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    outputs = np.empty(count * NUM_OUTPUTS, np.float32)
+    local = np.empty((count, NUM_LOCAL * HOP_LENGTH), np.float32)
     scale = np.empty((count, HOP_LENGTH), np.float32)
-    opening = np.empty((count, BLOCKS_PER_FRAME * NUM_LTPF_BANDS), np.float32)
-    run(model, state, parameters, spectrum, (outputs, local, scale, opening))
+    run(model, state, parameters, spectrum, (outputs, local, scale))
     for f in range(count):
         frame = parameters[f]
-        values = (outputs[f], local[f], scale[f])
+        own = outputs[f * NUM_OUTPUTS : (f + 1) * NUM_OUTPUTS]
+        values = (own, local[f], scale[f])
         _combine(model, frame, state.frame, values, spectrum[f], enhanced[f])
-        sigmoid(opening[f])
+        opening = own[OPENING:]
+        sigmoid(opening)
         for block in range(BLOCKS_PER_FRAME):
             for b in range(NUM_LTPF_BANDS):
-                gains[f, block, b] = opening[f, block * NUM_LTPF_BANDS + b]
+                gains[f, block, b] = opening[block * NUM_LTPF_BANDS + b]
         _take_off(model, frame.periodicity, gains[f], enhanced[f])
         state.frame += 1

@@ -28,7 +28,15 @@ from codec.config import (
     CodecConfig,
 )
 from codec.dsp.fixed import exp2, gelu, log2
-from codec.dsp.layers import add_dense, convolve3, convolve7, dense, gru
+from codec.dsp.layers import (
+    ACTIVATION_ONE,
+    MEMORY_ONE,
+    apply,
+    fill_layer,
+    gru,
+    layer_dtype,
+    to_integers,
+)
 from codec.dsp.ltpf import band_response
 from codec.jit import kernel
 from codec.records import new, record
@@ -39,8 +47,12 @@ LAG_CENTRE = 100.0  # samples
 LN_2 = np.float32(0.6931471806)
 PAD = 3  # zeros beside the spectrum, as the convolutions over frequency want them
 
-NUM_INPUTS = BLOCKS_PER_FRAME * HOP_LENGTH + 2 * NUM_BANDS + 3
-NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
+GRID = 2 * BLOCKS_PER_FRAME + 2  # numbers at each frequency of the local branch, one of them spare
+NUM_LOCAL = 2 * BLOCKS_PER_FRAME  # what it says: gain and value of each block
+NUM_INPUTS = BLOCKS_PER_FRAME * (HOP_LENGTH + 2) + 2 * NUM_BANDS + 3 + NUM_LOSS_FEATURES
+# Gains, values and noise levels of each block; strengths; opening of the postfilter in each block.
+OPENING = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
+NUM_OUTPUTS = OPENING + BLOCKS_PER_FRAME * NUM_LTPF_BANDS
 _LEAK = np.float32(GRU_LEAK)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
 
@@ -58,34 +70,22 @@ PARAMETERS = record(
 
 
 def network_dtype(config: CodecConfig) -> np.dtype[Any]:
-    """Return the record type of the network; dense weights are input-major."""
+    """Return the record type of the network."""
     hidden, local = config.enhancer_hidden, config.local_channels
-    comb = BLOCKS_PER_FRAME * NUM_LTPF_BANDS
     return record(
         interpolation=(np.float32, (HOP_LENGTH, 2)),  # band below and weight of the band above
         ltpf_response=(np.float32, (NUM_LTPF_BANDS, HOP_LENGTH)),
-        inputs=(np.float32, (NUM_INPUTS, hidden)),
-        inputs_bias=(np.float32, hidden),
-        pitch=(np.float32, (2 * BLOCKS_PER_FRAME, hidden)),
-        loss=(np.float32, (NUM_LOSS_FEATURES, hidden)),
-        conv=(np.float32, (3, hidden, hidden)),
-        conv_bias=(np.float32, hidden),
-        gates=(np.float32, (hidden, 3 * hidden)),
-        gates_bias=(np.float32, 3 * hidden),
-        memory=(np.float32, (hidden, 3 * hidden)),
-        memory_bias=(np.float32, 3 * hidden),
-        outputs=(np.float32, (2 * hidden, NUM_OUTPUTS)),
-        outputs_bias=(np.float32, NUM_OUTPUTS),
-        lost_outputs=(np.float32, (2 * hidden, NUM_OUTPUTS)),
-        lost_outputs_bias=(np.float32, NUM_OUTPUTS),
-        ltpf=(np.float32, (2 * hidden, comb)),
-        ltpf_bias=(np.float32, comb),
-        local1=(np.float32, (local, 2 * BLOCKS_PER_FRAME + 1, 7)),
-        local1_bias=(np.float32, local),
-        local2=(np.float32, (local, local, 7)),
-        local2_bias=(np.float32, local),
-        local3=(np.float32, (2 * BLOCKS_PER_FRAME, local, 3)),
-        local3_bias=(np.float32, 2 * BLOCKS_PER_FRAME),
+        inputs=layer_dtype(NUM_INPUTS, hidden),
+        conv=layer_dtype(3 * hidden, hidden),
+        gates=layer_dtype(hidden, 3 * hidden),
+        memory=layer_dtype(hidden, 3 * hidden),
+        outputs=layer_dtype(hidden, NUM_OUTPUTS),  # from what the convolution says,
+        memory_outputs=layer_dtype(hidden, NUM_OUTPUTS),  # and from the memory
+        lost_outputs=layer_dtype(hidden, NUM_OUTPUTS),  # of lost frames
+        lost_memory_outputs=layer_dtype(hidden, NUM_OUTPUTS),
+        local1=layer_dtype(7 * GRID, local),
+        local2=layer_dtype(7 * local, local),
+        local3=layer_dtype(3 * local, NUM_LOCAL),
     )
 
 
@@ -96,8 +96,8 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
         frame=np.int64,  # number of the next one, for its noise
         started=np.int64,  # 0 before the first frame
         level=np.float32,  # of the last frame, octaves
-        conv=(np.float32, (2, hidden)),  # inputs of the convolution
-        memory=(np.float32, (1, hidden)),  # of the recurrent layer
+        conv=(np.int16, 2 * hidden),  # inputs of the convolution
+        memory=(np.float32, hidden),  # of the recurrent layer
         spectrum=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # coefficients of the last frame
     )
 
@@ -111,30 +111,40 @@ def make_model(
     """
 
     def of(name: str) -> np.ndarray:
-        return parameters[f"enhancer.{name}"]
+        return parameters[f"enhancer.{name}"].astype(np.float64)
 
-    model = new(network_dtype(config))
+    def weights(*names: str) -> np.ndarray:  # [outputs, inputs] of layers that stand together
+        return np.concatenate([of(f"{name}.weight") for name in names]).T
+
+    def bias(*names: str) -> np.ndarray:
+        return np.concatenate([of(f"{name}.bias") for name in names])
+
+    def over_frequency(name: str) -> np.ndarray:  # [outputs, channels, taps]: channels side by side
+        taps = of(f"{name}.weight").transpose(2, 1, 0)
+        spare = taps.shape[1] % 2
+        return np.pad(taps, ((0, 0), (0, spare), (0, 0))).reshape(-1, taps.shape[2])
+
+    model, hidden = new(network_dtype(config)), config.enhancer_hidden
     model["interpolation"] = interpolation * np.array([1.0, 1 / 256])
     model["ltpf_response"] = band_response()
-    model["pitch"], model["loss"] = of("pitch_inputs.weight").T, of("loss_inputs.weight").T
-    for target, source in (
-        ("inputs", "inputs"),
-        ("outputs", "outputs"),
-        ("lost_outputs", "lost_outputs"),
-        ("ltpf", "comb_outputs"),
+    first = [of(f"{name}.weight").T for name in ("inputs", "pitch_inputs", "loss_inputs")]
+    both, lost = weights("outputs", "comb_outputs"), weights("lost_outputs", "comb_outputs")
+    nothing = np.zeros(NUM_OUTPUTS)
+    conv = of("conv.weight").transpose(2, 1, 0).reshape(-1, hidden)
+    for name, one, matrix, offset in (
+        ("inputs", ACTIVATION_ONE, np.concatenate(first), bias("inputs")),
+        ("conv", ACTIVATION_ONE, conv, bias("conv")),
+        ("gates", ACTIVATION_ONE, of("gru.weight_ih_l0").T, of("gru.bias_ih_l0")),
+        ("memory", MEMORY_ONE, of("gru.weight_hh_l0").T, of("gru.bias_hh_l0")),
+        ("outputs", ACTIVATION_ONE, both[:hidden], bias("outputs", "comb_outputs")),
+        ("memory_outputs", MEMORY_ONE, both[hidden:], nothing),
+        ("lost_outputs", ACTIVATION_ONE, lost[:hidden], bias("lost_outputs", "comb_outputs")),
+        ("lost_memory_outputs", MEMORY_ONE, lost[hidden:], nothing),
+        ("local1", ACTIVATION_ONE, over_frequency("local.0"), bias("local.0")),
+        ("local2", ACTIVATION_ONE, over_frequency("local.2"), bias("local.2")),
+        ("local3", ACTIVATION_ONE, over_frequency("local_outputs"), bias("local_outputs")),
     ):
-        model[target] = of(f"{source}.weight").T
-        model[f"{target}_bias"] = of(f"{source}.bias")
-    model["conv"], model["conv_bias"] = of("conv.weight").transpose(2, 1, 0), of("conv.bias")
-    model["gates"], model["gates_bias"] = of("gru.weight_ih_l0").T, of("gru.bias_ih_l0")
-    model["memory"], model["memory_bias"] = of("gru.weight_hh_l0").T, of("gru.bias_hh_l0")
-    for target, source in (
-        ("local1", "local.0"),
-        ("local2", "local.2"),
-        ("local3", "local_outputs"),
-    ):
-        model[target] = of(f"{source}.weight")
-        model[f"{target}_bias"] = of(f"{source}.bias")
+        fill_layer(model[name], matrix, offset, one)
     return model
 
 
@@ -177,6 +187,9 @@ def _features(state, frame, compressed, out):
     rest[0] = frame.long
     rest[1] = np.float32(0.25) * min(max(change, -LEVEL_STEP), LEVEL_STEP)
     rest[2] = frame.log_bits - np.float32(8.0)
+    _pitch_features(frame, rest[3:])
+    for i in range(NUM_LOSS_FEATURES):
+        rest[3 + 2 * BLOCKS_PER_FRAME + i] = frame.loss[i]
     state.level = mean
     state.started = 1
 
@@ -194,89 +207,83 @@ def _pitch_features(frame, out):
 
 
 @kernel
-def _hidden(model, state, inputs, pitch, loss, both):
-    """Run the layers that see several frames; ``both`` [frames, 2H] gets what they remember."""
-    count, size = inputs.shape[0], model.conv_bias.size
-    extended = np.empty((count + 2, size), np.float32)  # two frames of the past come first
-    for i in range(2):
-        for o in range(size):
-            extended[i, o] = state.conv[i, o]
-    hidden = extended[2:]
-    dense(inputs, model.inputs[:], model.inputs_bias[:], hidden)
-    add_dense(pitch, model.pitch[:], hidden)
-    add_dense(loss, model.loss[:], hidden)
-    for f in range(count):
-        gelu(hidden[f])
-    convolved = np.empty((count, size), np.float32)
-    dense(extended[:count], model.conv[0], model.conv_bias[:], convolved)
-    add_dense(extended[1 : count + 1], model.conv[1], convolved)
-    add_dense(hidden, model.conv[2], convolved)
-    for i in range(2):
-        for o in range(size):
-            state.conv[i, o] = extended[count + i, o]
-    for f in range(count):
-        gelu(convolved[f])
-        for o in range(size):
-            convolved[f, o] += hidden[f, o]
-    gates = np.empty((count, 3 * size), np.float32)
-    recurrent = np.empty((count, size), np.float32)
-    dense(convolved, model.gates[:], model.gates_bias[:], gates)
-    gru(gates, model.memory[:], model.memory_bias[:], _LEAK, state.memory[:], recurrent)
-    for f in range(count):
-        for o in range(size):
-            both[f, o] = convolved[f, o]
-            both[f, size + o] = recurrent[f, o]
+def _hidden(model, state, inputs, now, remembered):
+    """Run the layers that see several frames, up to the integer inputs of the last ones.
+
+    Parameters
+    ----------
+    model, state : records
+    inputs : int16 [frames * NUM_INPUTS]
+    now, remembered : int16 [frames * H]   results: of the convolution and of the recurrent layer
+    """
+    size = state.memory.size
+    extended = np.empty(2 * size + now.size, np.int16)  # two frames of the past come first
+    hidden = np.empty(now.size, np.float32)
+    convolved = np.empty(now.size, np.float32)
+    gates = np.empty(3 * now.size, np.float32)
+    for i in range(2 * size):
+        extended[i] = state.conv[i]
+    apply(model.inputs, inputs, 0, NUM_INPUTS, hidden)
+    gelu(hidden)
+    to_integers(hidden, ACTIVATION_ONE, extended[2 * size :])
+    apply(model.conv, extended, 0, size, convolved)
+    for i in range(2 * size):
+        state.conv[i] = extended[now.size + i]
+    gelu(convolved)
+    for i in range(now.size):
+        convolved[i] += hidden[i]
+    to_integers(convolved, ACTIVATION_ONE, now)
+    apply(model.gates, now, 0, size, gates)
+    gru(gates, model.memory, _LEAK, state.memory[:], hidden)
+    to_integers(hidden, MEMORY_ONE, remembered)
 
 
 @kernel
 def _local_branch(model, frame, compressed, previous, out):
-    """Run the convolutions over frequency for one frame; ``out`` [4, N] gets gains and values."""
-    channels = model.local1_bias.size
-    grid = np.zeros((2 * BLOCKS_PER_FRAME + 1, HOP_LENGTH + 2 * PAD), np.float32)
-    for block in range(BLOCKS_PER_FRAME):
-        for k in range(HOP_LENGTH):
-            grid[block, PAD + k] = compressed[block, k]
-            grid[BLOCKS_PER_FRAME + block, PAD + k] = previous[block, k]
+    """Run the convolutions over frequency for one frame; ``out`` [4 N] gets gains and values."""
+    channels = model.local1.bias.size
     depth = np.empty(NUM_BANDS, np.float32)
     for b in range(NUM_BANDS):
         depth[b] = np.float32(0.5) * (frame.log_step[b] - frame.envelope[b])
-    last = grid[2 * BLOCKS_PER_FRAME]
-    interpolate(model, depth, last[PAD : PAD + HOP_LENGTH])
-    hidden = np.zeros((channels, HOP_LENGTH + 2 * PAD), np.float32)
-    middle = hidden[:, PAD : PAD + HOP_LENGTH]
-    result = np.empty((channels, HOP_LENGTH), np.float32)
-    convolve7(grid, model.local1, model.local1_bias, result)
-    _gelu_into(result, middle)
-    convolve7(hidden, model.local2, model.local2_bias, result)
-    _gelu_into(result, middle)
-    convolve3(hidden, model.local3, model.local3_bias, out)
-
-
-@kernel
-def _gelu_into(x, out):
-    for c in range(x.shape[0]):
-        gelu(x[c])
-        for k in range(x.shape[1]):
-            out[c, k] = x[c, k]
+    smooth = np.empty(HOP_LENGTH, np.float32)
+    interpolate(model, depth, smooth)
+    grid = np.zeros(HOP_LENGTH * GRID, np.float32)
+    for k in range(HOP_LENGTH):
+        for block in range(BLOCKS_PER_FRAME):
+            grid[k * GRID + block] = compressed[block, k]
+            grid[k * GRID + BLOCKS_PER_FRAME + block] = previous[block, k]
+        grid[k * GRID + 2 * BLOCKS_PER_FRAME] = smooth[k]
+    x = np.zeros((HOP_LENGTH + 2 * PAD) * GRID, np.int16)
+    y = np.zeros((HOP_LENGTH + 2 * PAD) * channels, np.int16)
+    hidden = np.empty(HOP_LENGTH * channels, np.float32)
+    to_integers(grid, ACTIVATION_ONE, x[PAD * GRID :])
+    apply(model.local1, x, 0, GRID, hidden)
+    gelu(hidden)
+    to_integers(hidden, ACTIVATION_ONE, y[PAD * channels :])
+    apply(model.local2, y, 0, channels, hidden)
+    gelu(hidden)
+    to_integers(hidden, ACTIVATION_ONE, y[PAD * channels :])
+    apply(model.local3, y, (PAD - 1) * channels, channels, out)
 
 
 @kernel
 def _look(model, state, frame, spectrum, results):
     """Write what the network sees of a frame; the state's last spectrum and level move on.
 
-    ``results`` are the envelope at each coefficient [N], the inputs of the first layer [NUM_INPUTS]
-    and of pitch [4], and the gains and values of the local branch [4, N].
+    ``results`` are the envelope at each coefficient [N], the inputs of the first layer as int16
+    [NUM_INPUTS], and the gains and values of the local branch [4 N], coefficient by coefficient.
     """
-    scale, inputs, pitch, local = results
+    scale, inputs, local = results
     compressed = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     previous = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    features = np.empty(NUM_INPUTS, np.float32)
     interpolate(model, frame.envelope, scale)
     exp2(scale, scale)
     for block in range(BLOCKS_PER_FRAME):
         _compress(spectrum[block], scale, compressed[block])
         _compress(state.spectrum[block], scale, previous[block])
-    _features(state, frame, compressed, inputs)
-    _pitch_features(frame, pitch)
+    _features(state, frame, compressed, features)
+    to_integers(features, ACTIVATION_ONE, inputs)
     _local_branch(model, frame, compressed, previous, local)
     for block in range(BLOCKS_PER_FRAME):
         for k in range(HOP_LENGTH):
@@ -292,25 +299,24 @@ def run(model, state, parameters, spectrum, results):
     model, state : records
     parameters : PARAMETERS [P]
     spectrum : float32 [P, 2, N]   dequantized coefficients
-    results : float32 arrays       outputs [P, NUM_OUTPUTS], of the local branch [P, 4, N], scale
-                                   (the envelope at each coefficient) [P, N], opening of the
-                                   postfilter before the logistic function [P, 2 * bands]
+    results : float32 arrays       outputs [P * NUM_OUTPUTS], of the local branch [P, 4 N], scale
+                                   (the envelope at each coefficient) [P, N]
     """
-    outputs, local, scale, opening = results
-    count, size = spectrum.shape[0], model.conv_bias.size
-    inputs = np.empty((count, NUM_INPUTS), np.float32)
-    pitch = np.empty((count, 2 * BLOCKS_PER_FRAME), np.float32)
-    loss = np.empty((count, NUM_LOSS_FEATURES), np.float32)
+    outputs, local, scale = results
+    count, size = spectrum.shape[0], state.memory.size
+    inputs = np.empty(count * NUM_INPUTS, np.int16)
+    now, remembered = np.empty(count * size, np.int16), np.empty(count * size, np.int16)
+    more = np.empty(count * NUM_OUTPUTS, np.float32)
     for f in range(count):
-        frame = parameters[f]
-        _look(model, state, frame, spectrum[f], (scale[f], inputs[f], pitch[f], local[f]))
-        for i in range(NUM_LOSS_FEATURES):
-            loss[f, i] = frame.loss[i]
-    both = np.empty((count, 2 * size), np.float32)
-    _hidden(model, state, inputs, pitch, loss, both)
-    dense(both, model.outputs[:], model.outputs_bias[:], outputs)
-    dense(both, model.ltpf[:], model.ltpf_bias[:], opening)
+        own = inputs[f * NUM_INPUTS : (f + 1) * NUM_INPUTS]
+        _look(model, state, parameters[f], spectrum[f], (scale[f], own, local[f]))
+    _hidden(model, state, inputs, now, remembered)
+    apply(model.outputs, now, 0, size, outputs)
+    apply(model.memory_outputs, remembered, 0, size, more)
     for f in range(count):
         if parameters[f].loss[0] > np.float32(0.5):  # lost frames have an output layer of their own
-            one, out = both[f : f + 1], outputs[f : f + 1]
-            dense(one, model.lost_outputs[:], model.lost_outputs_bias[:], out)
+            first, last = f * NUM_OUTPUTS, (f + 1) * NUM_OUTPUTS
+            apply(model.lost_outputs, now, f * size, size, outputs[first:last])
+            apply(model.lost_memory_outputs, remembered, f * size, size, more[first:last])
+    for i in range(outputs.size):
+        outputs[i] += more[i]

@@ -26,6 +26,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from functools import cached_property, lru_cache, update_wrapper
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from codec import machine_code
 PACKAGE = Path(__file__).resolve().parent
 PREFIX = "kernels-"
 # Beside the modules that have kernels of their own: constants, and how kernels are compiled.
-HASHED = ("config.py", "model.py", "jit.py", "compiler.py")
+HASHED = ("config.py", "model.py", "jit.py", "compiler.py", "tile_code.py")
 SAME_CODE = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # variables that do not change machine code
 
 # Called before an entry is compiled, which takes some seconds.
@@ -219,6 +220,24 @@ class Entry(Kernel):
         return machine_code.load(*made, num_words)
 
 
+class ByHand:
+    """A function for kernels whose LLVM code is written by hand, in a module of its own.
+
+    The Python function says what it means, and is what runs without compiling.
+    """
+
+    def __init__(self, function: Callable[..., Any], module: str, name: str) -> None:
+        update_wrapper(self, function)
+        self.module, self.name = module, name
+
+    @cached_property
+    def _numba_type_(self) -> Any:
+        """What numba looks for where a kernel names it."""
+        from codec import compiler
+
+        return compiler.type_of(getattr(import_module(self.module), self.name))
+
+
 def _is_set(variable: str) -> bool:
     return os.environ.get(variable, "0") not in ("", "0")
 
@@ -226,6 +245,15 @@ def _is_set(variable: str) -> bool:
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function on its first call: strict floating point, no interpreter lock."""
     return function if _is_set("NUMBA_DISABLE_JIT") else Kernel(function)
+
+
+def by_hand(module: str, name: str) -> Callable[[Callable[..., Any]], Any]:
+    """Take a kernel's LLVM code from ``name`` in a module, which only compiling imports."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        return function if _is_set("NUMBA_DISABLE_JIT") else ByHand(function, module, name)
+
+    return decorate
 
 
 def entry(function: Callable[..., Any]) -> Any:

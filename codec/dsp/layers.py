@@ -1,18 +1,38 @@
-"""Layers of the float networks, every sum in one order: dense, GRU, convolution over frequency.
+"""Layers of networks: integer ones for what is large, float32 ones in a fixed order for the rest.
 
-Weights lie input-major, ``[inputs, outputs]``: an output's sum runs over the inputs from first to
-last whatever the width of the machine's vectors, which run over the outputs. Four inputs of four
-frames at a time are taken, to touch outputs and weights less often; the order of additions is still
-that of the inputs.
+**Integer layers** (enhancer): weights are int16 with one scale per output, inputs int16 with one
+scale per layer, sums int32 (``product.py``). Sums cannot overflow: inputs lie within ±8191, and an
+output's weights together within ±2^18. Rounding weights and inputs costs about -60 dB each. One
+product serves dense layers, the recurrent one, and convolutions, whose rows overlap.
+
+**Float32 layers** (:func:`add_dense`): the transforms, and the encoder's analysis. Weights lie
+input-major, ``[inputs, outputs]``: an output's sum runs over the inputs from first to last whatever
+the width of the machine's vectors, which run over the outputs. Four inputs of four frames at a time
+are taken, to touch outputs and weights less often; the order of additions is still that of the
+inputs.
+
 Frames of a batch do not meet each other, so a frame's result does not depend on its neighbours.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from codec.dsp.fixed import sigmoid, tanh
+from codec.dsp.product import TILE, add_product, pack, packed_size
 from codec.jit import kernel
+from codec.records import record
+
+INPUT_LIMIT = 8191  # |integer inputs|
+WEIGHT_SUM = (2**31 - 1) // INPUT_LIMIT - 1024  # of an output's |weights|, before they are rounded
+ACTIVATION_ONE = 512  # inputs within ±16 as integers: of most layers,
+MEMORY_ONE = 8192  # and within ±1: of a recurrent layer's memory
+_LIMIT, _TO_POSITIVE = np.float32(INPUT_LIMIT), np.float32(INPUT_LIMIT + 1.5)
+
+
+# --- float32 layers -------------------------------------------------------------------------------
 
 
 @kernel
@@ -71,8 +91,67 @@ def dense(x, weights, bias, out):
     add_dense(x, weights, out)
 
 
+# --- integer layers -------------------------------------------------------------------------------
+
+
+def layer_dtype(inputs: int, outputs: int) -> np.dtype[Any]:
+    """Return the record type of an integer layer."""
+    return record(
+        weights=(np.int16, packed_size(inputs, outputs)),
+        scale=(np.float32, outputs),  # of the sums
+        bias=(np.float32, outputs),
+    )
+
+
+def fill_layer(layer: Any, weights: np.ndarray, bias: np.ndarray, one: int) -> None:
+    """Round float weights to the integers of a layer.
+
+    Parameters
+    ----------
+    layer : record                        of :func:`layer_dtype`
+    weights : float [inputs, outputs]     multiples of 2^-24, so that their sums are exact
+    bias : float [outputs]
+    one : int                             1.0 as an integer input
+    """
+    size = np.abs(np.asarray(weights, np.float64))
+    unit = np.maximum(size.sum(0) / WEIGHT_SUM, size.max(0) / (2**15 - 1))
+    unit[unit == 0] = 1.0
+    layer["weights"] = pack(np.rint(weights / unit).astype(np.int64))
+    layer["scale"], layer["bias"] = unit / one, bias
+
+
 @kernel
-def gru(gates, weights, bias, leak, memory, out):
+def to_integers(x, one, out):
+    """Round ``x`` to multiples of 1 / ``one``, as int16 within ±INPUT_LIMIT; arrays [n]."""
+    scale = np.float32(one)
+    for i in range(x.size):
+        v = min(max(x[i] * scale, -_LIMIT), _LIMIT)
+        out[i] = np.int16(np.int32(v + _TO_POSITIVE) - np.int32(INPUT_LIMIT + 1))
+
+
+@kernel
+def apply(layer, x, first, stride, out):
+    """Write what an integer layer makes of some rows to ``out``.
+
+    Parameters
+    ----------
+    layer : record             of :func:`layer_dtype`
+    x : int16 [any]            rows, as :func:`codec.dsp.product.add_product` takes them
+    first, stride : int
+    out : float32 [rows * outputs]
+    """
+    outputs = layer.bias.size
+    rows, width = out.size // outputs, (outputs + TILE - 1) // TILE * TILE
+    sums = np.zeros(rows * width, np.int32)
+    add_product(x, first, stride, layer.weights[:], width, sums)
+    for r in range(rows):
+        row, own = out[r * outputs : (r + 1) * outputs], sums[r * width : (r + 1) * width]
+        for o in range(outputs):
+            row[o] = np.float32(own[o]) * layer.scale[o] + layer.bias[o]
+
+
+@kernel
+def gru(gates, layer, leak, memory, out):
     """Run a gated recurrent unit over some frames; ``memory`` moves on.
 
     Before each frame the memory is multiplied by ``leak`` < 1: what it knows fades with a time
@@ -80,71 +159,32 @@ def gru(gates, weights, bias, leak, memory, out):
 
     Parameters
     ----------
-    gates : float32 [frames, 3 H]     input's part of the gates: reset, update, new
-    weights : float32 [H, 3 H]        memory's part
-    bias : float32 [3 H]
+    gates : float32 [frames * 3 H]    input's part of the gates: reset, update, new
+    layer : record                    memory's part: H -> 3 H, of inputs with MEMORY_ONE
     leak : float32
-    memory : float32 [1, H]
-    out : float32 [frames, H]         result
+    memory : float32 [H]
+    out : float32 [frames * H]        result
 
     References
     ----------
     Cho et al., "Learning phrase representations using RNN encoder-decoder", EMNLP 2014.
     """
-    size = memory.shape[1]
-    own = np.empty((1, 3 * size), np.float32)
-    state = memory[0]
-    for f in range(gates.shape[0]):
+    size = memory.size
+    own = np.empty(3 * size, np.float32)
+    new = own[2 * size :]
+    rounded = np.empty(size + 1, np.int16)
+    for f in range(out.size // size):
+        row, given = out[f * size : (f + 1) * size], gates[3 * f * size : 3 * (f + 1) * size]
         for i in range(size):
-            state[i] *= leak
-        dense(memory, weights, bias, own)
-        row = own[0]
+            memory[i] *= leak
+        to_integers(memory, MEMORY_ONE, rounded)
+        apply(layer, rounded, 0, 0, own)
         for i in range(2 * size):
-            row[i] += gates[f, i]
-        sigmoid(row[: 2 * size])
-        new = row[2 * size :]
+            own[i] += given[i]
+        sigmoid(own[: 2 * size])
         for i in range(size):
-            new[i] = gates[f, 2 * size + i] + row[i] * new[i]
+            new[i] = given[2 * size + i] + own[i] * new[i]
         tanh(new)
         for i in range(size):
-            state[i] = new[i] + row[size + i] * (state[i] - new[i])
-            out[f, i] = state[i]
-
-
-@kernel
-def convolve7(x, weights, bias, out):
-    """Convolve over frequency with 7 taps; beyond both ends lie zeros.
-
-    Parameters
-    ----------
-    x : float32 [channels in, N + 6]   three zeros on each side
-    weights : float32 [out, in, 7]
-    bias : float32 [out]
-    out : float32 [out, N]             result
-    """
-    size = out.shape[1]
-    for o in range(out.shape[0]):
-        row = out[o]
-        for k in range(size):
-            row[k] = bias[o]
-        for c in range(x.shape[0]):
-            w, v = weights[o, c], x[c]
-            w0, w1, w2, w3, w4, w5, w6 = w[0], w[1], w[2], w[3], w[4], w[5], w[6]
-            for k in range(size):
-                total = row[k] + w0 * v[k] + w1 * v[k + 1] + w2 * v[k + 2] + w3 * v[k + 3]
-                row[k] = total + w4 * v[k + 4] + w5 * v[k + 5] + w6 * v[k + 6]
-
-
-@kernel
-def convolve3(x, weights, bias, out):
-    """Convolve over frequency with 3 taps; ``x`` has three zeros on each side as for 7 taps."""
-    size = out.shape[1]
-    for o in range(out.shape[0]):
-        row = out[o]
-        for k in range(size):
-            row[k] = bias[o]
-        for c in range(x.shape[0]):
-            w0, w1, w2 = weights[o, c, 0], weights[o, c, 1], weights[o, c, 2]
-            v = x[c]
-            for k in range(size):
-                row[k] = row[k] + w0 * v[k + 2] + w1 * v[k + 3] + w2 * v[k + 4]
+            memory[i] = new[i] + own[size + i] * (memory[i] - new[i])
+            row[i] = memory[i]
