@@ -85,6 +85,8 @@ MAGNITUDE_BASE: tuple[int, ...] = (
 MAGNITUDE_EXTRA_BITS: tuple[int, ...] = (*(16 * (0,)), 2, 2, 2, 2, 3, 3, 3, 3, 5, 5, 6, 6, 0)
 NUM_SYMBOLS = len(MAGNITUDE_BASE)
 NUM_FEATURES = 32  # what the context model knows of a coefficient
+# Those of a coefficient that depend on levels of its own block (``coding/context.py`` names them).
+RECENT_FEATURES = (2, 3, 4, 5, 19, 22, 26, 27, 28)
 TABLE_COLUMNS = 4  # shapes of the distributions; rows are their scales
 
 # --- decoder --------------------------------------------------------------------------------------

@@ -241,7 +241,7 @@ def _hidden(model, state, inputs, now, remembered):
 @kernel
 def _local_branch(model, frame, compressed, previous, out):
     """Run the convolutions over frequency for one frame; ``out`` [4 N] gets gains and values."""
-    channels = model.local1.bias.size
+    channels = model.local1.scale.size
     depth = np.empty(NUM_BANDS, np.float32)
     for b in range(NUM_BANDS):
         depth[b] = np.float32(0.5) * (frame.log_step[b] - frame.envelope[b])

@@ -33,9 +33,11 @@ from codec.config import (
     NUM_RATE_KNOTS,
     NUM_STEP_CONTEXTS,
     NUM_SYMBOLS,
+    RECENT_FEATURES,
     TABLE_COLUMNS,
     CodecConfig,
 )
+from codec.dsp.product import pack, packed_size, padded
 from codec.records import fill, new, record
 
 TOTAL_BITS = 15  # of probabilities
@@ -105,9 +107,9 @@ FIELDS: tuple[Field, ...] = (
     Field("allocation.expected_bits", (320,), np.int32, 8, 0, 2**20),
     Field("blocks.cdf", (2, 3), cdf=True, own=True),
     Field("step.cdf", (NUM_STEP_CONTEXTS, 2 * MAX_STEP_DELTA + 2), cdf=True, own=True),
-    Field("context.w1", (NUM_FEATURES, "context"), q=10, own=True),
+    Field("context.w1", (NUM_FEATURES, "context"), np.int32, 10, -(2**15), 2**15 - 1, own=True),
     Field("context.band", (2 * NUM_BLOCK_KINDS, NUM_BANDS, "context"), q=16, own=True),
-    Field("context.w2", ("context", "context / 2"), q=10, own=True),
+    Field("context.w2", ("context", "context / 2"), np.int32, 10, -(2**15), 2**15 - 1, own=True),
     Field("context.b2", ("context / 2",), q=18, own=True),
     Field("context.w3", ("context / 2", 2), q=10, own=True),
     Field("context.b3", (2,), q=18, own=True),
@@ -188,6 +190,9 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     level.cost, step.cost, blocks.cost   int32 [contexts, symbols], 1/256 bit
     context.cdf          rows and columns in one dimension
     context.cost         int32 [2^15 + 1], code length of a frequency, 1/256 bit
+    context.known, .recent, .second   int16, packed (see ``dsp/product.py``): the rows of w1 whose
+                         features are known before a block's levels, the others; and w2
+    context.bias         int32, b2 in whole tiles
     ==================  ===========================================================
     """
     stages: dict[str, dict[str, Any]] = {}
@@ -204,6 +209,11 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     tables = config.table_rows * TABLE_COLUMNS
     stages["context"]["cdf"] = (np.int32, (tables, NUM_SYMBOLS + 1))
     stages["context"]["cost"] = (np.int32, TOTAL + 1)
+    hidden = config.context_hidden
+    stages["context"]["known"] = (np.int16, packed_size(NUM_FEATURES, hidden))
+    stages["context"]["recent"] = (np.int16, packed_size(len(RECENT_FEATURES), hidden))
+    stages["context"]["bias"] = (np.int32, padded(hidden // 2))
+    stages["context"]["second"] = (np.int16, packed_size(hidden, hidden // 2))
     return record(**{stage: record(**fields) for stage, fields in stages.items()})
 
 
@@ -221,12 +231,18 @@ def frequency_costs() -> np.ndarray:
 def coding_model(tensors: dict[str, np.ndarray], config: CodecConfig) -> Any:
     """Return the record of one kind of frame from its integer tensors, by field name."""
     model = new(coding_dtype(config))
+    known, half = tensors["context.w1"].copy(), config.context_hidden // 2
+    known[list(RECENT_FEATURES)] = 0
     derived = {
         "envelope.index_cost": code_lengths(tensors["envelope.index_cdf"]),
         "envelope.columns": tensors["envelope.codebooks"].transpose(0, 2, 1),
         **{f"{s}.cost": code_lengths(tensors[f"{s}.cdf"]) for s in ("level", "step", "blocks")},
         "context.cdf": tensors["context.cdf"].reshape(-1, NUM_SYMBOLS + 1),
         "context.cost": frequency_costs(),
+        "context.known": pack(known),
+        "context.recent": pack(tensors["context.w1"][list(RECENT_FEATURES)]),
+        "context.bias": np.pad(tensors["context.b2"], (0, padded(half) - half)),
+        "context.second": pack(tensors["context.w2"]),
     }
     values = tensors | derived
     for stage in model.dtype.names:

@@ -33,9 +33,11 @@ from codec.config import (
     HOP_LENGTH,
     LOG_ONE,
     NUM_FEATURES,
+    RECENT_FEATURES,
     TABLE_COLUMNS,
     CodecConfig,
 )
+from codec.dsp.product import add_product, multiply, padded
 from codec.jit import kernel
 from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT
 from codec.records import record
@@ -57,11 +59,8 @@ HARMONIC_TOP = 60  # coefficients below 3 kHz, in which the spacing of harmonics
     F_BEFORE_LAST_UP_2, F_HARMONIC, F_HARMONIC_DOWN_1, F_HARMONIC_UP_1, F_HARMONIC_STRENGTH,
     F_STEP_DELTA, F_LAST_STEP_DELTA,
 ) = range(NUM_FEATURES)  # fmt: skip
-DYNAMIC = np.array(
-    [F_BELOW_1, F_BELOW_2, F_BELOW_34, F_BELOW_8, F_BELOW_12, F_BELOW_32, F_HARMONIC,
-     F_HARMONIC_DOWN_1, F_HARMONIC_UP_1]
-)  # fmt: skip
-STATIC = np.array([f for f in range(NUM_FEATURES) if f not in DYNAMIC])
+# Those that depend on levels of their own block, in the order of the packed weights.
+RECENT = np.array(RECENT_FEATURES)
 BAND_OF_BIN = np.repeat(np.arange(len(BAND_EDGES) - 1), np.diff(BAND_EDGES))
 
 # Running values within a block, see update.
@@ -83,12 +82,16 @@ NEIGHBOURS = record(
 
 def context_dtype(config: CodecConfig) -> np.dtype[Any]:
     """Return the record type of the work space; all but the features is of one block."""
+    hidden = padded(config.context_hidden)
     return record(
-        features=(np.int32, (BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES)),
+        features=(np.int16, (BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES)),
         block=np.int64,  # 0 or 1 in the frame
-        first=(np.int32, (HOP_LENGTH, config.context_hidden)),  # layer 1: what the past tells
-        hidden=(np.int32, config.context_hidden),  # activations of one coefficient
-        hidden2=(np.int32, config.context_hidden // 2),
+        first=(np.int32, HOP_LENGTH * hidden),  # layer 1: what the past tells
+        # Of one coefficient: features that depend on its own block; layer 1, and layer 2.
+        recent=(np.int16, len(RECENT_FEATURES) + len(RECENT_FEATURES) % 2),
+        sums=(np.int32, hidden),
+        active=(np.int16, hidden),
+        second=(np.int32, padded(config.context_hidden // 2)),
         running=(np.int64, NUM_RUNNING),  # magnitudes below, Q4, and their decaying sums
         below=(np.int32, _PAD + HOP_LENGTH),  # compressed magnitudes of this block
         lag=np.int64,  # spacing of harmonics
@@ -214,18 +217,14 @@ def start_block(model, known, block, context):
     for i in range(context.below.size):
         context.below[i] = 0
     _static_features(model, known, strength, features)
-    hidden = context.first.shape[1]
+    outputs = model.b2.size * 2
+    width = context.first.size // HOP_LENGTH
     for k in range(HOP_LENGTH):
-        x, total = features[k], context.first[k]
         bias = model.band[known.kind + block, BAND_OF_BIN[k]]
-        for o in range(hidden):
+        total = context.first[k * width : (k + 1) * width]
+        for o in range(outputs):
             total[o] = bias[o]
-        for f in STATIC:
-            v = x[f]
-            if v != 0:
-                weights = model.w1[f]
-                for o in range(hidden):
-                    total[o] += v * weights[o]
+    add_product(features, 0, NUM_FEATURES, model.known[:], width, context.first[:])
 
 
 @kernel
@@ -237,39 +236,27 @@ def predict(model, known, context, k):
     index : int        table below in row and column
     fine : int         position to the next ones: 16 x row + column, each 0..16 (row 17 x)
     """
-    h1, h2 = model.w2.shape
     running, below, lag = context.running, context.below, context.lag
-    x, first, second = context.features[context.block, k], context.hidden, context.hidden2
+    x, width = context.recent, context.active.size
     i = k + _PAD
-    x[F_BELOW_1] = below[i - 1]
-    x[F_BELOW_2] = below[i - 2]
-    x[F_BELOW_34] = _compress(model, (running[BELOW_3] + running[BELOW_4]) >> 1)
-    x[F_BELOW_8] = _compress(model, running[BELOW_8] >> 3)
-    x[F_BELOW_12] = _compress(model, (running[BELOW_1] + running[BELOW_2]) >> 1)
-    x[F_BELOW_32] = _compress(model, running[BELOW_32] >> 5)
+    x[0], x[1] = below[i - 1], below[i - 2]
+    x[2] = _compress(model, (running[BELOW_3] + running[BELOW_4]) >> 1)
+    x[3] = _compress(model, running[BELOW_8] >> 3)
+    x[4] = _compress(model, (running[BELOW_1] + running[BELOW_2]) >> 1)
+    x[5] = _compress(model, running[BELOW_32] >> 5)
     # One harmonic spacing below: a voiced sound has its peaks there, too.
-    x[F_HARMONIC] = below[i - lag]
-    x[F_HARMONIC_DOWN_1] = below[i - lag - 1]
-    x[F_HARMONIC_UP_1] = below[i - lag + 1] if k >= lag else 0
-    for o in range(h1):
-        first[o] = context.first[k, o]
-    for f in DYNAMIC:
-        v = x[f]
-        if v != 0:  # most neighbours are zero at low rates
-            weights = model.w1[f]
-            for o in range(h1):
-                first[o] += v * weights[o]
-    for o in range(h1):
-        first[o] = min(max(first[o] >> 8, 0), HIDDEN_LIMIT)  # Q16 -> Q8
-    for o in range(h2):
-        second[o] = model.b2[o]
-    for i in range(0, h1, 4):
-        a, b, c, d = first[i], first[i + 1], first[i + 2], first[i + 3]
-        w = model.w2[i : i + 4]
-        for o in range(h2):
-            second[o] += a * w[0, o] + b * w[1, o] + c * w[2, o] + d * w[3, o]
+    x[6], x[7] = below[i - lag], below[i - lag - 1]
+    x[8] = below[i - lag + 1] if k >= lag else 0
+    features = context.features[context.block, k]
+    for f in range(RECENT.size):
+        features[RECENT[f]] = x[f]
+    sums, active, second = context.sums, context.active, context.second
+    multiply(x[:], 0, 0, model.recent[:], context.first[k * width : (k + 1) * width], sums[:])
+    for o in range(width):
+        active[o] = min(max(sums[o] >> 8, 0), HIDDEN_LIMIT)  # Q16 -> Q8
+    multiply(active[:], 0, 0, model.second[:], model.bias[:], second[:])
     row, column = np.int64(model.b3[0]), np.int64(model.b3[1])
-    for i in range(h2):
+    for i in range(model.b2.size):
         v = np.int64(min(max(second[i] >> 10, 0), HIDDEN_LIMIT))  # Q18 -> Q8
         row += v * model.w3[i, 0]
         column += v * model.w3[i, 1]

@@ -21,12 +21,14 @@ from typing import Any
 import numpy as np
 
 from codec.dsp.fixed import sigmoid, tanh
-from codec.dsp.product import TILE, add_product, pack, packed_size
+from codec.dsp.product import multiply, pack, packed_size, padded
 from codec.jit import kernel
 from codec.records import record
 
 INPUT_LIMIT = 8191  # |integer inputs|
-WEIGHT_SUM = (2**31 - 1) // INPUT_LIMIT - 1024  # of an output's |weights|, before they are rounded
+BIAS_LIMIT = 2**28
+# Of an output's |weights|, before they are rounded: with the bias, no sum exceeds int32.
+WEIGHT_SUM = (2**31 - BIAS_LIMIT) // INPUT_LIMIT - 1024
 ACTIVATION_ONE = 512  # inputs within ±16 as integers: of most layers,
 MEMORY_ONE = 8192  # and within ±1: of a recurrent layer's memory
 _LIMIT, _TO_POSITIVE = np.float32(INPUT_LIMIT), np.float32(INPUT_LIMIT + 1.5)
@@ -98,8 +100,8 @@ def layer_dtype(inputs: int, outputs: int) -> np.dtype[Any]:
     """Return the record type of an integer layer."""
     return record(
         weights=(np.int16, packed_size(inputs, outputs)),
+        bias=(np.int32, padded(outputs)),
         scale=(np.float32, outputs),  # of the sums
-        bias=(np.float32, outputs),
     )
 
 
@@ -109,15 +111,17 @@ def fill_layer(layer: Any, weights: np.ndarray, bias: np.ndarray, one: int) -> N
     Parameters
     ----------
     layer : record                        of :func:`layer_dtype`
-    weights : float [inputs, outputs]     multiples of 2^-24, so that their sums are exact
-    bias : float [outputs]
+    weights : float64 [inputs, outputs]   multiples of 2^-24, so that their sums are exact
+    bias : float64 [outputs]
     one : int                             1.0 as an integer input
     """
-    size = np.abs(np.asarray(weights, np.float64))
-    unit = np.maximum(size.sum(0) / WEIGHT_SUM, size.max(0) / (2**15 - 1))
+    size = np.abs(weights)
+    limits = size.sum(0) / WEIGHT_SUM, size.max(0) / (2**15 - 1), np.abs(bias) * one / BIAS_LIMIT
+    unit = np.maximum.reduce(limits)
     unit[unit == 0] = 1.0
     layer["weights"] = pack(np.rint(weights / unit).astype(np.int64))
-    layer["scale"], layer["bias"] = unit / one, bias
+    layer["bias"][: len(bias)] = np.rint(bias / (unit / one)).astype(np.int64)
+    layer["scale"] = unit / one
 
 
 @kernel
@@ -136,18 +140,18 @@ def apply(layer, x, first, stride, out):
     Parameters
     ----------
     layer : record             of :func:`layer_dtype`
-    x : int16 [any]            rows, as :func:`codec.dsp.product.add_product` takes them
+    x : int16 [any]            rows, as :func:`codec.dsp.product.multiply` takes them
     first, stride : int
     out : float32 [rows * outputs]
     """
-    outputs = layer.bias.size
-    rows, width = out.size // outputs, (outputs + TILE - 1) // TILE * TILE
-    sums = np.zeros(rows * width, np.int32)
-    add_product(x, first, stride, layer.weights[:], width, sums)
+    outputs, width = layer.scale.size, layer.bias.size
+    rows = out.size // outputs
+    sums = np.empty(rows * width, np.int32)
+    multiply(x, first, stride, layer.weights[:], layer.bias[:], sums)
     for r in range(rows):
         row, own = out[r * outputs : (r + 1) * outputs], sums[r * width : (r + 1) * width]
         for o in range(outputs):
-            row[o] = np.float32(own[o]) * layer.scale[o] + layer.bias[o]
+            row[o] = np.float32(own[o]) * layer.scale[o]
 
 
 @kernel

@@ -1,13 +1,13 @@
-"""Products of int16 matrices with int32 sums, the work horse of every network that is coded with.
+"""Products of int16 matrices with int32 sums, the work horse of the networks that are coded with.
 
 Integer sums have one value whatever their order, so processors may take them in the widest pieces
 that they have: two products and their sum in one instruction, eight or more sums at a time
 (``tile_code.py`` has the LLVM code). That is three to five times as fast as float32 in a fixed
 order.
 
-Weights are packed in tiles of 16 outputs; within a tile, inputs come in pairs::
+Weights are packed in tiles of 8 outputs; within a tile, inputs come in pairs::
 
-    tile 0: [pair 0: output 0 (input 0, input 1), output 1 (input 0, input 1), ..., output 15]
+    tile 0: [pair 0: output 0 (input 0, input 1), output 1 (input 0, input 1), ..., output 7]
             [pair 1: output 0 (input 2, input 3), ...]
     tile 1: ...
 """
@@ -18,8 +18,9 @@ import numpy as np
 
 from codec.jit import by_hand, kernel
 
-TILE = 16  # outputs
-_ROWS = 4  # at a time: weights that are read once serve all of them
+TILE = 8  # outputs
+ROWS = 8  # at a time, of one tile: weights that are read once serve all of them
+TILES = 4  # at a time, where there is one row: inputs that are read once serve all of them
 
 
 def padded(outputs: int) -> int:
@@ -33,7 +34,7 @@ def packed_size(inputs: int, outputs: int) -> int:
 
 
 def pack(weights: np.ndarray) -> np.ndarray:
-    """Return weights in the order in which :func:`add_product` takes them.
+    """Return weights in the order in which :func:`multiply` takes them.
 
     Parameters
     ----------
@@ -50,46 +51,76 @@ def pack(weights: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(tiles.transpose(2, 0, 3, 1)).reshape(-1)
 
 
-@by_hand("codec.dsp.tile_code", "add_rows")
-def _add_four(x, first, stride, weights, tile, pairs, out, place, width):
-    """Add a tile's product to four rows of ``out``: the meaning of what ``tile_code`` writes."""
-    _add_rows(4, x, first, stride, weights, tile, pairs, out, place, width)
+def _add(rows, tiles, arrays, places):
+    """Do in Python what ``tile_code`` writes code for; arguments as in :func:`multiply`."""
+    x, weights, start, out = arrays
+    first, stride, weights_at, pairs, start_at, start_stride, out_at, out_stride = places
+    x, size = x.ravel(), 2 * TILE * pairs
+    for t in range(tiles):
+        own = weights[weights_at + t * size :][:size].reshape(pairs, TILE, 2).astype(np.int32)
+        for r in range(rows):
+            row = x[first + r * stride :][: 2 * pairs].reshape(pairs, 1, 2).astype(np.int32)
+            begin = start[start_at + r * start_stride + t * TILE :][:TILE]
+            end = out_at + r * out_stride + t * TILE
+            out[end : end + TILE] = begin + (row * own).sum((0, 2), np.int32)
 
 
-@by_hand("codec.dsp.tile_code", "add_row")
-def _add_one(x, first, weights, tile, pairs, out, place):
-    """Add a tile's product to one row of ``out``."""
-    _add_rows(1, x, first, 0, weights, tile, pairs, out, place, 0)
+@by_hand("codec.dsp.tile_code", "rows_of_a_tile")
+def _rows_of_a_tile(arrays, places):
+    _add(ROWS, 1, arrays, places)
 
 
-def _add_rows(rows, x, first, stride, weights, tile, pairs, out, place, width):
-    own = weights[tile : tile + 2 * TILE * pairs].reshape(pairs, TILE, 2).astype(np.int32)
-    for r in range(rows):
-        start = first + r * stride
-        row = x[start : start + 2 * pairs].reshape(pairs, 1, 2).astype(np.int32)
-        out[place + r * width : place + r * width + TILE] += (row * own).sum((0, 2), np.int32)
+@by_hand("codec.dsp.tile_code", "tiles_of_a_row")
+def _tiles_of_a_row(arrays, places):
+    _add(1, TILES, arrays, places)
+
+
+@by_hand("codec.dsp.tile_code", "tile_of_a_row")
+def _tile_of_a_row(arrays, places):
+    _add(1, 1, arrays, places)
+
+
+@kernel
+def multiply(x, first, stride, weights, start, out):
+    """Write ``start + x @ weights`` to ``out``; rows of ``x`` may overlap, as in a convolution.
+
+    Parameters
+    ----------
+    x : int16, in one piece      row r begins at first + r * stride
+    first, stride : int          (an odd number of inputs: one more is read, with a weight of 0)
+    weights : int16              of :func:`pack`
+    start : int32 [width]        width: outputs in whole tiles
+    out : int32 [rows * width]
+    """
+    _run(x, first, stride, weights, start, start.size, out)
 
 
 @kernel
 def add_product(x, first, stride, weights, width, out):
-    """Add ``x @ weights`` to ``out``; rows of ``x`` may overlap, as those of a convolution do.
+    """Add ``x @ weights`` to ``out`` int32 [rows * width]; else as :func:`multiply`."""
+    _run(x, first, stride, weights, out, width, out)
 
-    Parameters
-    ----------
-    x : int16 [any]              row r is x[first + r * stride :], as long as there are inputs
-    first, stride : int          (an odd number of inputs: one more is read, with a weight of 0)
-    weights : int16              of :func:`pack`
-    width : int                  outputs in whole tiles
-    out : int32 [rows * width]   changed
-    """
-    rows = out.size // width
-    tile_size = weights.size // (width // TILE)
-    pairs = tile_size // (2 * TILE)
-    whole = rows - rows % _ROWS
-    for tile in range(width // TILE):
-        place, at = tile * TILE, tile * tile_size
-        for r in range(0, whole, _ROWS):
-            start = first + r * stride
-            _add_four(x, start, stride, weights, at, pairs, out, place + r * width, width)
-        for r in range(whole, rows):
-            _add_one(x, first + r * stride, weights, at, pairs, out, place + r * width)
+
+@kernel
+def _run(x, first, stride, weights, start, width, out):
+    """Do both; ``start`` is of one row, or of all."""
+    arrays = (x, weights, start, out)
+    rows, count = out.size // width, width // TILE
+    size = weights.size // count
+    pairs, step = size // (2 * TILE), 0 if start.size == width else width
+    whole, fours = rows - rows % ROWS, count - count % TILES
+    for tile in range(count):
+        at, column = tile * size, tile * TILE
+        for r in range(0, whole, ROWS):
+            begin, end = r * step + column, r * width + column
+            places = (first + r * stride, stride, at, pairs, begin, step, end, width)
+            _rows_of_a_tile(arrays, places)
+    for r in range(whole, rows):
+        for tile in range(0, fours, TILES):
+            begin, end = r * step + tile * TILE, r * width + tile * TILE
+            places = (first + r * stride, 0, tile * size, pairs, begin, 0, end, 0)
+            _tiles_of_a_row(arrays, places)
+        for tile in range(fours, count):
+            begin, end = r * step + tile * TILE, r * width + tile * TILE
+            places = (first + r * stride, 0, tile * size, pairs, begin, 0, end, 0)
+            _tile_of_a_row(arrays, places)

@@ -1,7 +1,7 @@
 """LLVM code of the innermost loop of ``product.py``; imported only while kernels are compiled.
 
-For each pair of inputs: load the weights of 16 outputs, multiply them as int16 by the pair of each
-row, and add neighbours, as <16 x i16> → <8 x i32>. Written in this form, LLVM finds the one
+For each pair of inputs: load the weights of 8 outputs, multiply them as int16 by the pair of each
+row, and add neighbours, <16 x i16> to <8 x i32>. Written in this form, LLVM finds the one
 instruction for it (``vpmaddwd`` on x86-64); on processors without it, it finds others. The result
 is the same, since all of it is whole numbers.
 """
@@ -12,18 +12,19 @@ from typing import Any
 
 from llvmlite import ir
 from numba.core import types
-from numba.core.cgutils import alloca_once, for_range
+from numba.core.cgutils import alloca_once, for_range, unpack_tuple
 from numba.core.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-WIDTH = 8  # outputs of one vector; a tile is two of them
+from codec.dsp.product import ROWS, TILE, TILES
+
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
-_SUMS = ir.VectorType(_I32, WIDTH)
-_PAIRS = ir.VectorType(_I16, 2 * WIDTH)
-_PRODUCTS = ir.VectorType(_I32, 2 * WIDTH)
-_EVEN = ir.Constant(_SUMS, list(range(0, 2 * WIDTH, 2)))
-_ODD = ir.Constant(_SUMS, list(range(1, 2 * WIDTH, 2)))
-_NO_LANE = ir.Constant(_SUMS, [0] * WIDTH)
+_SUMS = ir.VectorType(_I32, TILE)
+_PAIRS = ir.VectorType(_I16, 2 * TILE)
+_PRODUCTS = ir.VectorType(_I32, 2 * TILE)
+_EVEN = ir.Constant(_SUMS, list(range(0, 2 * TILE, 2)))
+_ODD = ir.Constant(_SUMS, list(range(1, 2 * TILE, 2)))
+_NO_LANE = ir.Constant(_SUMS, [0] * TILE)
 
 
 def _load(builder: Any, pointer: Any, offset: Any, kind: ir.Type) -> Any:
@@ -50,78 +51,60 @@ def _add(builder: Any, sums: Any, pair: Any, weights: Any) -> Any:
     return builder.add(sums, builder.add(even, odd))
 
 
-def _emit(builder: Any, arrays: Any, places: Any, pairs: Any, rows: int) -> None:
-    """Write the loop over the pairs, with the sums of all rows in registers."""
-    x, weights, out = arrays
-    tile, starts, ends = places
-    vectors = [(row, half) for row in range(rows) for half in range(2)]
+def _emit(builder: Any, arrays: Any, places: Any, rows: int, tiles: int) -> None:
+    """Write the loop over the pairs, with the sums of all rows and tiles in registers."""
+    x, weights, start, out = arrays
+    first, stride, weights_at, pairs, start_at, start_stride, out_at, out_stride = places
 
-    def place(row: int, half: int) -> Any:
-        return builder.add(ends[row], ir.Constant(_I64, half * WIDTH))
+    def number(value: int) -> Any:
+        return ir.Constant(_I64, value)
 
-    sums = []
-    for row, half in vectors:
-        slot = alloca_once(builder, _SUMS)  # LLVM keeps it in a register
-        start = builder.bitcast(builder.gep(out, [place(row, half)]), _SUMS.as_pointer())
-        value = builder.load(start)
-        value.align = 4
-        builder.store(value, slot)
-        sums.append(slot)
+    def place(begin: Any, step: Any, row: int, tile: int = 0) -> Any:
+        there = builder.add(begin, builder.mul(step, number(row)))
+        return builder.add(there, number(tile * TILE))
+
+    sums = {}
+    for row in range(rows):
+        for tile in range(tiles):
+            slot = sums[row, tile] = alloca_once(builder, _SUMS)  # LLVM keeps it in a register
+            begin = place(start_at, start_stride, row, tile)
+            builder.store(_load(builder, start, begin, _SUMS), slot)
+    size = builder.mul(pairs, number(2 * TILE))
     with for_range(builder, pairs) as loop:
-        at = builder.add(tile, builder.mul(loop.index, ir.Constant(_I64, 4 * WIDTH)))
-        halves = []
-        for half in range(2):
-            offset = builder.add(at, ir.Constant(_I64, 2 * half * WIDTH))
-            halves.append(builder.sext(_load(builder, weights, offset, _PAIRS), _PRODUCTS))
-        twice = builder.mul(loop.index, ir.Constant(_I64, 2))
+        offset = builder.add(weights_at, builder.mul(loop.index, number(2 * TILE)))
+        own = []
+        for tile in range(tiles):
+            packed = _load(builder, weights, place(offset, size, tile), _PAIRS)
+            own.append(builder.sext(packed, _PRODUCTS))
+        twice = builder.add(first, builder.mul(loop.index, number(2)))
         for row in range(rows):
-            pair = _spread(builder, _load(builder, x, builder.add(starts[row], twice), _I32))
-            for half in range(2):
-                slot = sums[2 * row + half]
-                builder.store(_add(builder, builder.load(slot), pair, halves[half]), slot)
-    for (row, half), slot in zip(vectors, sums, strict=True):
-        end = builder.bitcast(builder.gep(out, [place(row, half)]), _SUMS.as_pointer())
-        builder.store(builder.load(slot), end).align = 4
+            pair = _spread(builder, _load(builder, x, place(twice, stride, row), _I32))
+            for tile in range(tiles):
+                slot = sums[row, tile]
+                builder.store(_add(builder, builder.load(slot), pair, own[tile]), slot)
+    for (row, tile), slot in sums.items():
+        end = builder.gep(out, [place(out_at, out_stride, row, tile)])
+        builder.store(builder.load(slot), builder.bitcast(end, _SUMS.as_pointer())).align = 4
 
 
-def _pointers(context: Any, builder: Any, kinds: Any, arrays: Any) -> list[Any]:
-    return [
-        make_array(kind)(context, builder, array).data
-        for kind, array in zip(kinds, arrays, strict=True)
-    ]
+def _intrinsic(rows: int, tiles: int) -> Any:
+    """Return what numba calls for ``product._add`` of so many rows and tiles."""
+
+    def typed(typing: Any, arrays: Any, places: Any) -> Any:
+        def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            pointers = [
+                make_array(kind)(context, builder, builder.extract_value(arguments[0], i)).data
+                for i, kind in enumerate(signature.args[0].types)
+            ]
+            numbers = unpack_tuple(builder, arguments[1])
+            _emit(builder, pointers, numbers, rows, tiles)
+            return context.get_dummy_value()
+
+        return types.void(arrays, types.UniTuple(types.intp, len(places))), code
+
+    return intrinsic(typed)
 
 
-@intrinsic
-def add_rows(typing, x, first, stride, weights, tile, pairs, out, place, width):
-    """Add a tile's product to four rows; arguments as in ``product._add_four``."""
-    whole = types.intp
-    signature = types.void(x, whole, whole, weights, whole, whole, out, whole, whole)
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, first, stride, weights, tile, pairs, out, place, width = arguments
-        kinds = [signature.args[i] for i in (0, 3, 6)]
-        arrays = _pointers(context, builder, kinds, (x, weights, out))
-        starts, ends = [first], [place]
-        for _ in range(3):
-            starts.append(builder.add(starts[-1], stride))
-            ends.append(builder.add(ends[-1], width))
-        _emit(builder, arrays, (tile, starts, ends), pairs, 4)
-        return context.get_dummy_value()
-
-    return signature, code
-
-
-@intrinsic
-def add_row(typing, x, first, weights, tile, pairs, out, place):
-    """Add a tile's product to one row; arguments as in ``product._add_one``."""
-    whole = types.intp
-    signature = types.void(x, whole, weights, whole, whole, out, whole)
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        x, first, weights, tile, pairs, out, place = arguments
-        kinds = [signature.args[i] for i in (0, 2, 5)]
-        arrays = _pointers(context, builder, kinds, (x, weights, out))
-        _emit(builder, arrays, (tile, [first], [place]), pairs, 1)
-        return context.get_dummy_value()
-
-    return signature, code
+rows_of_a_tile = _intrinsic(ROWS, 1)
+tiles_of_a_row = _intrinsic(1, TILES)
+tile_of_a_row = _intrinsic(1, 1)
