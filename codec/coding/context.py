@@ -37,7 +37,7 @@ from codec.config import (
     TABLE_COLUMNS,
     CodecConfig,
 )
-from codec.dsp.product import add_product, multiply, padded
+from codec.dsp.product import add_product, multiply_row, padded
 from codec.jit import kernel
 from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT
 from codec.records import record
@@ -251,10 +251,10 @@ def predict(model, known, context, k):
     for f in range(RECENT.size):
         features[RECENT[f]] = x[f]
     sums, active, second = context.sums, context.active, context.second
-    multiply(x[:], 0, 0, model.recent[:], context.first[k * width : (k + 1) * width], sums[:])
+    multiply_row(x[:], model.recent[:], context.first[:], k * width, sums[:])
     for o in range(width):
         active[o] = min(max(sums[o] >> 8, 0), HIDDEN_LIMIT)  # Q16 -> Q8
-    multiply(active[:], 0, 0, model.second[:], model.bias[:], second[:])
+    multiply_row(active[:], model.second[:], model.bias[:], 0, second[:])
     row, column = np.int64(model.b3[0]), np.int64(model.b3[1])
     for i in range(model.b2.size):
         v = np.int64(min(max(second[i] >> 10, 0), HIDDEN_LIMIT))  # Q18 -> Q8

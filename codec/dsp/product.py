@@ -81,6 +81,13 @@ def _tile_of_a_row(arrays, places):
 
 
 @kernel
+def multiply_row(x, weights, start, start_at, out):
+    """Write ``start[start_at :] + x @ weights`` to ``out``: :func:`multiply` for one row ``x``."""
+    places = (0, x.size // 2, start_at, 0)
+    _row((x, weights, start, out), places, out.size)
+
+
+@kernel
 def multiply(x, first, stride, weights, start, out):
     """Write ``start + x @ weights`` to ``out``; rows of ``x`` may overlap, as in a convolution.
 
@@ -92,35 +99,42 @@ def multiply(x, first, stride, weights, start, out):
     start : int32 [width]        width: outputs in whole tiles
     out : int32 [rows * width]
     """
-    _run(x, first, stride, weights, start, start.size, out)
+    width, arrays = start.size, (x, weights, start, out)
+    rows, pairs = out.size // width, weights.size // (2 * width)
+    whole = rows - rows % ROWS
+    for tile in range(0, width, TILE):
+        at = 2 * tile * pairs
+        for r in range(0, whole, ROWS):
+            places = (first + r * stride, stride, at, pairs, tile, 0, r * width + tile, width)
+            _rows_of_a_tile(arrays, places)
+    for r in range(whole, rows):
+        _row(arrays, (first + r * stride, pairs, 0, r * width), width)
 
 
 @kernel
 def add_product(x, first, stride, weights, width, out):
     """Add ``x @ weights`` to ``out`` int32 [rows * width]; else as :func:`multiply`."""
-    _run(x, first, stride, weights, out, width, out)
+    arrays = (x, weights, out, out)
+    rows, pairs = out.size // width, weights.size // (2 * width)
+    whole = rows - rows % ROWS
+    for tile in range(0, width, TILE):
+        at = 2 * tile * pairs
+        for r in range(0, whole, ROWS):
+            end = r * width + tile
+            places = (first + r * stride, stride, at, pairs, end, width, end, width)
+            _rows_of_a_tile(arrays, places)
+    for r in range(whole, rows):
+        _row(arrays, (first + r * stride, pairs, r * width, r * width), width)
 
 
 @kernel
-def _run(x, first, stride, weights, start, width, out):
-    """Do both; ``start`` is of one row, or of all."""
-    arrays = (x, weights, start, out)
-    rows, count = out.size // width, width // TILE
-    size = weights.size // count
-    pairs, step = size // (2 * TILE), 0 if start.size == width else width
-    whole, fours = rows - rows % ROWS, count - count % TILES
-    for tile in range(count):
-        at, column = tile * size, tile * TILE
-        for r in range(0, whole, ROWS):
-            begin, end = r * step + column, r * width + column
-            places = (first + r * stride, stride, at, pairs, begin, step, end, width)
-            _rows_of_a_tile(arrays, places)
-    for r in range(whole, rows):
-        for tile in range(0, fours, TILES):
-            begin, end = r * step + tile * TILE, r * width + tile * TILE
-            places = (first + r * stride, 0, tile * size, pairs, begin, 0, end, 0)
-            _tiles_of_a_row(arrays, places)
-        for tile in range(fours, count):
-            begin, end = r * step + tile * TILE, r * width + tile * TILE
-            places = (first + r * stride, 0, tile * size, pairs, begin, 0, end, 0)
-            _tile_of_a_row(arrays, places)
+def _row(arrays, places, width):
+    """Do one row, several tiles at a time."""
+    first, pairs, start_at, out_at = places
+    fours = width - width % (TILES * TILE)
+    for o in range(0, fours, TILES * TILE):
+        at = 2 * o * pairs
+        _tiles_of_a_row(arrays, (first, 0, at, pairs, start_at + o, 0, out_at + o, 0))
+    for o in range(fours, width, TILE):
+        at = 2 * o * pairs
+        _tile_of_a_row(arrays, (first, 0, at, pairs, start_at + o, 0, out_at + o, 0))
