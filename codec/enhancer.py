@@ -27,7 +27,7 @@ from codec.config import (
 )
 from codec.dsp import noise
 from codec.dsp.fixed import exp2, log2, sigmoid
-from codec.enhancer_network import NUM_LOCAL, NUM_OUTPUTS, OPENING, interpolate, run
+from codec.enhancer_network import ALL_OUTPUTS, NUM_LOCAL, NUM_OUTPUTS, interpolate, run
 from codec.jit import kernel
 
 # A coefficient may get a predicted value if one within this many was coded. Elsewhere values could
@@ -148,7 +148,7 @@ def _combine(model, frame, number, values, spectrum, out):
     model : record
     frame : PARAMETERS
     number : int               of the frame in the file, for its noise
-    values : (outputs of the network [NUM_OUTPUTS], of the local branch [4 N], scale [N])
+    values : (outputs of the network [ALL_OUTPUTS], of the local branch [4 N], scale [N])
     spectrum : float32 [2, N]  dequantized
     out : float32 [2, N]       result
     """
@@ -211,16 +211,16 @@ def enhance(model, state, parameters, spectrum, enhanced, gains):
     gains : float32 [P, 2, bands]      result: of the long-term postfilter, 0..1
     """
     count = spectrum.shape[0]
-    outputs = np.empty(count * NUM_OUTPUTS, np.float32)
+    outputs = np.empty(count * ALL_OUTPUTS, np.float32)
     local = np.empty((count, NUM_LOCAL * HOP_LENGTH), np.float32)
     scale = np.empty((count, HOP_LENGTH), np.float32)
     run(model, state, parameters, spectrum, (outputs, local, scale))
     for f in range(count):
         frame = parameters[f]
-        own = outputs[f * NUM_OUTPUTS : (f + 1) * NUM_OUTPUTS]
+        own = outputs[f * ALL_OUTPUTS : (f + 1) * ALL_OUTPUTS]
         values = (own, local[f], scale[f])
         _combine(model, frame, state.frame, values, spectrum[f], enhanced[f])
-        opening = own[OPENING:]
+        opening = own[NUM_OUTPUTS:]
         sigmoid(opening)
         for block in range(BLOCKS_PER_FRAME):
             for b in range(NUM_LTPF_BANDS):

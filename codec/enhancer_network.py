@@ -49,10 +49,11 @@ PAD = 3  # zeros beside the spectrum, as the convolutions over frequency want th
 
 GRID = 2 * BLOCKS_PER_FRAME + 2  # numbers at each frequency of the local branch, one of them spare
 NUM_LOCAL = 2 * BLOCKS_PER_FRAME  # what it says: gain and value of each block
-NUM_INPUTS = BLOCKS_PER_FRAME * (HOP_LENGTH + 2) + 2 * NUM_BANDS + 3 + NUM_LOSS_FEATURES
-# Gains, values and noise levels of each block; strengths; opening of the postfilter in each block.
-OPENING = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
-NUM_OUTPUTS = OPENING + BLOCKS_PER_FRAME * NUM_LTPF_BANDS
+NUM_INPUTS = BLOCKS_PER_FRAME * HOP_LENGTH + 2 * NUM_BANDS + 3
+ALL_INPUTS = NUM_INPUTS + 2 * BLOCKS_PER_FRAME + NUM_LOSS_FEATURES  # with pitch and losses
+# Gains, values and noise levels of each block; strengths.
+NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
+ALL_OUTPUTS = NUM_OUTPUTS + BLOCKS_PER_FRAME * NUM_LTPF_BANDS  # with the postfilter's opening
 _LEAK = np.float32(GRU_LEAK)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
 
@@ -75,14 +76,14 @@ def network_dtype(config: CodecConfig) -> np.dtype[Any]:
     return record(
         interpolation=(np.float32, (HOP_LENGTH, 2)),  # band below and weight of the band above
         ltpf_response=(np.float32, (NUM_LTPF_BANDS, HOP_LENGTH)),
-        inputs=layer_dtype(NUM_INPUTS, hidden),
+        inputs=layer_dtype(ALL_INPUTS, hidden),
         conv=layer_dtype(3 * hidden, hidden),
         gates=layer_dtype(hidden, 3 * hidden),
         memory=layer_dtype(hidden, 3 * hidden),
-        outputs=layer_dtype(hidden, NUM_OUTPUTS),  # from what the convolution says,
-        memory_outputs=layer_dtype(hidden, NUM_OUTPUTS),  # and from the memory
-        lost_outputs=layer_dtype(hidden, NUM_OUTPUTS),  # of lost frames
-        lost_memory_outputs=layer_dtype(hidden, NUM_OUTPUTS),
+        outputs=layer_dtype(hidden, ALL_OUTPUTS),  # from what the convolution says,
+        memory_outputs=layer_dtype(hidden, ALL_OUTPUTS),  # and from the memory
+        lost_outputs=layer_dtype(hidden, ALL_OUTPUTS),  # of lost frames
+        lost_memory_outputs=layer_dtype(hidden, ALL_OUTPUTS),
         local1=layer_dtype(7 * GRID, local),
         local2=layer_dtype(7 * local, local),
         local3=layer_dtype(3 * local, NUM_LOCAL),
@@ -129,7 +130,7 @@ def make_model(
     model["ltpf_response"] = band_response()
     first = [of(f"{name}.weight").T for name in ("inputs", "pitch_inputs", "loss_inputs")]
     both, lost = weights("outputs", "comb_outputs"), weights("lost_outputs", "comb_outputs")
-    nothing = np.zeros(NUM_OUTPUTS)
+    nothing = np.zeros(ALL_OUTPUTS)
     conv = of("conv.weight").transpose(2, 1, 0).reshape(-1, hidden)
     for name, one, matrix, offset in (
         ("inputs", ACTIVATION_ONE, np.concatenate(first), bias("inputs")),
@@ -171,7 +172,7 @@ def _compress(x, scale, out):
 
 @kernel
 def _features(state, frame, compressed, out):
-    """Write the inputs of the first layer to ``out`` [NUM_INPUTS]; the state's level moves on."""
+    """Write the inputs of the first layer to ``out`` [ALL_INPUTS]; the state's level moves on."""
     mean = np.float32(0.0)
     for b in range(NUM_BANDS):
         mean += frame.envelope[b]
@@ -213,7 +214,7 @@ def _hidden(model, state, inputs, now, remembered):
     Parameters
     ----------
     model, state : records
-    inputs : int16 [frames * NUM_INPUTS]
+    inputs : int16 [frames * ALL_INPUTS]
     now, remembered : int16 [frames * H]   results: of the convolution and of the recurrent layer
     """
     size = state.memory.size
@@ -223,7 +224,7 @@ def _hidden(model, state, inputs, now, remembered):
     gates = np.empty(3 * now.size, np.float32)
     for i in range(2 * size):
         extended[i] = state.conv[i]
-    apply(model.inputs, inputs, 0, NUM_INPUTS, hidden)
+    apply(model.inputs, inputs, 0, ALL_INPUTS, hidden)
     gelu(hidden)
     to_integers(hidden, ACTIVATION_ONE, extended[2 * size :])
     apply(model.conv, extended, 0, size, convolved)
@@ -271,12 +272,12 @@ def _look(model, state, frame, spectrum, results):
     """Write what the network sees of a frame; the state's last spectrum and level move on.
 
     ``results`` are the envelope at each coefficient [N], the inputs of the first layer as int16
-    [NUM_INPUTS], and the gains and values of the local branch [4 N], coefficient by coefficient.
+    [ALL_INPUTS], and the gains and values of the local branch [4 N], coefficient by coefficient.
     """
     scale, inputs, local = results
     compressed = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     previous = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    features = np.empty(NUM_INPUTS, np.float32)
+    features = np.empty(ALL_INPUTS, np.float32)
     interpolate(model, frame.envelope, scale)
     exp2(scale, scale)
     for block in range(BLOCKS_PER_FRAME):
@@ -299,23 +300,23 @@ def run(model, state, parameters, spectrum, results):
     model, state : records
     parameters : PARAMETERS [P]
     spectrum : float32 [P, 2, N]   dequantized coefficients
-    results : float32 arrays       outputs [P * NUM_OUTPUTS], of the local branch [P, 4 N], scale
+    results : float32 arrays       outputs [P * ALL_OUTPUTS], of the local branch [P, 4 N], scale
                                    (the envelope at each coefficient) [P, N]
     """
     outputs, local, scale = results
     count, size = spectrum.shape[0], state.memory.size
-    inputs = np.empty(count * NUM_INPUTS, np.int16)
+    inputs = np.empty(count * ALL_INPUTS, np.int16)
     now, remembered = np.empty(count * size, np.int16), np.empty(count * size, np.int16)
-    more = np.empty(count * NUM_OUTPUTS, np.float32)
+    more = np.empty(count * ALL_OUTPUTS, np.float32)
     for f in range(count):
-        own = inputs[f * NUM_INPUTS : (f + 1) * NUM_INPUTS]
+        own = inputs[f * ALL_INPUTS : (f + 1) * ALL_INPUTS]
         _look(model, state, parameters[f], spectrum[f], (scale[f], own, local[f]))
     _hidden(model, state, inputs, now, remembered)
     apply(model.outputs, now, 0, size, outputs)
     apply(model.memory_outputs, remembered, 0, size, more)
     for f in range(count):
         if parameters[f].loss[0] > np.float32(0.5):  # lost frames have an output layer of their own
-            first, last = f * NUM_OUTPUTS, (f + 1) * NUM_OUTPUTS
+            first, last = f * ALL_OUTPUTS, (f + 1) * ALL_OUTPUTS
             apply(model.lost_outputs, now, f * size, size, outputs[first:last])
             apply(model.lost_memory_outputs, remembered, f * size, size, more[first:last])
     for i in range(outputs.size):

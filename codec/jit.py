@@ -35,7 +35,7 @@ from codec import machine_code
 PACKAGE = Path(__file__).resolve().parent
 PREFIX = "kernels-"
 # Beside the modules that have kernels of their own: constants, and how kernels are compiled.
-HASHED = ("config.py", "model.py", "jit.py", "compiler.py", "tile_code.py")
+HASHED = ("config.py", "model.py", "jit.py", "compiler.py", "dsp/tile_code.py")
 SAME_CODE = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # variables that do not change machine code
 
 # Called before an entry is compiled, which takes some seconds.
@@ -58,7 +58,7 @@ def source_hash() -> str:
     digest = hashlib.sha256((machine_code.numba_folder() / "_version.py").read_bytes())
     for path in sorted(PACKAGE.rglob("*.py")):
         source = path.read_bytes()
-        if path.name in HASHED or b"from codec.jit import" in source:
+        if path.relative_to(PACKAGE).as_posix() in HASHED or b"from codec.jit import" in source:
             digest.update(path.relative_to(PACKAGE).as_posix().encode() + b"\0" + source)
     return digest.hexdigest()[:16]
 
