@@ -35,7 +35,7 @@ from codec import machine_code
 PACKAGE = Path(__file__).resolve().parent
 PREFIX = "kernels-"
 # Beside the modules that have kernels of their own: constants, and how kernels are compiled.
-HASHED = ("config.py", "model.py", "jit.py", "compiler.py", "dsp/tile_code.py")
+HASHED = ("config.py", "model.py", "jit.py", "compiler.py", "tile_code.py")
 SAME_CODE = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # variables that do not change machine code
 
 # Called before an entry is compiled, which takes some seconds.
@@ -227,7 +227,7 @@ class ByHand:
     """
 
     def __init__(self, function: Callable[..., Any], module: str, name: str) -> None:
-        update_wrapper(self, function)
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
         self.module, self.name = module, name
 
     @cached_property

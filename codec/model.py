@@ -37,7 +37,7 @@ from codec.config import (
     TABLE_COLUMNS,
     CodecConfig,
 )
-from codec.dsp.product import pack, packed_size, padded
+from codec.product import pack, packed_size, padded
 from codec.records import fill, new, record
 
 TOTAL_BITS = 15  # of probabilities
@@ -190,7 +190,7 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     level.cost, step.cost, blocks.cost   int32 [contexts, symbols], 1/256 bit
     context.cdf          rows and columns in one dimension
     context.cost         int32 [2^15 + 1], code length of a frequency, 1/256 bit
-    context.known, .recent, .second   int16, packed (see ``dsp/product.py``): the rows of w1 whose
+    context.known, .recent, .second   int16, packed (see ``product.py``): the rows of w1 whose
                          features are known before a block's levels, the others; and w2
     context.bias         int32, b2 in whole tiles
     ==================  ===========================================================

@@ -37,9 +37,9 @@ from codec.config import (
     TABLE_COLUMNS,
     CodecConfig,
 )
-from codec.dsp.product import add_product, multiply_row, padded
 from codec.jit import kernel
 from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT
+from codec.product import add_product, multiply_row, padded
 from codec.records import record
 
 TABLE_PARTS = 16  # positions between two rows or columns

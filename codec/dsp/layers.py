@@ -21,8 +21,8 @@ from typing import Any
 import numpy as np
 
 from codec.dsp.fixed import sigmoid, tanh
-from codec.dsp.product import multiply, pack, packed_size, padded
 from codec.jit import kernel
+from codec.product import multiply, pack, packed_size, padded
 from codec.records import record
 
 INPUT_LIMIT = 8191  # |integer inputs|
@@ -140,7 +140,7 @@ def apply(layer, x, first, stride, out):
     Parameters
     ----------
     layer : record             of :func:`layer_dtype`
-    x : int16 [any]            rows, as :func:`codec.dsp.product.multiply` takes them
+    x : int16 [any]            rows, as :func:`codec.product.multiply` takes them
     first, stride : int
     out : float32 [rows * outputs]
     """

@@ -1,4 +1,4 @@
-"""Layers: the values of float64, one order of additions or whole numbers, frames that do not meet."""
+"""Layers: the values of float64, one order of sums or whole numbers, frames that do not meet."""
 
 from typing import Any
 

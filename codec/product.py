@@ -65,17 +65,17 @@ def _add(rows, tiles, arrays, places):
             out[end : end + TILE] = begin + (row * own).sum((0, 2), np.int32)
 
 
-@by_hand("codec.dsp.tile_code", "rows_of_a_tile")
+@by_hand("codec.tile_code", "rows_of_a_tile")
 def _rows_of_a_tile(arrays, places):
     _add(ROWS, 1, arrays, places)
 
 
-@by_hand("codec.dsp.tile_code", "tiles_of_a_row")
+@by_hand("codec.tile_code", "tiles_of_a_row")
 def _tiles_of_a_row(arrays, places):
     _add(1, TILES, arrays, places)
 
 
-@by_hand("codec.dsp.tile_code", "tile_of_a_row")
+@by_hand("codec.tile_code", "tile_of_a_row")
 def _tile_of_a_row(arrays, places):
     _add(1, 1, arrays, places)
 

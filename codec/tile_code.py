@@ -16,7 +16,7 @@ from numba.core.cgutils import alloca_once, for_range, unpack_tuple
 from numba.core.extending import intrinsic
 from numba.np.arrayobj import make_array
 
-from codec.dsp.product import ROWS, TILE, TILES
+from codec.product import ROWS, TILE, TILES
 
 _I16, _I32, _I64 = ir.IntType(16), ir.IntType(32), ir.IntType(64)
 _SUMS = ir.VectorType(_I32, TILE)
