@@ -101,6 +101,9 @@ class TrainConfig:
     )
     loss_share: float = option("Share of crops in which frames are lost.", 0.3, low=0.0, high=1.0)
     freeze: str = option(f"Parts to leave as they are: {', '.join(PARTS)}.", "")
+    coded: bool = option(
+        "Train the enhancer on crops that the runtime codes; the encoder must be frozen.", False
+    )
     search_every: int = option(
         "Steps between searches of the step offsets by rate; 0: none.", 2500, low=0
     )

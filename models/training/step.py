@@ -10,7 +10,10 @@ from torch import Tensor
 
 from codec.config import FRAME_LENGTH
 from models.codec_net import CodecNet, CodecOutput
+from models.dsp import random_noise
+from models.enhancer import DecodedFrames
 from models.quantizers import perplexity, reset_moments
+from models.training.coded import CodedBatches
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
 from models.training.distributed import ALONE, RANK_SEED, ProcessGroup
@@ -66,11 +69,14 @@ def train_step(
     loss_fn: CodecLoss,
     sampler: CropSampler,
     group: ProcessGroup = ALONE,
+    coded: CodedBatches | None = None,
 ) -> dict[str, float]:
     """Run one optimizer step and return what is logged."""
     net, step = state.net.train(), state.step
     hard = step >= hard_from(config)
     seed_noise(config, step, group)
+    if coded:
+        return decoder_step(state, config, loss_fn, *coded.draw(step), group)
     batch = draw_batch(config, sampler, step, net.config.num_stages, group)
     counted = usage_of(net)
     out = net(
@@ -85,6 +91,30 @@ def train_step(
     if not hard and state.step % config.replace_every == 0:
         replace_dead_codewords(state, config, group)
     return summarise(state, batch, out, loss, norm, perplexities, group)
+
+
+def decoder_step(
+    state: TrainState,
+    config: TrainConfig,
+    loss_fn: CodecLoss,
+    batch: Batch,
+    frames: DecodedFrames,
+    group: ProcessGroup,
+) -> dict[str, float]:
+    """Run a step of the decoder alone, on frames that the runtime has coded."""
+    net, begin = state.net, batch.preroll * FRAME_LENGTH
+    spectrum, comb = net.enhance(frames, random_noise(frames.coefficients), batch.preroll)
+    out = net.synthesize(spectrum, frames.lag, comb, batch.waveform.shape[1])
+    loss, terms = loss_fn(batch.waveform[:, begin:], out[:, begin:], batch.rate_kbps, batch.speech)
+    norm = descend(state, loss.mean(), learning_rate_at(config, state.step), group)
+    update_average(state, config.ema)
+    state.step += 1
+    mean = group.mean({"loss": loss.mean()} | {name: x.mean() for name, x in terms.items()})
+    return mean | {
+        "gradient_norm": norm,
+        "skipped": float(not math.isfinite(norm)),
+        "learning_rate": state.optimizer.param_groups[0]["lr"],
+    }
 
 
 def usage_of(net: CodecNet) -> list[tuple[Tensor, Tensor]]:

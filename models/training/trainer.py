@@ -30,6 +30,7 @@ from models.codec_net import CodecNet
 from models.runtime import Tensors, load_weights
 from models.training.acceleration import use_bfloat16, use_compiler
 from models.training.allocation_search import refit_allocation, search_allocation
+from models.training.coded import CodedBatches, check_coded
 from models.training.config import TrainConfig
 from models.training.context_training import fit_context, keep_context
 from models.training.data import CropSampler, load_directory, load_torchaudio, say
@@ -112,6 +113,8 @@ def check_machine(config: TrainConfig) -> None:
         raise ValueError("no CUDA device is available: use --device cpu")
     if config.precision not in ("float32", "bfloat16"):
         raise ValueError(f"unknown precision '{config.precision}': use float32 or bfloat16")
+    if config.coded:
+        check_coded(config)
     if config.num_threads:
         torch.set_num_threads(config.num_threads)
 
@@ -214,6 +217,9 @@ def train_graph(
     if problem and group.main:
         tqdm.write(f"codec: note: trained without --compile: {problem}", file=sys.stderr)
     log = open_log(config, state.net.config) if group.main else None
+    coded = None
+    if config.coded and config.init_from:
+        coded = CodedBatches(config, sampler, load_weights(Path(config.init_from)), group)
     hidden = quiet or not group.main
     bar = tqdm(total=config.steps, initial=state.step, disable=hidden, unit="step", desc="train")
     started = time.monotonic()
@@ -222,7 +228,7 @@ def train_graph(
         while state.step < config.steps:
             if config.search_every and state.step and state.step % config.search_every == 0:
                 search_allocation(config, state, loss_fn, sampler, group)
-            values = timed_step(config, state, loss_fn, sampler, group)
+            values = timed_step(config, state, loss_fn, sampler, group, coded)
             if not values["skipped"]:
                 for name, value in values.items():
                     smooth[name] = SMOOTHING * smooth.get(name, value) + (1 - SMOOTHING) * value
@@ -250,11 +256,12 @@ def timed_step(
     loss_fn: CodecLoss,
     sampler: CropSampler,
     group: ProcessGroup,
+    coded: CodedBatches | None,
 ) -> dict[str, float]:
     """Run one step and count its time; returns what is logged."""
     speech = config.batch_size * group.size * sampler.crop_samples / SAMPLE_RATE  # seconds
     begun = time.monotonic()
-    values = train_step(state, config, loss_fn, sampler, group)
+    values = train_step(state, config, loss_fn, sampler, group, coded)
     taken = time.monotonic() - begun
     state.step_seconds += taken
     state.speech_seconds += speech
