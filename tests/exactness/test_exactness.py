@@ -49,13 +49,6 @@ def test_other_machine_code(name: str, tmp_path: Path) -> None:
     check(found)
 
 
-@pytest.mark.slow
-def test_interpreted(tmp_path: Path) -> None:
-    found = environments.finish(environments.start(environments.INTERPRETED, tmp_path))
-    assert found["environment"]["loops"] == "interpreted"
-    check(found)
-
-
 # --- others ---------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 """Code the golden files in this process and print what came of it, as one JSON object.
 
-    python tests/exactness/worker.py [NAME ...] [--way WAY ...] [--quick]
+    python tests/exactness/worker.py [NAME ...] [--way WAY ...]
 
 Names are golden files to decode and signals to encode (``tests/golden/make_golden.py`` has them);
 none: all of them. The printed ``stages``, ``decoded`` and ``encoded`` must be those of golden.json.
@@ -41,7 +41,6 @@ from codec import Codec  # noqa: E402
 Task = tuple[str, str]  # 'decoded' or 'encoded', name
 Result = dict[str, Any]
 NUM_THREADS = 4
-QUICK = ("length_321", "cut_vbr", "silence_9.6")  # where everything takes long
 
 
 def tasks(names: list[str]) -> list[Task]:
@@ -141,9 +140,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*")
     parser.add_argument("--way", action="append")
-    parser.add_argument("--quick", action="store_true", help="only the shortest files")
     options = parser.parse_args()
-    todo = tasks(list(QUICK) if options.quick else options.names)
+    todo = tasks(options.names)
     codec, ways = Codec.load(), options.way or ["plain"]
     results = {way: run(codec, todo, way) for way in ways}
     found = results[ways[0]]
@@ -158,7 +156,6 @@ def main() -> None:
         "machine": platform.machine(), "python": platform.python_version(),
         "numpy": np.__version__, "numba": numba.__version__,
         "cpu": numba.config.CPU_NAME or "", "threads": numba.config.NUMBA_NUM_THREADS,
-        "loops": "interpreted" if numba.config.DISABLE_JIT else "compiled",
     }  # fmt: skip
     print(json.dumps(found))
 
