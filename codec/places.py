@@ -226,7 +226,8 @@ class _Cluster:
         self._address = address
         self.died = KilledWorker
         # What it warns of is told here in one line, or is none of the user's concern.
-        logging.getLogger("distributed.client").setLevel(logging.CRITICAL)
+        for name in ("distributed.client", "tornado.application"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         try:
             # Dask itself would try for long, and print what it thinks of it.
             host, port = parse_host_port(address.split("://")[-1], 8786)
