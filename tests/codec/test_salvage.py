@@ -64,7 +64,7 @@ def test_one_bad_group(codec: Codec, vbr: bool, group: int) -> None:
     # The enhancer's memory of the gap fades: half a second later hardly anything is left of it.
     after = slice(16000 * (group + 1) + 8000, 16000 * (group + 1) + 16000)
     error = np.square(waveform[after] - wanted[after]).mean()
-    assert error < 0.05 * np.square(wanted[after]).mean()
+    assert error < 0.08 * np.square(wanted[after]).mean()
 
 
 @pytest.mark.parametrize(("group", "value"), [(0, 255), (9, 0)])
