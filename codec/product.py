@@ -99,32 +99,29 @@ def multiply(x, first, stride, weights, start, out):
     start : int32 [width]        width: outputs in whole tiles
     out : int32 [rows * width]
     """
-    width, arrays = start.size, (x, weights, start, out)
-    rows, pairs = out.size // width, weights.size // (2 * width)
-    whole = rows - rows % ROWS
-    for tile in range(0, width, TILE):
-        at = 2 * tile * pairs
-        for r in range(0, whole, ROWS):
-            places = (first + r * stride, stride, at, pairs, tile, 0, r * width + tile, width)
-            _rows_of_a_tile(arrays, places)
-    for r in range(whole, rows):
-        _row(arrays, (first + r * stride, pairs, 0, r * width), width)
+    _rows((x, weights, start, out), (first, stride), start.size, 0)
 
 
 @kernel
 def add_product(x, first, stride, weights, width, out):
     """Add ``x @ weights`` to ``out`` int32 [rows * width]; else as :func:`multiply`."""
-    arrays = (x, weights, out, out)
-    rows, pairs = out.size // width, weights.size // (2 * width)
+    _rows((x, weights, out, out), (first, stride), width, width)
+
+
+@kernel
+def _rows(arrays, rows_of_x, width, step):
+    """Do all rows; where they start from are ``step`` numbers from row to row."""
+    first, stride = rows_of_x
+    rows, pairs = arrays[3].size // width, arrays[1].size // (2 * width)
     whole = rows - rows % ROWS
     for tile in range(0, width, TILE):
         at = 2 * tile * pairs
         for r in range(0, whole, ROWS):
-            end = r * width + tile
-            places = (first + r * stride, stride, at, pairs, end, width, end, width)
+            begin, end = r * step + tile, r * width + tile
+            places = (first + r * stride, stride, at, pairs, begin, step, end, width)
             _rows_of_a_tile(arrays, places)
     for r in range(whole, rows):
-        _row(arrays, (first + r * stride, pairs, r * width, r * width), width)
+        _row(arrays, (first + r * stride, pairs, r * step, r * width), width)
 
 
 @kernel

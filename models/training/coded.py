@@ -40,6 +40,34 @@ def check_coded(config: TrainConfig) -> None:
         raise ValueError(f"--coded trains the decoder alone: give --freeze {','.join(ENCODER)}")
 
 
+def decoded_frames(
+    parameters: np.ndarray, spectra: np.ndarray, lossy: bool, device: str = "cpu"
+) -> DecodedFrames:
+    """Return what the runtime's enhancer is given for the graph's.
+
+    Parameters
+    ----------
+    parameters : PARAMETERS [B, F]
+    spectra : float32 [B, F, 2, N]
+    lossy : bool                     some frames may be lost
+    """
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values)).to(device)
+
+    return DecodedFrames(
+        tensor(spectra),
+        tensor(parameters["uncoded"]),
+        tensor(parameters["envelope"]),
+        tensor(parameters["log_step"]),
+        tensor(parameters["log_bits"]),
+        tensor(parameters["long"] == 1),
+        tensor(parameters["lag"]),
+        tensor(parameters["periodicity"]),
+        tensor(parameters["loss"]) if lossy else None,
+    )
+
+
 class CodedBatches:
     """Draw the batch of a step, and what the decoder has of it before the enhancer.
 
@@ -69,22 +97,10 @@ class CodedBatches:
         stages = self.codec.num_stages
         batch = draw_batch(self.config, self.sampler, step, stages, self.group)
         coded = [self._code(batch, i) for i in range(len(batch.waveform))]
-        frames = np.stack([parameters for parameters, _ in coded])
-
-        def tensor(values: np.ndarray) -> Tensor:
-            return torch.from_numpy(np.ascontiguousarray(values)).to(self.config.device)
-
-        return batch, DecodedFrames(
-            tensor(np.stack([spectra for _, spectra in coded])),
-            tensor(frames["uncoded"]),
-            tensor(frames["envelope"]),
-            tensor(frames["log_step"]),
-            tensor(frames["log_bits"]),
-            tensor(frames["long"] == 1),
-            tensor(frames["lag"]),
-            tensor(frames["periodicity"]),
-            tensor(frames["loss"]) if bool(batch.lost.any()) else None,
-        )
+        parameters = np.stack([told for told, _ in coded])
+        spectra = np.stack([spectrum for _, spectrum in coded])
+        lossy = bool(batch.lost.any())
+        return batch, decoded_frames(parameters, spectra, lossy, self.config.device)
 
     def _code(self, batch: Batch, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Code a sequence; return what the enhancer is told [F], and the spectra [F, 2, N]."""

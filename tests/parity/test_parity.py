@@ -38,6 +38,7 @@ from codec.records import new  # noqa: E402
 from models import dsp as twin  # noqa: E402
 from models.codec_net import CodecNet, Quantized  # noqa: E402
 from models.enhancer import DecodedFrames  # noqa: E402
+from models.training.coded import decoded_frames  # noqa: E402
 from models.training.export import import_context, import_net  # noqa: E402
 
 FRAMES = 150  # 3 s
@@ -292,28 +293,14 @@ def test_spectra_and_concealment(net: CodecNet, decoded: Decoded) -> None:
     assert np.quantile(error, 0.99) < 0.01
 
 
-def runtime_frames(decoded: Decoded) -> DecodedFrames:
-    """Return what the runtime's enhancer is given, for the graph's."""
-    p = decoded.parameters
-    return DecodedFrames(
-        tensor(decoded.spectra),
-        tensor(p["uncoded"]),
-        tensor(p["envelope"]),
-        tensor(p["log_step"]),
-        tensor(p["log_bits"]),
-        tensor(p["long"] == 1),
-        tensor(p["lag"]),
-        tensor(p["periodicity"]),
-        tensor(p["loss"]) if decoded.lost.any() else None,
-    )
-
-
 def test_enhancer(net: CodecNet, decoded: Decoded) -> None:
     signs = np.empty((FRAMES * BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     for number, out in enumerate(signs):
         noise.fill(number, out)
     shaped = tensor(signs.reshape(FRAMES, BLOCKS_PER_FRAME, HOP_LENGTH))
-    spectrum, comb = net.enhance(runtime_frames(decoded), shaped)
+    lossy = bool(decoded.lost.any())
+    frames = decoded_frames(decoded.parameters[None], decoded.spectra[None], lossy)
+    spectrum, comb = net.enhance(frames, shaped)
     assert snr(spectrum[0].numpy(), decoded.enhanced) > 45
     np.testing.assert_allclose(decoded.gains, comb[0].numpy(), atol=0.01)
 
