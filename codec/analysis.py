@@ -8,6 +8,8 @@
                                                    ▼
                                         proposed envelope [bands], octaves
 
+Beside it stand the levels of the detail's bands in each block, under a shorter window.
+
 The power of both transforms does not depend on the phase, as that of the MDCT alone does: it is
 what a listener hears as the level of a band, and what the decoder gives back where bits were few.
 """
@@ -18,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from codec.coding.detail import band_levels
 from codec.config import (
     BAND_EDGES,
     BLOCKS_PER_FRAME,
@@ -28,7 +31,7 @@ from codec.config import (
     CodecConfig,
 )
 from codec.dsp import lpc, mdct
-from codec.dsp.fixed import gelu, log2
+from codec.dsp.fixed import gelu, log2, on_grid
 from codec.dsp.layers import dense
 from codec.jit import kernel
 from codec.records import new, record
@@ -36,6 +39,7 @@ from codec.records import new, record
 # Of the strongest band's power: what a band has at least (-54 dB).
 RELATIVE_FLOOR = np.float32(2.0**-18)
 POWER_FLOOR = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
+DETAIL_WINDOW = 256  # samples, Hann, around the middle of a block
 _EDGES = np.array(BAND_EDGES)
 _WIDTH = np.diff(_EDGES).astype(np.float32)
 
@@ -45,6 +49,7 @@ def analysis_dtype(config: CodecConfig) -> np.dtype[Any]:
     hidden, features = config.analysis_hidden, (BLOCKS_PER_FRAME + 1) * NUM_BANDS
     return record(
         transform=mdct.TRANSFORM,
+        taper=(np.float32, 2 * HOP_LENGTH),  # the detail's window over that of the MDCT
         prediction=lpc.PREDICTION,
         w1=(np.float32, (features, hidden)),
         b1=(np.float32, hidden),
@@ -57,10 +62,22 @@ def make_model(parameters: dict[str, np.ndarray], config: CodecConfig) -> Any:
     """Return the record of the parameters of stage ``analysis``, by field name."""
     model = new(analysis_dtype(config))
     model["transform"], model["prediction"] = mdct.make_transform(), lpc.make_prediction()
+    model["taper"] = detail_taper()
     for layer, name in ((1, "network.0"), (2, "network.2")):
         model[f"w{layer}"] = parameters[f"analysis.{name}.weight"].T
         model[f"b{layer}"] = parameters[f"analysis.{name}.bias"]
     return model
+
+
+def detail_taper() -> np.ndarray:
+    """Return what turns the MDCT's window into the detail's, of the same energy, float64 [2N]."""
+    n = np.arange(DETAIL_WINDOW)
+    hann = on_grid(0.5 - 0.5 * np.cos(2 * np.pi * (n + 0.5) / DETAIL_WINDOW))
+    beside = (2 * HOP_LENGTH - DETAIL_WINDOW) // 2
+    window = np.pad(hann, beside) * np.sqrt(HOP_LENGTH / (3 / 8 * DETAIL_WINDOW))
+    sine = on_grid(np.sin(np.pi * (np.arange(2 * HOP_LENGTH) + 0.5) / (2 * HOP_LENGTH)))
+    taper: np.ndarray = window / sine
+    return taper
 
 
 @kernel
@@ -82,6 +99,24 @@ def _transform(transform, samples, spectrum, quadrature):
             windows[block, n] = samples[block * HOP_LENGTH + n]
     mdct.forward(transform, windows, spectrum)
     mdct.forward_quadrature(transform, windows, quadrature)
+
+
+@kernel
+def _detail_levels(model, samples, levels):
+    """Write the levels of the detail's bands to ``levels`` [2 bands], Q8 octaves."""
+    windows = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
+    power = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        for n in range(2 * HOP_LENGTH):
+            windows[block, n] = samples[block * HOP_LENGTH + n] * model.taper[n]
+    mdct.forward(model.transform, windows, power)
+    mdct.forward_quadrature(model.transform, windows, quadrature)
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            cosine, sine = power[block, k], quadrature[block, k]
+            power[block, k] = np.float32(0.5) * (cosine * cosine + sine * sine)
+    band_levels(power, levels)
 
 
 @kernel
@@ -134,15 +169,16 @@ def _features(level, smooth, floor, out):
 
 
 @kernel
-def analyse(model, samples, spectrum, envelope):
-    """Transform a frame and propose its envelope.
+def analyse(model, samples, spectrum, proposed):
+    """Transform a frame and propose its envelope, and find what its detail follows from.
 
     Parameters
     ----------
     model : record             of analysis_dtype
     samples : float32 [3N]     under the frame's two windows
     spectrum : float32 [2, N]  result: MDCT
-    envelope : float32 [bands] result: Q8 octaves, at least LOG_FLOOR
+    proposed : float32 [NUM_PROPOSED]   result: the envelope [bands], Q8 octaves, at least
+                               LOG_FLOOR; then the levels of the detail's bands
     """
     quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     _transform(model.transform, samples, spectrum, quadrature)
@@ -159,4 +195,5 @@ def analyse(model, samples, spectrum, envelope):
     dense(hidden, model.w2[:], model.b2[:], correction)
     for b in range(NUM_BANDS):
         value = (level[b] + correction[0, b]) * np.float32(LOG_ONE)
-        envelope[b] = max(value, np.float32(LOG_FLOOR))
+        proposed[b] = max(value, np.float32(LOG_FLOOR))
+    _detail_levels(model, samples, proposed[NUM_BANDS:])

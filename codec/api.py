@@ -140,29 +140,30 @@ class Codec:
         padded = np.zeros(count * FRAME_LENGTH, np.float32)
         padded[: len(waveform)] = waveform
         coder = self.frame_encoder(header, keep_offset)
-        spectra, envelopes = coder.analyse(padded)
+        spectra, proposed = coder.analyse(padded)
         if header.vbr:
-            sizes = self.vbr_packet_sizes(header, [envelopes], frame_energies(spectra))
+            sizes = self.vbr_packet_sizes(header, [proposed], frame_energies(spectra))
         else:
             sizes = np.array(cbr_packet_sizes(header.nominal_bitrate_bps, count), np.int64)
         intra = intra_packets(count, header.independent)
-        return write_stream(header, coder.encode(spectra, envelopes, sizes, intra))
+        return write_stream(header, coder.encode(spectra, proposed, sizes, intra))
 
     def vbr_packet_sizes(
-        self, header: Header, envelopes: Iterable[np.ndarray], energy: np.ndarray
+        self, header: Header, proposed: Iterable[np.ndarray], energy: np.ndarray
     ) -> np.ndarray:
         """Return the bytes of every packet at a variable bitrate, int64 [P].
 
         Parameters
         ----------
         header : Header
-        envelopes : float32 arrays [any, bands]   of all frames, as analysis gives them; no iterator
+        proposed : float32 arrays [any, NUM_PROPOSED]   of all frames, as analysis gives them; no
+                                                        iterator
         energy : float32 [P]                      of all frames: `frame_energies`
         """
         # Each packet's length byte is paid from the same total.
         total = cbr_bytes(header.nominal_bitrate_bps, len(energy)) - len(energy)
         bits = header.num_stages * (self.config.codebook_bits - 1)
-        return vbr_sizes(self._encoder["coding"], envelopes, energy, total, bits)
+        return vbr_sizes(self._encoder["coding"], proposed, energy, total, bits)
 
     def header(
         self,

@@ -37,7 +37,7 @@ FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it
 # --- container ------------------------------------------------------------------------------------
 
 MAGIC = b"NSVQ"
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 HEADER_BYTES, CRC_BYTES = 24, 2
 TRAILER_BYTES = 7  # at the end of a stream with an open end
 MAX_NUM_SAMPLES = (1 << 40) - 1  # of a source
@@ -73,6 +73,17 @@ NUM_STEP_CONTEXTS = 7  # distributions of the step delta, chosen by the last one
 NUM_RATE_KNOTS = 5  # rows of the table of step offsets: 160 bits, then every half octave
 # The envelope of an intra frame is not predicted, and takes a stage more.
 INTRA_EXTRA_STAGES = 1
+
+# Detail of the envelope, for the decoder's noise: levels of bands of 300 Hz above 1.5 kHz, of each
+# block of 10 ms, relative to the envelope. Larger frames spend more stages on it.
+DETAIL_EDGES: tuple[int, ...] = (*range(30, 157, 6), 160)
+NUM_DETAIL_BANDS = len(DETAIL_EDGES) - 1
+DETAIL_SIZE = BLOCKS_PER_FRAME * NUM_DETAIL_BANDS
+DETAIL_BITS = 8  # of an index, before entropy coding
+DETAIL_FROM_BITS: tuple[int, ...] = (240, 240, 420, 600)  # frame size from which a stage is used
+NUM_DETAIL_STAGES = len(DETAIL_FROM_BITS)
+# What the analysis tells of a frame: its envelope, and the levels of the detail's bands.
+NUM_PROPOSED = NUM_BANDS + DETAIL_SIZE
 
 # --- spectrum -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from codec import enhancer, enhancer_network, plc
-from codec.coding import envelope
+from codec.coding import detail, envelope
 from codec.coding import spectrum as coefficients
 from codec.coding.allocation import step_context
 from codec.coding.frame import get_blocks, get_frame, get_step, limited_bits, start
@@ -27,11 +27,13 @@ from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.coding.range_coder import dec_init
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_SIZE,
     FRAME_LENGTH,
     HOP_LENGTH,
     LOG_ONE,
     MAX_STEP_DELTA,
     NUM_BANDS,
+    NUM_DETAIL_BANDS,
     NUM_LTPF_BANDS,
     CodecConfig,
 )
@@ -92,6 +94,7 @@ class DecodedIntegers(NamedTuple):
     envelope : int32 [P, bands]    Q8 octaves
     offset : int32 [P, bands]      step offsets, Q8
     step : int64 [P]               Q8
+    detail : int32 [P, 2 bands]    Q8 octaves over the envelope; 0 where none was sent
     long : int64 [P]               1: one block of 2N, even coefficients first, then the odd ones
     levels : int32 [P, 2, N]
     received : bool [P]            False: lost, or coded in terms of a lost one; all else is 0 then
@@ -100,6 +103,7 @@ class DecodedIntegers(NamedTuple):
     envelope: np.ndarray
     offset: np.ndarray
     step: np.ndarray
+    detail: np.ndarray
     long: np.ndarray
     levels: np.ndarray
     received: np.ndarray
@@ -134,8 +138,14 @@ def describe_frame(model, frame, num_bytes, parameters):
     for b in range(NUM_BANDS):
         parameters.envelope[b] = np.float32(frame.envelope[b]) / _LOG_ONE
         parameters.log_step[b] = np.float32(frame.step + frame.offset[b]) / _LOG_ONE
+    limit = detail.DETAIL_LIMIT
+    for block in range(BLOCKS_PER_FRAME):
+        for j in range(NUM_DETAIL_BANDS):
+            octaves = np.float32(frame.detail[block * NUM_DETAIL_BANDS + j]) / _LOG_ONE
+            parameters.detail[block, j] = min(max(octaves, -limit), limit)
     parameters.long = np.float32(frame.long)
-    log_bits = model.coding.allocation.log2_bits[limited_bits(num_bytes)]
+    bits = limited_bits(num_bytes) - detail.bits_of(frame.detail_stages)
+    log_bits = model.coding.allocation.log2_bits[bits]
     parameters.log_bits = np.float32(log_bits) / np.float32(1024)
 
 
@@ -218,7 +228,7 @@ def synthesize(model, state, parameters, enhanced, gains, samples):
 @entry
 def decode_integers(model, state, data, sizes, intra, out):
     """Decode the integers of consecutive frames; ``out`` are the arrays of ``DecodedIntegers``."""
-    envelopes, offset, step, long, levels, received = out
+    envelopes, offset, step, details, long, levels, received = out
     position = 0
     for p in range(sizes.size):
         packet = data[position : position + sizes[p]]
@@ -229,6 +239,8 @@ def decode_integers(model, state, data, sizes, intra, out):
             step[p], long[p] = frame.step, frame.long
             for b in range(NUM_BANDS):
                 envelopes[p, b], offset[p, b] = frame.envelope[b], frame.offset[b]
+            for j in range(DETAIL_SIZE):
+                details[p, j] = frame.detail[j]
             for block in range(BLOCKS_PER_FRAME):
                 for k in range(HOP_LENGTH):
                     levels[p, block, k] = frame.levels[block, k]
@@ -236,9 +248,9 @@ def decode_integers(model, state, data, sizes, intra, out):
 
 @entry
 def side_costs(model, state, data, sizes, intra, costs):
-    """Write the code lengths of envelope and step (with the block length) to ``costs`` [P, 2].
+    """Write the code lengths of envelope (with its detail) and step (with the block length).
 
-    They are in 1/256 bit.
+    To ``costs`` [P, 2], in 1/256 bit.
 
     Both stand first in every packet; nothing else is decoded.
     """
@@ -258,6 +270,9 @@ def side_costs(model, state, data, sizes, intra, costs):
         past.level_delta = level_delta
         envelope.get(coding.envelope, stages, coder, packet, indices)
         costs[p, 0] += envelope.price(coding.envelope, indices, stages)
+        stages = detail.stages_of(limited_bits(packet.size))
+        envelope.get(coding.detail, stages, coder, packet, indices)
+        costs[p, 0] += envelope.price(coding.detail, indices, stages)
         long = get_blocks(coding, past, coder, packet)
         costs[p, 1] = coding.blocks.cost[past.long, long]
         past.long = long
@@ -326,6 +341,7 @@ class FrameDecoder:
             np.zeros((count, NUM_BANDS), np.int32),
             np.zeros((count, NUM_BANDS), np.int32),
             np.zeros(count, np.int64),
+            np.zeros((count, DETAIL_SIZE), np.int32),
             np.zeros(count, np.int64),
             np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.int32),
             np.zeros(count, np.bool_),

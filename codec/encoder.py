@@ -16,11 +16,12 @@ import numpy as np
 
 from codec.analysis import analyse, analysis_dtype
 from codec.analysis import make_model as make_analysis
-from codec.coding import envelope, rate_control
+from codec.coding import allocation, detail, envelope, rate_control
 from codec.coding.frame import (
     limited_bits,
     put_frame,
     reset,
+    set_detail,
     set_envelope,
     shape_steps,
     start,
@@ -29,16 +30,18 @@ from codec.coding.frame import (
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_SIZE,
     FRAME_LENGTH,
     HOP_LENGTH,
     LEVEL_RESOLUTION,
     NUM_BANDS,
+    NUM_PROPOSED,
     CodecConfig,
 )
 from codec.dsp import mdct
 from codec.dsp.fixed import exp2_q8, log2
 from codec.jit import entry, kernel
-from codec.model import coding_dtype, coding_model
+from codec.model import COST_ONE, coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
 
@@ -78,6 +81,7 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
         coding=coding_state_dtype(config),
         ratio=np.float64,  # true cost of levels over its estimate
         shape=(np.float32, NUM_BANDS),  # of the proposed envelope, Q8
+        detail=(np.float32, DETAIL_SIZE),  # wanted, Q8
         spectrum=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # of the blocks that are coded
         best=rate_control.BEST,
         stages=(np.int64, 2),  # of the envelope, in predicted and in intra frames
@@ -105,7 +109,7 @@ def block_dc(state, samples, out):
 
 
 @entry
-def analyse_frames(model, state, samples, spectra, envelopes):
+def analyse_frames(model, state, samples, spectra, proposed):
     """Analyse consecutive frames.
 
     Parameters
@@ -113,14 +117,14 @@ def analyse_frames(model, state, samples, spectra, envelopes):
     model, state : records          ``past`` of the state moves on
     samples : float32 [P * 2N]
     spectra : float32 [P, 2, N]     result: MDCT
-    envelopes : float32 [P, bands]  result: proposed, Q8 octaves
+    proposed : float32 [P, NUM_PROPOSED]   result: envelope and levels of detail, Q8 octaves
     """
     seen = np.empty(HOP_LENGTH + FRAME_LENGTH, np.float32)
     for p in range(spectra.shape[0]):
         for n in range(HOP_LENGTH):
             seen[n] = state.past[n]
         block_dc(state, samples[p * FRAME_LENGTH : (p + 1) * FRAME_LENGTH], seen[HOP_LENGTH:])
-        analyse(model.analysis, seen, spectra[p], envelopes[p])
+        analyse(model.analysis, seen, spectra[p], proposed[p])
         for n in range(HOP_LENGTH):
             state.past[n] = seen[FRAME_LENGTH + n]
 
@@ -155,6 +159,24 @@ def choose_blocks(state, transform, spectrum, expected):
 
 
 @kernel
+def choose_detail(model, state, levels):
+    """Choose the detail of a frame whose envelope is decoded.
+
+    ``levels`` float32 [2 bands] are those of its bands, Q8. Returns the bits that it takes beyond
+    those that the rest of the frame does without, in 1/256.
+    """
+    frame, indices = state.coding.frame, state.coding.frame.detail_indices
+    if frame.detail_stages > 0:
+        smooth = np.empty(HOP_LENGTH, np.int32)
+        allocation.interpolate(model.allocation, frame.envelope, smooth)
+        detail.find(levels, smooth, state.detail)
+        envelope.search(model.detail, frame.shape, state.detail, frame.detail_stages, indices)
+    set_detail(model, frame)
+    cost = envelope.price(model.detail, indices, frame.detail_stages)
+    return cost - COST_ONE * detail.bits_of(frame.detail_stages)
+
+
+@kernel
 def choose_frame(model, transform, state, proposed, spectrum, kind):
     """Choose all integers of a frame: envelope, blocks, step, levels, in ``state.coding.frame``.
 
@@ -163,7 +185,7 @@ def choose_frame(model, transform, state, proposed, spectrum, kind):
     model : record              coding model of the frame's kind
     transform : mdct.TRANSFORM
     state : record              of the encoder; its past is reset before an intra frame
-    proposed : float32 [bands]  envelope, Q8
+    proposed : float32 [NUM_PROPOSED]   envelope and levels of detail, Q8
     spectrum : float32 [2, N]
     kind : (frame_bits, intra, num_stages)
     """
@@ -180,10 +202,13 @@ def choose_frame(model, transform, state, proposed, spectrum, kind):
     side = envelope.price(model.envelope, indices, num_stages)
     side += envelope.level_cost(model.level, past.level_delta, coding.frame.level_delta)
     set_envelope(model, coding, intra, num_stages)
-    expected = shape_steps(model, coding, frame_bits, num_stages)
+    coding.frame.detail_stages = detail.stages_of(frame_bits)
+    side += choose_detail(model, state, proposed[NUM_BANDS:])
+    rest = frame_bits - detail.bits_of(coding.frame.detail_stages)
+    expected = shape_steps(model, coding, rest, num_stages)
     choose_blocks(state, transform, spectrum, expected)
     side += model.blocks.cost[past.long, coding.frame.long]
-    rate_control.choose_step(model, state, state.spectrum, (expected, frame_bits, side))
+    rate_control.choose_step(model, state, state.spectrum, (expected, rest, side))
 
 
 @kernel
@@ -196,25 +221,26 @@ def encode_frame(model, transform, state, proposed, spectrum, kind, data):
     """
     choose_frame(model, transform, state, proposed, spectrum, kind)
     coding = state.coding
+    rest = kind[0] - detail.bits_of(coding.frame.detail_stages)
     keep = HOP_LENGTH
     while not put_frame(model, coding, kind[2], data):
         keep -= DROPPED_AT_ONCE
         if keep < -2 * DROPPED_AT_ONCE:
             return False
         rate_control.drop_top(coding.frame.levels, keep)
-        rate_control.price(model, coding, kind[0])
+        rate_control.price(model, coding, rest)
     update(coding)
     return True
 
 
 @entry
-def encode_frames(model, state, envelopes, spectra, sizes, intra, data):
+def encode_frames(model, state, proposed, spectra, sizes, intra, data):
     """Encode consecutive frames and move the state past them.
 
     Parameters
     ----------
     model, state : records
-    envelopes : float32 [P, bands]   proposed, Q8
+    proposed : float32 [P, NUM_PROPOSED]   as the analysis gives it
     spectra : float32 [P, 2, N]
     sizes : int64 [P]                bytes of each packet
     intra : bool [P]
@@ -225,14 +251,14 @@ def encode_frames(model, state, envelopes, spectra, sizes, intra, data):
     int   -1, or the number of a frame whose packet is too small for its envelope
     """
     position = 0
-    for p in range(envelopes.shape[0]):
+    for p in range(proposed.shape[0]):
         end = position + sizes[p]
         coding = model.intra if intra[p] else model.coding
         stages = state.stages[1] if intra[p] else state.stages[0]
         kind = (limited_bits(sizes[p]), intra[p], stages)
         packet = data[position:end]
         transform = model.analysis.transform
-        if not encode_frame(coding, transform, state, envelopes[p], spectra[p], kind, packet):
+        if not encode_frame(coding, transform, state, proposed[p], spectra[p], kind, packet):
             return p
         position = end
     return -1
@@ -260,21 +286,21 @@ class FrameEncoder:
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
 
     def analyse(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return spectra [P, 2, N] and proposed envelopes [P, bands] of float32 [P * 2N]."""
+        """Return spectra [P, 2, N] and what is proposed [P, NUM_PROPOSED] of float32 [P * 2N]."""
         count = len(samples) // FRAME_LENGTH
         spectra = np.empty((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-        envelopes = np.empty((count, NUM_BANDS), np.float32)
-        analyse_frames(self.model, self.state, samples, spectra, envelopes)
-        return spectra, envelopes
+        proposed = np.empty((count, NUM_PROPOSED), np.float32)
+        analyse_frames(self.model, self.state, samples, spectra, proposed)
+        return spectra, proposed
 
     def encode(
-        self, spectra: np.ndarray, envelopes: np.ndarray, sizes: np.ndarray, intra: np.ndarray
+        self, spectra: np.ndarray, proposed: np.ndarray, sizes: np.ndarray, intra: np.ndarray
     ) -> list[bytes]:
         """Return the packets of analysed frames.
 
         Parameters
         ----------
-        spectra, envelopes : as :meth:`analyse` returns them
+        spectra, proposed : as :meth:`analyse` returns them
         sizes : int64 [P]    bytes of each packet
         intra : bool [P]
 
@@ -283,7 +309,7 @@ class FrameEncoder:
         ValueError   a packet is too small for its envelope
         """
         data = np.zeros(int(sizes.sum()), np.uint8)
-        failed = encode_frames(self.model, self.state, envelopes, spectra, sizes, intra, data)
+        failed = encode_frames(self.model, self.state, proposed, spectra, sizes, intra, data)
         if failed >= 0:
             raise ValueError(
                 f"packet {failed} of {sizes[failed]} bytes is too small: use 12 or more"

@@ -6,7 +6,8 @@
               ┌── gain, value [2, N], noise level [2, bands], strength [bands], LTPF gain ◄─┘
               ▼
     y = coefficient * gain + envelope * (value + noise level * noise where nothing was coded)
-    y ─► bands pulled to the envelope's power, by a learned strength ─► bound ─► quantization cell
+    y ─► bands pulled to the power of envelope and detail, by a learned strength ─► bound ─►
+    quantization cell
     y / (1 + LTPF gain) ─► inverse MDCT ─► long-term postfilter (codec/dsp/ltpf.py)
 
 It works on whole frames: block 0 may look at block 1, which the packet holds anyway, so the delay
@@ -18,16 +19,25 @@ from __future__ import annotations
 
 import numpy as np
 
+from codec.coding.detail import band_means
 from codec.config import (
     BAND_EDGES,
     BLOCKS_PER_FRAME,
     HOP_LENGTH,
     NUM_BANDS,
+    NUM_DETAIL_BANDS,
     NUM_LTPF_BANDS,
 )
 from codec.dsp import noise
 from codec.dsp.fixed import exp2, log2, sigmoid
-from codec.enhancer_network import ALL_OUTPUTS, NUM_LOCAL, NUM_OUTPUTS, interpolate, run
+from codec.enhancer_network import (
+    ALL_OUTPUTS,
+    NUM_LOCAL,
+    NUM_OUTPUTS,
+    interpolate,
+    interpolate_detail,
+    run,
+)
 from codec.jit import kernel
 
 # A coefficient may get a predicted value if one within this many was coded. Elsewhere values could
@@ -44,6 +54,7 @@ PERIODIC_FROM, PERIODIC_RANGE = np.float32(0.3), np.float32(0.5)
 NOISE_OFFSET, NOISE_MIN, NOISE_MAX = np.float32(-0.7), np.float32(-8.0), np.float32(2.0)
 LOG2_E = np.float32(1.4426950409)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
+_STRENGTHS = NUM_OUTPUTS + BLOCKS_PER_FRAME * NUM_LTPF_BANDS  # where the detail's begin
 _EDGES = np.array(BAND_EDGES)
 _WIDTH = np.diff(_EDGES).astype(np.float32)
 
@@ -102,12 +113,61 @@ def _obey(model, frame, strength, out):
 
 
 @kernel
-def _bound(frame, spectrum, out):
-    """Hold each block's bands to HEADROOM over the envelope or the decoded coefficients.
+def _has_detail(frame):
+    """Return whether any detail was sent of a frame."""
+    for block in range(BLOCKS_PER_FRAME):
+        for j in range(NUM_DETAIL_BANDS):
+            if frame.detail[block, j] != 0:
+                return True
+    return False
 
-    Whatever the network makes of a signal that it has never heard, it does not get loud.
+
+@kernel
+def _follow(model, frame, strength, out):
+    """Pull the power of each block's detail bands towards what was sent of it.
+
+    ``strength`` [detail bands], before its sigmoid, is the share of the way that is gone.
+    """
+    share = np.empty(NUM_DETAIL_BANDS, np.float32)
+    wanted = np.empty(NUM_DETAIL_BANDS, np.float32)
+    doubt = np.empty(NUM_DETAIL_BANDS, np.float32)
+    way = np.empty(NUM_DETAIL_BANDS, np.float32)
+    base = np.empty(NUM_DETAIL_BANDS, np.float32)
+    gain = np.empty(HOP_LENGTH, np.float32)
+    for j in range(NUM_DETAIL_BANDS):
+        share[j] = strength[j] + STRENGTH_OFFSET
+    sigmoid(share)
+    interpolate(model, frame.envelope, gain)
+    band_means(gain, base)
+    for block in range(BLOCKS_PER_FRAME):
+        for j in range(NUM_DETAIL_BANDS):
+            wanted[j] = base[j] + frame.detail[block, j]
+            doubt[j] = np.float32(2.0) * wanted[j]
+        exp2(doubt, doubt)
+        for k in range(HOP_LENGTH):
+            gain[k] = out[block, k] * out[block, k]
+        band_means(gain, way)
+        for j in range(NUM_DETAIL_BANDS):
+            way[j] += POWER_DOUBT * doubt[j]
+        log2(way, way)
+        for j in range(NUM_DETAIL_BANDS):
+            octaves = wanted[j] - np.float32(0.5) * way[j]
+            way[j] = share[j] * min(max(octaves, -MAX_PULL), MAX_PULL)
+        interpolate_detail(model, way, gain)
+        exp2(gain, gain)
+        for k in range(HOP_LENGTH):
+            out[block, k] *= gain[k]
+
+
+@kernel
+def _bound(frame, spectrum, scale, out):
+    """Hold each block's bands to HEADROOM over envelope, detail or decoded coefficients.
+
+    Whatever the network makes of a signal that it has never heard, it does not get loud. ``scale``
+    [2, N] is the envelope with its detail.
     """
     known = np.empty(NUM_BANDS, np.float32)
+    detailed = np.empty(NUM_BANDS, np.float32)
     coded = np.empty(NUM_BANDS, np.float32)
     power = np.empty(NUM_BANDS, np.float32)
     for b in range(NUM_BANDS):
@@ -115,9 +175,10 @@ def _bound(frame, spectrum, out):
     exp2(known, known)
     for block in range(BLOCKS_PER_FRAME):
         _band_power(spectrum[block], coded)
+        _band_power(scale[block], detailed)
         _band_power(out[block], power)
         for b in range(NUM_BANDS):
-            allowed = HEADROOM * max(known[b], coded[b])
+            allowed = HEADROOM * max(known[b], detailed[b], coded[b])
             if power[b] > allowed:
                 gain = np.float32(np.sqrt(allowed / power[b]))
                 for k in range(_EDGES[b], _EDGES[b + 1]):
@@ -148,11 +209,12 @@ def _combine(model, frame, number, values, spectrum, out):
     model : record
     frame : PARAMETERS
     number : int               of the frame in the file, for its noise
-    values : (outputs of the network [ALL_OUTPUTS], of the local branch [4 N], scale [N])
+    values : (outputs of the network [ALL_OUTPUTS], of the local branch [4 N], envelope [N])
     spectrum : float32 [2, N]  dequantized
     out : float32 [2, N]       result
     """
-    outputs, local, scale = values
+    outputs, local, smooth = values
+    scale = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)  # the envelope with its detail
     lost = frame.loss[0] > np.float32(0.5)
     near = np.empty(HOP_LENGTH, np.float32)
     signs = np.empty(HOP_LENGTH, np.float32)
@@ -169,6 +231,10 @@ def _combine(model, frame, number, values, spectrum, out):
             level[b] = min(max(natural, NOISE_MIN), NOISE_MAX) * LOG2_E
         exp2(level, level)
         interpolate(model, level, amplitude)
+        interpolate_detail(model, frame.detail[block], scale[block])
+        exp2(scale[block], scale[block])
+        for k in range(HOP_LENGTH):
+            scale[block, k] *= smooth[k]
         x, y = spectrum[block], out[block]
         for k in range(HOP_LENGTH):
             g = np.float32(1.0) + np.float32(0.5) * gain[k] + local[k * NUM_LOCAL + block]
@@ -176,9 +242,11 @@ def _combine(model, frame, number, values, spectrum, out):
             # Nothing was coded in lost frames: with the noise's signs a value is no pattern.
             v = v * signs[k] if lost else v
             bare = np.float32(1.0) if lost else frame.uncoded[block, k]
-            y[k] = x[k] * g + scale[k] * (v + amplitude[k] * signs[k] * bare)
+            y[k] = x[k] * g + scale[block, k] * (v + amplitude[k] * signs[k] * bare)
     _obey(model, frame, outputs[2 * _SPLIT + BLOCKS_PER_FRAME * NUM_BANDS :], out)
-    _bound(frame, spectrum, out)
+    if _has_detail(frame):
+        _follow(model, frame, outputs[_STRENGTHS:], out)
+    _bound(frame, spectrum, scale, out)
     if not lost:
         _stay_in_cell(model, frame, spectrum, out)
 
@@ -220,7 +288,7 @@ def enhance(model, state, parameters, spectrum, enhanced, gains):
         own = outputs[f * ALL_OUTPUTS : (f + 1) * ALL_OUTPUTS]
         values = (own, local[f], scale[f])
         _combine(model, frame, state.frame, values, spectrum[f], enhanced[f])
-        opening = own[NUM_OUTPUTS:]
+        opening = own[NUM_OUTPUTS:_STRENGTHS]
         sigmoid(opening)
         for block in range(BLOCKS_PER_FRAME):
             for b in range(NUM_LTPF_BANDS):

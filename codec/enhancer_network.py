@@ -18,11 +18,14 @@ from typing import Any
 
 import numpy as np
 
+from codec.coding.detail import detail_interpolation
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_SIZE,
     GRU_LEAK,
     HOP_LENGTH,
     NUM_BANDS,
+    NUM_DETAIL_BANDS,
     NUM_LOSS_FEATURES,
     NUM_LTPF_BANDS,
     CodecConfig,
@@ -50,10 +53,11 @@ PAD = 3  # zeros beside the spectrum, as the convolutions over frequency want th
 GRID = 2 * BLOCKS_PER_FRAME + 2  # numbers at each frequency of the local branch, one of them spare
 NUM_LOCAL = 2 * BLOCKS_PER_FRAME  # what it says: gain and value of each block
 NUM_INPUTS = BLOCKS_PER_FRAME * HOP_LENGTH + 2 * NUM_BANDS + 3
-ALL_INPUTS = NUM_INPUTS + 2 * BLOCKS_PER_FRAME + NUM_LOSS_FEATURES  # with pitch and losses
+ALL_INPUTS = NUM_INPUTS + 2 * BLOCKS_PER_FRAME + DETAIL_SIZE + NUM_LOSS_FEATURES  # pitch, losses
 # Gains, values and noise levels of each block; strengths.
 NUM_OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
-ALL_OUTPUTS = NUM_OUTPUTS + BLOCKS_PER_FRAME * NUM_LTPF_BANDS  # with the postfilter's opening
+# With the postfilter's opening, and the detail's strengths.
+ALL_OUTPUTS = NUM_OUTPUTS + BLOCKS_PER_FRAME * NUM_LTPF_BANDS + NUM_DETAIL_BANDS
 _LEAK = np.float32(GRU_LEAK)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
 
@@ -66,6 +70,7 @@ PARAMETERS = record(
     uncoded=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # 1 where nothing was coded
     lag=(np.int64, BLOCKS_PER_FRAME),  # samples, of the segment that each block completes
     periodicity=(np.float32, BLOCKS_PER_FRAME),  # 0..1
+    detail=(np.float32, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)),  # octaves; 0: none was sent
     loss=(np.float32, NUM_LOSS_FEATURES),  # lost; length of the gap; time since
 )
 
@@ -75,6 +80,7 @@ def network_dtype(config: CodecConfig) -> np.dtype[Any]:
     hidden, local = config.enhancer_hidden, config.local_channels
     return record(
         interpolation=(np.float32, (HOP_LENGTH, 2)),  # band below and weight of the band above
+        detail=(np.float32, (HOP_LENGTH, 3)),  # band below, its weight, that of the band above
         ltpf_response=(np.float32, (NUM_LTPF_BANDS, HOP_LENGTH)),
         inputs=layer_dtype(ALL_INPUTS, hidden),
         conv=layer_dtype(3 * hidden, hidden),
@@ -128,8 +134,11 @@ def make_model(
     model, hidden = new(network_dtype(config)), config.enhancer_hidden
     model["interpolation"] = interpolation * np.array([1.0, 1 / 256])
     model["ltpf_response"] = band_response()
-    first = [of(f"{name}.weight").T for name in ("inputs", "pitch_inputs", "loss_inputs")]
-    both, lost = weights("outputs", "comb_outputs"), weights("lost_outputs", "comb_outputs")
+    model["detail"] = detail_interpolation()
+    names = ("inputs", "pitch_inputs", "detail_inputs", "loss_inputs")
+    first = [of(f"{name}.weight").T for name in names]
+    last = ("comb_outputs", "detail_outputs")
+    both, lost = weights("outputs", *last), weights("lost_outputs", *last)
     nothing = np.zeros(ALL_OUTPUTS)
     conv = of("conv.weight").transpose(2, 1, 0).reshape(-1, hidden)
     for name, one, matrix, offset in (
@@ -137,9 +146,9 @@ def make_model(
         ("conv", ACTIVATION_ONE, conv, bias("conv")),
         ("gates", ACTIVATION_ONE, of("gru.weight_ih_l0").T, of("gru.bias_ih_l0")),
         ("memory", MEMORY_ONE, of("gru.weight_hh_l0").T, of("gru.bias_hh_l0")),
-        ("outputs", ACTIVATION_ONE, both[:hidden], bias("outputs", "comb_outputs")),
+        ("outputs", ACTIVATION_ONE, both[:hidden], bias("outputs", *last)),
         ("memory_outputs", MEMORY_ONE, both[hidden:], nothing),
-        ("lost_outputs", ACTIVATION_ONE, lost[:hidden], bias("lost_outputs", "comb_outputs")),
+        ("lost_outputs", ACTIVATION_ONE, lost[:hidden], bias("lost_outputs", *last)),
         ("lost_memory_outputs", MEMORY_ONE, lost[hidden:], nothing),
         ("local1", ACTIVATION_ONE, over_frequency("local.0"), bias("local.0")),
         ("local2", ACTIVATION_ONE, over_frequency("local.2"), bias("local.2")),
@@ -156,6 +165,14 @@ def interpolate(model, bands, out):
         b = np.int64(model.interpolation[k, 0])
         t = model.interpolation[k, 1]
         out[k] = (np.float32(1.0) - t) * bands[b] + t * bands[b + 1]
+
+
+@kernel
+def interpolate_detail(model, bands, out):
+    """Interpolate values of detail bands linearly at each coefficient; 0 below them."""
+    for k in range(HOP_LENGTH):
+        j = np.int64(model.detail[k, 0])
+        out[k] = model.detail[k, 1] * bands[j] + model.detail[k, 2] * bands[j + 1]
 
 
 @kernel
@@ -189,8 +206,12 @@ def _features(state, frame, compressed, out):
     rest[1] = np.float32(0.25) * min(max(change, -LEVEL_STEP), LEVEL_STEP)
     rest[2] = frame.log_bits - np.float32(8.0)
     _pitch_features(frame, rest[3:])
+    rest = rest[3 + 2 * BLOCKS_PER_FRAME :]
+    for block in range(BLOCKS_PER_FRAME):
+        for j in range(NUM_DETAIL_BANDS):
+            rest[block * NUM_DETAIL_BANDS + j] = np.float32(0.5) * frame.detail[block, j]
     for i in range(NUM_LOSS_FEATURES):
-        rest[3 + 2 * BLOCKS_PER_FRAME + i] = frame.loss[i]
+        rest[DETAIL_SIZE + i] = frame.loss[i]
     state.level = mean
     state.started = 1
 

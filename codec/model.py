@@ -20,12 +20,16 @@ import numpy as np
 
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_BITS,
+    DETAIL_SIZE,
     HOP_LENGTH,
     MAX_FRAME_BITS,
     MAX_LEVEL_DELTA,
     MAX_STEP_DELTA,
     NUM_BANDS,
     NUM_BLOCK_KINDS,
+    NUM_DETAIL_BANDS,
+    NUM_DETAIL_STAGES,
     NUM_FEATURES,
     NUM_LEVEL_CONTEXTS,
     NUM_LOSS_FEATURES,
@@ -47,6 +51,7 @@ ENVELOPE_LIMIT = 8192  # |decoded shape|, Q8 octaves
 FEATURE_LIMIT = 1023  # of the context model, Q6: ±16
 HIDDEN_LIMIT = 4095  # its activations, Q8: 16
 ACCUMULATOR_LIMIT = 1 << 31  # its sums
+MSVQ_STAGES = ("envelope", "detail")
 NETWORK_LIMIT = 16.0  # |parameter| of the float networks; trained ones stay below 3
 
 
@@ -94,6 +99,10 @@ FIELDS: tuple[Field, ...] = (
     Field("envelope.bias", (NUM_BANDS,), q=8, own=True),
     Field("envelope.initial", (NUM_BANDS,), np.int32, 8, -ENVELOPE_LIMIT, ENVELOPE_LIMIT, own=True),
     Field("envelope.index_cdf", ("stages", "codewords + 1"), cdf=True, own=True),
+    Field("detail.codebooks", (NUM_DETAIL_STAGES, 1 << DETAIL_BITS, DETAIL_SIZE), np.int16, 8),
+    Field("detail.predictor", (DETAIL_SIZE, NUM_BANDS), q=12),
+    Field("detail.bias", (DETAIL_SIZE,), q=8),
+    Field("detail.index_cdf", (NUM_DETAIL_STAGES, (1 << DETAIL_BITS) + 1), cdf=True),
     Field("allocation.w1", (2 * NUM_BANDS + 1, "allocation"), q=12),
     Field("allocation.b1", ("allocation",), q=22),
     Field("allocation.w2", ("allocation", "allocation"), q=12),
@@ -129,6 +138,7 @@ FIELDS: tuple[Field, ...] = (
         inputs__weight=("enhancer", _SPECTRUM + 2 * NUM_BANDS + 3),
         inputs__bias=("enhancer",),
         pitch_inputs__weight=("enhancer", 2 * BLOCKS_PER_FRAME),
+        detail_inputs__weight=("enhancer", DETAIL_SIZE),
         loss_inputs__weight=("enhancer", NUM_LOSS_FEATURES),
         conv__weight=("enhancer", "enhancer", 3),
         conv__bias=("enhancer",),
@@ -142,6 +152,8 @@ FIELDS: tuple[Field, ...] = (
         lost_outputs__bias=(_OUTPUTS,),
         comb_outputs__weight=(BLOCKS_PER_FRAME * NUM_LTPF_BANDS, "2 enhancer"),
         comb_outputs__bias=(BLOCKS_PER_FRAME * NUM_LTPF_BANDS,),
+        detail_outputs__weight=(NUM_DETAIL_BANDS, "2 enhancer"),
+        detail_outputs__bias=(NUM_DETAIL_BANDS,),
         local__0__weight=("local", 2 * BLOCKS_PER_FRAME + 1, 7),
         local__0__bias=("local",),
         local__2__weight=("local", "local", 7),
@@ -187,6 +199,7 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     ==================  ===========================================================
     envelope.index_cost  int32 [S, K], code lengths of the indices, 1/256 bit
     envelope.columns     float32 [S, bands, K], codebooks, bands first, for the search
+    detail.index_cost, detail.columns    likewise
     level.cost, step.cost, blocks.cost   int32 [contexts, symbols], 1/256 bit
     context.cdf          rows and columns in one dimension
     context.cost         int32 [2^15 + 1], code length of a frequency, 1/256 bit
@@ -200,9 +213,10 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
         stage, name = field.name.split(".", 1)
         if field.dtype != np.float16:
             stages.setdefault(stage, {})[name] = (field.dtype, field_shape(field, config))
-    codewords = config.codebook_size
-    stages["envelope"]["index_cost"] = (np.int32, (config.num_stages, codewords))
-    stages["envelope"]["columns"] = (np.float32, (config.num_stages, NUM_BANDS, codewords))
+    for stage in MSVQ_STAGES:
+        count, codewords, dim = stages[stage]["codebooks"][1]
+        stages[stage]["index_cost"] = (np.int32, (count, codewords))
+        stages[stage]["columns"] = (np.float32, (count, dim, codewords))
     for stage in ("level", "step", "blocks"):
         contexts, edges = stages[stage]["cdf"][1]
         stages[stage]["cost"] = (np.int32, (contexts, edges - 1))
@@ -234,8 +248,8 @@ def coding_model(tensors: dict[str, np.ndarray], config: CodecConfig) -> Any:
     known, half = tensors["context.w1"].copy(), config.context_hidden // 2
     known[list(RECENT_FEATURES)] = 0
     derived = {
-        "envelope.index_cost": code_lengths(tensors["envelope.index_cdf"]),
-        "envelope.columns": tensors["envelope.codebooks"].transpose(0, 2, 1),
+        **{f"{s}.index_cost": code_lengths(tensors[f"{s}.index_cdf"]) for s in MSVQ_STAGES},
+        **{f"{s}.columns": tensors[f"{s}.codebooks"].transpose(0, 2, 1) for s in MSVQ_STAGES},
         **{f"{s}.cost": code_lengths(tensors[f"{s}.cdf"]) for s in ("level", "step", "blocks")},
         "context.cdf": tensors["context.cdf"].reshape(-1, NUM_SYMBOLS + 1),
         "context.cost": frequency_costs(),

@@ -20,7 +20,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, LOG_FLOOR, LOG_ONE, NUM_BANDS
+from codec.config import (
+    BLOCKS_PER_FRAME,
+    HOP_LENGTH,
+    LOG_FLOOR,
+    LOG_ONE,
+    NUM_BANDS,
+    NUM_DETAIL_BANDS,
+)
 from codec.dsp import mdct
 from codec.dsp.ltpf import MIN_LAG, track_pitch
 from codec.jit import kernel
@@ -117,6 +124,9 @@ def _describe(state, parameters):
         parameters.log_step[b] = state.log_step[b]
     parameters.log_bits = state.log_bits
     parameters.long = np.float32(0.0)
+    for block in range(BLOCKS_PER_FRAME):
+        for j in range(NUM_DETAIL_BANDS):
+            parameters.detail[block, j] = np.float32(0.0)
     for block in range(BLOCKS_PER_FRAME):
         for k in range(HOP_LENGTH):
             parameters.uncoded[block, k] = np.float32(0.0)

@@ -109,12 +109,12 @@ class StreamEncoder:
         self._rest = samples[count * FRAME_LENGTH :]
         if not count:
             return []
-        spectra, envelopes = self._encoder.analyse(samples[: count * FRAME_LENGTH])
+        spectra, proposed = self._encoder.analyse(samples[: count * FRAME_LENGTH])
         rate, first = self.header.nominal_bitrate_bps, self._frame
         edges = [cbr_bytes(rate, first + i) for i in range(count + 1)]
         intra = intra_packets(count, self.header.independent, first)
         self._frame += count
-        return self._encoder.encode(spectra, envelopes, np.diff(edges), intra)
+        return self._encoder.encode(spectra, proposed, np.diff(edges), intra)
 
 
 class StreamDecoder:

@@ -2,7 +2,7 @@
 
 ::
 
-    samples ─► analysis ─┬─► spectra, envelopes ─► a temporary file ─► FrameEncoder ─► packets
+    samples ─► analysis ─┬─► spectra, proposed ─► a temporary file ─► FrameEncoder ─► packets
                          └─► energy of all frames ─► vbr_sizes ────────────┘
 
 What a frame gets depends on all others, so the second pass begins when the signal has ended. In
@@ -20,7 +20,7 @@ import numpy as np
 
 from codec.bitstream import Header, intra_packets, num_codec_samples, num_packets
 from codec.coding.vbr import frame_energies
-from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_BANDS
+from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_PROPOSED
 from codec.errors import AudioError
 
 if TYPE_CHECKING:
@@ -51,14 +51,14 @@ class TwoPassEncoder:
         self._rest = np.zeros(0, np.float32)  # samples that do not fill a frame yet
         self._energy: list[np.ndarray] = []
         self._spectra = _Rows((BLOCKS_PER_FRAME, HOP_LENGTH))
-        self._envelopes = _Rows((NUM_BANDS,))
+        self._proposed = _Rows((NUM_PROPOSED,))
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
         self._spectra.close()
-        self._envelopes.close()
+        self._proposed.close()
 
     def push(self, samples: np.ndarray) -> None:
         """Take in more of the signal, float32 [T]."""
@@ -68,10 +68,10 @@ class TwoPassEncoder:
         for first in range(0, count, _FRAMES_AT_ONCE):
             last = min(first + _FRAMES_AT_ONCE, count)
             piece = samples[first * FRAME_LENGTH : last * FRAME_LENGTH]
-            spectra, envelopes = self._encoder.analyse(piece)
+            spectra, proposed = self._encoder.analyse(piece)
             self._energy.append(frame_energies(spectra))
             self._spectra.append(spectra)
-            self._envelopes.append(envelopes)
+            self._proposed.append(proposed)
 
     def finish(self, num_samples: int) -> tuple[Header, Iterator[list[bytes]]]:
         """Return the header, and the packets as they are coded; then the encoder is used up.
@@ -89,12 +89,12 @@ class TwoPassEncoder:
         """Code what was analysed."""
         energy = np.concatenate([np.zeros(0, np.float32), *self._energy])
         self._energy.clear()
-        sizes = self.codec.vbr_packet_sizes(self.header, self._envelopes, energy)
+        sizes = self.codec.vbr_packet_sizes(self.header, self._proposed, energy)
         first = 0
-        for spectra, envelopes in zip(self._spectra, self._envelopes, strict=True):
+        for spectra, proposed in zip(self._spectra, self._proposed, strict=True):
             last = first + len(spectra)
             intra = intra_packets(last - first, self.header.independent, first)
-            yield self._encoder.encode(spectra, envelopes, sizes[first:last], intra)
+            yield self._encoder.encode(spectra, proposed, sizes[first:last], intra)
             first = last
 
 

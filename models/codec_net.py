@@ -27,12 +27,14 @@ from codec.config import (
     MAX_LEVEL,
     MIN_LEVEL,
     NUM_BANDS,
+    NUM_DETAIL_BANDS,
     ROUNDING,
     CodecConfig,
 )
 from models import plc, rate_model
 from models.allocation import StepAllocation
 from models.analysis import EnvelopeAnalysis
+from models.detail import DetailMSVQ, rest_bits
 from models.dsp import (
     HISTORY,
     PITCH_FRAME,
@@ -63,6 +65,8 @@ class CodecOutput(NamedTuple):
     waveform : float Tensor, shape [B, T]
     envelope : float Tensor, shape [B, F, bands]    proposed by the analysis
     vq : QuantizerOutput                            of the envelope
+    detail : QuantizerOutput                        of the detail,
+    wanted_detail : float Tensor, shape [B, F, 2 detail bands]   and what it should be, octaves
     levels : float Tensor, shape [B, F, 2, N]       quantized coefficients, whole numbers
     long : bool Tensor, shape [B, F]                frames that are one block of 2N
     bits : float Tensor, shape [B, F]               hard Laplace bits of the levels
@@ -74,6 +78,8 @@ class CodecOutput(NamedTuple):
     waveform: Tensor
     envelope: Tensor
     vq: QuantizerOutput
+    detail: QuantizerOutput
+    wanted_detail: Tensor
     levels: Tensor
     long: Tensor
     bits: Tensor
@@ -121,11 +127,17 @@ class CodecNet(nn.Module):
         self.msvq = PredictiveMSVQ(stages, size, NUM_BANDS, estimator)
         # Of intra frames; with it everything of the past stays out of the frame.
         self.intra_msvq = PredictiveMSVQ(stages, size, NUM_BANDS, estimator, predictive=False)
+        self.detail = DetailMSVQ(estimator)
         self.allocation = StepAllocation(config)
         self.enhancer = Enhancer(config)
         # log2 of Laplace scale over band rms; -1/2 is exact for a Laplace distribution.
         self.scale_offset = nn.Parameter(torch.full((NUM_BANDS,), -0.5))
         self.register_buffer("interpolation", band_interpolation(), persistent=False)
+
+    @property
+    def quantizers(self) -> tuple[PredictiveMSVQ, ...]:
+        """Return every vector quantizer."""
+        return self.msvq, self.intra_msvq, self.detail
 
     def forward(
         self,
@@ -156,7 +168,11 @@ class CodecNet(nn.Module):
         """
         spectrum, envelope = self.analyse(waveform, frame_bits.shape[1])
         vq, previous, num_stages = self.quantize_envelope(envelope, num_stages, hard, intra)
-        decoded, log_bits = vq.quantized, torch.log2(frame_bits)
+        decoded, shape = vq.quantized, vq.quantized - quantize_level(envelope)
+        hard_detail = hard or not self.detail.codebooks.requires_grad
+        detail = self.detail.quantize(waveform, decoded, shape, frame_bits, hard_detail)
+        frame_bits = rest_bits(frame_bits)
+        log_bits = torch.log2(frame_bits)
         offset, relative = self.allocate(decoded, previous, log_bits)
         budget = rate_model.coefficient_budget(frame_bits, num_stages, self.config.codebook_bits)
         coded, long = self.choose_blocks(spectrum, decoded, relative, budget)
@@ -165,10 +181,18 @@ class CodecNet(nn.Module):
         noise = random_noise(spectrum)
         band_step = step[..., None] + offset
         frames = self.conceal(quantized, decoded, band_step, log_bits, long, lost)
+        frames = frames._replace(detail=self.keep(detail[0], lost))
         enhanced, comb = self.enhance(frames, noise, preroll)
         out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
         depth = frames.band_step - frames.envelope
-        return CodecOutput(out, envelope, vq, quantized.levels, long, bits, step, depth)
+        return CodecOutput(
+            out, envelope, vq, *detail[1:], quantized.levels, long, bits, step, depth
+        )
+
+    @staticmethod
+    def keep(detail: Tensor, lost: Tensor | None) -> Tensor:
+        """Return the detail [B, F, 2, bands] of received frames, and none of lost ones."""
+        return detail if lost is None else torch.where(lost[..., None, None], 0.0, detail)
 
     def analyse(self, waveform: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Return spectrum [B, F, 2, N] and proposed envelope [B, F, bands] of [B, T]."""
@@ -291,6 +315,8 @@ class CodecNet(nn.Module):
     ) -> DecodedFrames:
         """Return the frames as the decoder has them: stand-ins for lost ones, pitch of all.
 
+        Their detail is left out.
+
         Parameters
         ----------
         envelope, band_step : float Tensor, shape [B, F, bands]   octaves
@@ -321,8 +347,9 @@ class CodecNet(nn.Module):
         if filled is not None:
             lag = torch.where(gone, filled.lag[..., None], lag)
             periodicity = torch.where(gone, filled.periodicity[..., None], periodicity)
+        none = coefficients.new_zeros(*log_bits.shape, BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)
         return DecodedFrames(
-            coefficients, uncoded, envelope, band_step, log_bits, long, lag, periodicity, loss
+            coefficients, uncoded, envelope, band_step, log_bits, long, lag, periodicity, none, loss
         )
 
     def enhance(

@@ -32,12 +32,22 @@ Chen & Gersho, "Adaptive postfiltering for quality enhancement of coded speech",
 
 from __future__ import annotations
 
+import itertools
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from codec.config import BAND_EDGES, HOP_LENGTH, LPC_ORDER, NUM_BANDS, SAMPLE_RATE
+from codec.coding import detail
+from codec.config import (
+    BAND_EDGES,
+    DETAIL_EDGES,
+    HOP_LENGTH,
+    LPC_ORDER,
+    NUM_BANDS,
+    NUM_DETAIL_BANDS,
+    SAMPLE_RATE,
+)
 from codec.dsp.lpc import ABSOLUTE_FLOOR, LAG_WINDOW_HZ, RELATIVE_FLOOR, RESPONSE_FLOOR
 from codec.dsp.ltpf import (
     FADE,
@@ -125,6 +135,23 @@ def band_interpolation() -> Tensor:
         t = round(t * 256) / 256
         weights[k, b], weights[k, b + 1] = 1 - t, t
     return weights.to(torch.float32)
+
+
+def detail_bands() -> Tensor:
+    """Return the averaging matrix [detail bands, N]: row j is 1/width inside band j."""
+    matrix = torch.zeros(NUM_DETAIL_BANDS, HOP_LENGTH)
+    for j, (low, high) in enumerate(itertools.pairwise(DETAIL_EDGES)):
+        matrix[j, low:high] = 1.0 / (high - low)
+    return matrix
+
+
+def detail_interpolation() -> Tensor:
+    """Return weights [N, detail bands] that interpolate detail linearly at each coefficient."""
+    table = detail.detail_interpolation()
+    weights = torch.zeros(HOP_LENGTH, NUM_DETAIL_BANDS)
+    for k, (band, here, above) in enumerate(table.tolist()):
+        weights[k, int(band)], weights[k, int(band) + 1] = here, above
+    return weights
 
 
 # --- MDCT -----------------------------------------------------------------------------------------

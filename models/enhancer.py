@@ -27,9 +27,11 @@ from torch import Tensor, nn
 
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_SIZE,
     GRU_LEAK,
     HOP_LENGTH,
     NUM_BANDS,
+    NUM_DETAIL_BANDS,
     NUM_LOSS_FEATURES,
     NUM_LTPF_BANDS,
     CodecConfig,
@@ -48,10 +50,17 @@ from codec.enhancer import (
     VALUE_REACH,
 )
 from codec.enhancer_network import LAG_CENTRE, LEVEL_STEP, NUM_INPUTS, NUM_OUTPUTS
-from models.dsp import band_interpolation, band_matrix, band_of_coefficient
+from models.dsp import (
+    band_interpolation,
+    band_matrix,
+    band_of_coefficient,
+    detail_bands,
+    detail_interpolation,
+)
 
 # Of the inputs: what brings them to about ±1.
 SHAPE_SCALE, STEP_SCALE, LEVEL_SCALE, SIZE_CENTRE = 0.25, 0.5, 0.25, 8.0
+DETAIL_SCALE = 0.5
 SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH  # outputs: gains, values, levels of the noise, strengths
 LEVELS = BLOCKS_PER_FRAME * NUM_BANDS
 
@@ -67,6 +76,7 @@ class DecodedFrames(NamedTuple):
     log_bits : float Tensor, shape [B, F]               log2 of the packet's bits
     long : bool Tensor, shape [B, F]                    one block of 2N was coded
     lag, periodicity : Tensors, shape [B, F, 2]         of the segments that the blocks complete
+    detail : float Tensor, shape [B, F, 2, detail bands]   octaves over the envelope; 0: none sent
     loss : float Tensor, shape [B, F, NUM_LOSS_FEATURES]   None: no frame is lost
     """
 
@@ -78,6 +88,7 @@ class DecodedFrames(NamedTuple):
     long: Tensor
     lag: Tensor
     periodicity: Tensor
+    detail: Tensor
     loss: Tensor | None = None
 
     def cut(self, begin: int | None, end: int | None) -> DecodedFrames:
@@ -92,6 +103,7 @@ class DecodedFrames(NamedTuple):
             self.long[:, part],
             self.lag[:, part],
             self.periodicity[:, part],
+            self.detail[:, part],
             None if self.loss is None else self.loss[:, part],
         )
 
@@ -171,12 +183,16 @@ class Enhancer(nn.Module):
     bands: Tensor
     band_of: Tensor
     comb_response: Tensor
+    detail_bands: Tensor
+    detail_interpolation: Tensor
 
     def __init__(self, config: CodecConfig) -> None:
         super().__init__()
         self.register_buffer("interpolation", band_interpolation(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
         self.register_buffer("band_of", band_of_coefficient(), persistent=False)
+        self.register_buffer("detail_bands", detail_bands(), persistent=False)
+        self.register_buffer("detail_interpolation", detail_interpolation(), persistent=False)
         self.register_buffer("comb_response", torch.from_numpy(band_response()), persistent=False)
         hidden, channels, blocks = config.enhancer_hidden, config.local_channels, BLOCKS_PER_FRAME
         self.hidden = hidden
@@ -195,6 +211,12 @@ class Enhancer(nn.Module):
         nn.init.zeros_(self.loss_inputs.weight)
         self.lost_outputs = nn.Linear(2 * hidden, NUM_OUTPUTS)
         self.lost_outputs.load_state_dict(self.outputs.state_dict())
+        # Detail of the envelope, and how far the spectrum is pulled to it.
+        self.detail_inputs = nn.Linear(DETAIL_SIZE, hidden, bias=False)
+        self.detail_outputs = nn.Linear(2 * hidden, NUM_DETAIL_BANDS)
+        for layer in (self.detail_inputs, self.detail_outputs):
+            nn.init.zeros_(layer.weight)
+        nn.init.zeros_(self.detail_outputs.bias)
         nn.init.zeros_(self.pitch_inputs.weight)
         nn.init.zeros_(self.comb_outputs.weight)
         nn.init.constant_(self.comb_outputs.bias, -2.0)
@@ -262,10 +284,13 @@ class Enhancer(nn.Module):
             # to be a click. With the noise's it is not.
             value = torch.where(lost, value * noise, value)
             uncoded = torch.where(lost, 1.0, uncoded)
+        scale = scale * torch.exp2(frames.detail @ self.detail_interpolation.T)  # [B, F, 2, N]
         spectrum = coefficients * gain + scale * (value + amplitude * noise * uncoded)
         strength = torch.sigmoid(out[..., 2 * SPLIT + LEVELS :] + float(STRENGTH_OFFSET))
         spectrum = self._obey(spectrum, frames.envelope, strength)
-        spectrum = self._bound(spectrum, coefficients, frames.envelope)
+        strength = torch.sigmoid(self.detail_outputs(hidden) + float(STRENGTH_OFFSET))
+        spectrum = self._follow(spectrum, frames, strength)
+        spectrum = self._bound(spectrum, frames, scale)
         spectrum = self._stay_in_cell(spectrum, frames)
         comb = torch.sigmoid(self.comb_outputs(hidden)).unflatten(-1, (BLOCKS_PER_FRAME, -1))
         voiced = (frames.periodicity - float(PERIODIC_FROM)) / float(PERIODIC_RANGE)
@@ -295,6 +320,7 @@ class Enhancer(nn.Module):
         octaves = torch.log2(frames.lag.to(envelope) / LAG_CENTRE)
         pitch = torch.cat([frames.periodicity, frames.periodicity * octaves], -1)
         hidden = self.inputs(features) + self.pitch_inputs(pitch)
+        hidden = hidden + self.detail_inputs(DETAIL_SCALE * frames.detail.flatten(2))
         if frames.loss is not None:
             hidden = hidden + self.loss_inputs(frames.loss)
         return nn.functional.gelu(hidden), mean[:, -1]
@@ -341,13 +367,29 @@ class Enhancer(nn.Module):
         gain = torch.exp2((strength * way) @ self.interpolation.T)
         return spectrum * gain[:, :, None]
 
-    def _bound(self, spectrum: Tensor, coefficients: Tensor, envelope: Tensor) -> Tensor:
-        """Hold each block's bands to HEADROOM over the envelope or the decoded coefficients.
+    def _follow(self, spectrum: Tensor, frames: DecodedFrames, strength: Tensor) -> Tensor:
+        """Pull the power of each block's detail bands towards what was sent of it.
+
+        ``strength`` [B, F, detail bands] is the share of the way that is gone.
+        """
+        smooth = (frames.envelope @ self.interpolation.T)[:, :, None]
+        wanted = smooth @ self.detail_bands.T + frames.detail
+        power = spectrum.square() @ self.detail_bands.T
+        power = power + float(POWER_DOUBT) * torch.exp2(2.0 * wanted)
+        way = (wanted - 0.5 * torch.log2(power)).clamp(-float(MAX_PULL), float(MAX_PULL))
+        sent = (frames.detail != 0).flatten(2).any(-1)[..., None, None]
+        way = torch.where(sent, strength[:, :, None] * way, 0.0)
+        return spectrum * torch.exp2(way @ self.detail_interpolation.T)
+
+    def _bound(self, spectrum: Tensor, frames: DecodedFrames, scale: Tensor) -> Tensor:
+        """Hold each block's bands to HEADROOM over envelope, detail or decoded coefficients.
 
         Whatever the network makes of a signal that it has never heard, it does not get loud.
+        ``scale`` [B, F, 2, N] is the envelope with its detail.
         """
-        known = torch.exp2(2.0 * envelope)[:, :, None]
-        known = torch.maximum(known, coefficients.square() @ self.bands.T)
+        known = torch.exp2(2.0 * frames.envelope)[:, :, None]
+        known = torch.maximum(known, scale.square() @ self.bands.T)
+        known = torch.maximum(known, frames.coefficients.square() @ self.bands.T)
         power = spectrum.square() @ self.bands.T
         gain = (float(HEADROOM) * known / power.clamp_min(1e-30)).clamp_max(1.0).sqrt()
         return spectrum * gain[..., self.band_of]

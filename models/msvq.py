@@ -95,22 +95,32 @@ class PredictiveMSVQ(nn.Module):
         previous : float Tensor, shape [B, F, D]   the decoded envelope of the frame before
         """
         batch, frames, dim = envelope.shape
-        used = num_stages[:, None] > torch.arange(self.num_stages, device=envelope.device)
-        codebooks = self.codebooks.detach()
-        energy = codebooks.square().sum(-1)
         decoded = self.initial.expand(batch, dim)
         indices, previous = [], []
         for t in range(frames):
             previous.append(decoded)
-            decoded = self.predict(decoded)
-            chosen = []
-            for s in range(self.num_stages):
-                distance = energy[s] - 2 * (envelope[:, t] - decoded) @ codebooks[s].T
-                index = distance.argmin(-1)
-                decoded = decoded + codebooks[s, index] * used[:, s, None]
-                chosen.append(index)
-            indices.append(torch.stack(chosen, -1))
+            chosen, decoded = self.choose(envelope[:, t], self.predict(decoded), num_stages)
+            indices.append(chosen)
         return torch.stack(indices, 1), torch.stack(previous, 1)
+
+    def choose(
+        self, target: Tensor, predicted: Tensor, num_stages: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Return indices [..., S] of codewords, stage by stage, and what they decode to [..., D].
+
+        Parameters
+        ----------
+        target, predicted : float Tensor, shape [..., D]
+        num_stages : int64 Tensor, shape [...]
+        """
+        codebooks, chosen = self.codebooks.detach(), []
+        energy = codebooks.square().sum(-1)
+        for s in range(self.num_stages):
+            distance = energy[s] - 2 * (target - predicted) @ codebooks[s].T
+            index = distance.argmin(-1)
+            predicted = predicted + codebooks[s, index] * (num_stages > s)[..., None]
+            chosen.append(index)
+        return torch.stack(chosen, -1), predicted
 
     def decode(self, indices: Tensor, previous: Tensor, num_stages: Tensor) -> Tensor:
         """Return prediction + sum of codewords, differentiable in both.
@@ -119,15 +129,16 @@ class PredictiveMSVQ(nn.Module):
         ----------
         indices : int64 Tensor, shape [B, F, S]
         previous : float Tensor, shape [B, F, D]
-        num_stages : int64 Tensor, shape [B]
+        num_stages : int64 Tensor, shape [B] or [B, F]
 
         Returns
         -------
         float Tensor, shape [B, F, D]
         """
         hard = self.predict(previous)
+        stages = num_stages[:, None] if num_stages.dim() == 1 else num_stages
         for s in range(self.num_stages):
-            used = (num_stages > s).to(hard)[:, None, None]
+            used = (stages > s).to(hard)[..., None]
             hard = hard + self.codebooks[s][indices[..., s]] * used
         return hard
 
@@ -138,6 +149,7 @@ class PredictiveMSVQ(nn.Module):
         ----------
         envelope : float Tensor, shape [B, F, D]   octaves
         num_stages : int64 Tensor, shape [B]       stage dropout: stages used by each sequence
+                                                   (or by each frame, [B, F], without prediction)
         hard : bool                                give the hard value, without gradient
 
         Returns
@@ -147,7 +159,7 @@ class PredictiveMSVQ(nn.Module):
         indices, previous = self.search(envelope, num_stages)
         perplexities = []
         for s in range(self.num_stages):
-            counts = self.usage.count(indices[num_stages > s, :, s], s)
+            counts = self.usage.count(indices[num_stages > s][..., s], s)
             perplexities.append(perplexity(counts))
         value = self.decode(indices, previous, num_stages)
         if self.training and not hard:

@@ -77,36 +77,36 @@ def level_cost(model, past_delta, delta):
 
 
 @kernel
-def predict(model, previous, out):
-    """Write the integer prediction A·previous + b to ``out`` int64 [bands], Q8."""
-    for i in range(NUM_BANDS):
+def predict(model, known, out):
+    """Write the integer prediction A·known + b to ``out`` int64, Q8."""
+    for i in range(out.size):
         total = np.int64(2048)
-        for j in range(NUM_BANDS):
-            total += np.int64(model.predictor[i, j]) * np.int64(previous[j])
+        for j in range(known.size):
+            total += np.int64(model.predictor[i, j]) * np.int64(known[j])
         out[i] = (total >> 12) + model.bias[i]
 
 
 @kernel
-def search(model, previous, target, num_stages, indices):
+def search(model, known, target, num_stages, indices):
     """Choose codewords by an M-best search; ties go to the lowest index.
 
     What is minimised is the squared error plus ``RATE_WEIGHT`` times the bits of the indices.
 
     Parameters
     ----------
-    model : record             stage ``envelope`` of the coding model
-    previous : int32 [bands]     decoded shape of the frame before, Q8
-    target : float32 [bands]     wanted shape, Q8
+    model : record               stage ``envelope`` of the coding model, or ``detail``
+    known : int32 [bands]        what it is predicted from: the decoded shape before, Q8
+    target : float32             wanted shape, Q8
     num_stages : int
     indices : int64 [>= S]       result
     """
-    size = model.columns.shape[2]
-    predicted = np.empty(NUM_BANDS, np.int64)
-    predict(model, previous, predicted)
-    residual = np.empty((2, BEAM, NUM_BANDS), np.float32)  # of this stage and the next
+    size, dim = model.columns.shape[2], target.size
+    predicted = np.empty(dim, np.int64)
+    predict(model, known, predicted)
+    residual = np.empty((2, BEAM, dim), np.float32)  # of this stage and the next
     paths = np.zeros((2, BEAM, MAX_STAGES), np.int64)
     rates = np.zeros((2, BEAM), np.float32)
-    for j in range(NUM_BANDS):
+    for j in range(dim):
         residual[0, 0, j] = target[j] - np.float32(predicted[j])
     alive = 1
     error = np.empty(size, np.float32)
@@ -119,7 +119,7 @@ def search(model, previous, target, num_stages, indices):
         for a in range(alive):
             for i in range(size):
                 error[i] = 0.0
-            for j in range(NUM_BANDS):
+            for j in range(dim):
                 column, value = model.columns[s, j], residual[here, a, j]
                 for i in range(size):
                     d = value - column[i]
@@ -139,7 +139,7 @@ def search(model, previous, target, num_stages, indices):
                     best[p, 0], best[p, 1] = a, i
         for p in range(filled):
             a, i = best[p, 0], best[p, 1]
-            for j in range(NUM_BANDS):
+            for j in range(dim):
                 residual[there, p, j] = residual[here, a, j] - model.columns[s, j, i]
             for t in range(s):
                 paths[there, p, t] = paths[here, a, t]
@@ -151,11 +151,11 @@ def search(model, previous, target, num_stages, indices):
 
 
 @kernel
-def reconstruct(model, previous, indices, num_stages, out):
-    """Write prediction + codewords to ``out`` int32 [bands], Q8 octaves."""
-    predicted = np.empty(NUM_BANDS, np.int64)
-    predict(model, previous, predicted)
-    for j in range(NUM_BANDS):
+def reconstruct(model, known, indices, num_stages, out):
+    """Write prediction + codewords to ``out`` int32, Q8 octaves."""
+    predicted = np.empty(out.size, np.int64)
+    predict(model, known, predicted)
+    for j in range(out.size):
         total = predicted[j]
         for s in range(num_stages):
             total += model.codebooks[s, indices[s], j]

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from codec.coding import allocation, envelope, spectrum
+from codec.coding import allocation, detail, envelope, spectrum
 from codec.coding.allocation import step_context
 from codec.coding.context import NEIGHBOURS, context_dtype
 from codec.coding.range_coder import (
@@ -20,6 +20,7 @@ from codec.coding.range_coder import (
 )
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_SIZE,
     HOP_LENGTH,
     INITIAL_LEVEL,
     LEVEL_RESOLUTION,
@@ -58,6 +59,9 @@ FRAME = record(
     indices=(np.int64, envelope.MAX_STAGES),  # of the envelope's codewords
     shape=(np.int32, NUM_BANDS),  # Q8 octaves
     envelope=(np.int32, NUM_BANDS),  # level and shape together, Q8
+    detail_stages=np.int64,  # by the size of the frame
+    detail_indices=(np.int64, envelope.MAX_STAGES),
+    detail=(np.int32, DETAIL_SIZE),  # Q8 octaves, of the first block, then of the second
     long=np.int64,  # 1: one block of 2N coefficients, 0: two of N
     offset=(np.int32, NUM_BANDS),  # step offsets, Q8,
     relative=(np.int32, HOP_LENGTH),  # and at each coefficient
@@ -136,6 +140,17 @@ def set_envelope(model, state, intra, num_stages):
 
 
 @kernel
+def set_detail(model, frame):
+    """Decode the detail from its indices; a frame without stages of it has none."""
+    if frame.detail_stages > 0:
+        known, indices, stages = frame.shape, frame.detail_indices, frame.detail_stages
+        envelope.reconstruct(model.detail, known, indices, stages, frame.detail)
+    else:
+        for j in range(DETAIL_SIZE):
+            frame.detail[j] = 0
+
+
+@kernel
 def shape_steps(model, state, frame_bits, num_stages):
     """Compute what the envelope alone decides; returns the expected step (Q8).
 
@@ -185,6 +200,7 @@ def put_frame(model, state, num_stages, data):
     enc_init(coder)
     envelope.put_level(model.level, state.past.level_delta, frame.level_delta, coder, buffer)
     envelope.put(model.envelope, frame.indices, num_stages, coder, buffer)
+    envelope.put(model.detail, frame.detail_indices, frame.detail_stages, coder, buffer)
     cdf = model.blocks.cdf[state.past.long]
     low, high = np.int64(cdf[frame.long]), np.int64(cdf[frame.long + 1])
     enc_symbol(coder, buffer, low, high, TOTAL_BITS)
@@ -237,10 +253,14 @@ def get_frame(model, state, intra, num_stages, data):
     dec_init(coder, data, 0, data.size)
     frame.level_delta = envelope.get_level(model.level, past.level_delta, coder, data)
     envelope.get(model.envelope, num_stages, coder, data, frame.indices)
+    frame_bits = limited_bits(data.size)
+    frame.detail_stages = detail.stages_of(frame_bits)
+    envelope.get(model.detail, frame.detail_stages, coder, data, frame.detail_indices)
     frame.long = get_blocks(model, past, coder, data)
     delta = get_step(model, past, coder, data)
     set_envelope(model, state, intra, num_stages)
-    frame_bits = limited_bits(data.size)
+    set_detail(model, frame)
+    frame_bits -= detail.bits_of(frame.detail_stages)  # the rest is coded like a smaller frame
     expected = shape_steps(model, state, frame_bits, num_stages)
     set_step(frame, expected, delta)
     look_around(model, state, frame_bits)

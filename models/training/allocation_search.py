@@ -18,6 +18,7 @@ from tqdm import tqdm
 from codec.config import FRAMES_PER_SECOND, NUM_BANDS, NUM_RATE_KNOTS
 from models.allocation import FIRST_KNOT, KNOTS_PER_OCTAVE, StepAllocation
 from models.codec_net import CodecNet
+from models.detail import rest_bits
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
 from models.training.distributed import ProcessGroup
@@ -178,7 +179,7 @@ def _wanted_offsets(
         limit = DEPTH_LIMIT + position * (DEPTH_LIMIT_32 - DEPTH_LIMIT)
         step = envelope + torch.minimum(out.depth, limit)
         wanted.append((step - step.mean(-1, keepdim=True)).flatten(0, 1))
-        inputs.append([x.flatten(0, 1)[None] for x in (envelope, previous, bits.log2())])
+        inputs.append([x.flatten(0, 1)[None] for x in (envelope, previous, rest_bits(bits).log2())])
     together = tuple(torch.cat(x, 1) for x in zip(*inputs, strict=True))
     return together, torch.cat(wanted)[None].clamp(-REFIT_RANGE, REFIT_RANGE)
 

@@ -24,7 +24,7 @@ from models.training.data import CropSampler
 from models.training.distributed import ProcessGroup
 from models.training.sampling import Batch, draw_batch
 
-ENCODER = ("analysis", "msvq", "intra_msvq", "allocation")  # parts that must be frozen
+ENCODER = ("analysis", "msvq", "intra_msvq", "detail", "allocation")  # parts that must be frozen
 
 
 def check_coded(config: TrainConfig) -> None:
@@ -64,6 +64,7 @@ def decoded_frames(
         tensor(parameters["long"] == 1),
         tensor(parameters["lag"]),
         tensor(parameters["periodicity"]),
+        tensor(parameters["detail"]),
         tensor(parameters["loss"]) if lossy else None,
     )
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from codec.analysis import make_model
+from codec.coding.detail import bits_of
 from codec.coding.envelope import MAX_STAGES
 from codec.coding.frame import limited_bits, look_around, update
 from codec.coding.spectrum import price
@@ -31,6 +32,8 @@ class Collected(NamedTuple):
     deltas : int64 [F, 2]                  step delta of the frame before, and of this one
     level_deltas : int64 [F, 2]            likewise, of the level
     indices : int64 [F, MAX_STAGES]        of the envelope
+    detail_indices : int64 [F, MAX_STAGES]   of the detail,
+    detail_stages : int64 [F]              and how many of them are in use
     costs : int64 [F]                      code length of the levels, 1/256 bit
     """
 
@@ -40,26 +43,29 @@ class Collected(NamedTuple):
     deltas: np.ndarray
     level_deltas: np.ndarray
     indices: np.ndarray
+    detail_indices: np.ndarray
+    detail_stages: np.ndarray
     costs: np.ndarray
 
 
 @kernel
-def _collect_frames(model, state, envelopes, spectra, kind, seen):
+def _collect_frames(model, state, proposed, spectra, kind, seen):
     """Choose the integers of consecutive frames as the encoder does, and note what it sees.
 
     Parameters
     ----------
     model, state : records           of the encoder
-    envelopes : float32 [F, bands]   proposed, Q8
+    proposed : float32 [F, NUM_PROPOSED]   of the analysis
     spectra : float32 [F, 2, N]
     kind : (frame_bits, intra, num_stages)
     seen : Collected                 result
     """
     coding = state.coding
-    for f in range(envelopes.shape[0]):
+    for f in range(proposed.shape[0]):
         transform = model.analysis.transform
-        choose_frame(model.coding, transform, state, envelopes[f], spectra[f], kind)
-        look_around(model.coding, coding, kind[0])
+        choose_frame(model.coding, transform, state, proposed[f], spectra[f], kind)
+        stages = coding.frame.detail_stages
+        look_around(model.coding, coding, kind[0] - bits_of(stages))
         seen.costs[f] = price(model.coding.context, coding)
         seen.kinds[f] = coding.known.kind
         past, frame = coding.past, coding.frame
@@ -67,6 +73,8 @@ def _collect_frames(model, state, envelopes, spectra, kind, seen):
         seen.level_deltas[f, 0], seen.level_deltas[f, 1] = past.level_delta, frame.level_delta
         for s in range(MAX_STAGES):
             seen.indices[f, s] = coding.frame.indices[s]
+            seen.detail_indices[f, s] = coding.frame.detail_indices[s]
+        seen.detail_stages[f] = stages
         for block in range(BLOCKS_PER_FRAME):
             for k in range(HOP_LENGTH):
                 seen.levels[f, block, k] = coding.frame.levels[block, k]
@@ -99,7 +107,7 @@ def collect(
     encoder = FrameEncoder(model, config, num_stages)
     count = len(waveform) // FRAME_LENGTH
     samples = np.ascontiguousarray(waveform[: count * FRAME_LENGTH], np.float32)
-    spectra, envelopes = encoder.analyse(samples)
+    spectra, proposed = encoder.analyse(samples)
     seen = Collected(
         np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES), np.int16),
         np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.int32),
@@ -107,8 +115,10 @@ def collect(
         np.zeros((count, 2), np.int64),
         np.zeros((count, 2), np.int64),
         np.zeros((count, MAX_STAGES), np.int64),
+        np.zeros((count, MAX_STAGES), np.int64),
+        np.zeros(count, np.int64),
         np.zeros(count, np.int64),
     )
     kind = (limited_bits(frame_bytes), intra, num_stages)
-    _collect_frames(model, encoder.state, envelopes, spectra, kind, seen)
+    _collect_frames(model, encoder.state, proposed, spectra, kind, seen)
     return seen

@@ -32,7 +32,7 @@ BATCH_SIZE, LEARNING_RATE, LOGITS_FACTOR = 16384, 4e-3, 4.0
 # Tensors that the entropy coder has for itself: kept where it is not trained again.
 ENTROPY_TENSORS = tuple(
     field.name for field in FIELDS
-    if field.own and (field.cdf or field.name.startswith("context."))
+    if field.cdf or (field.own and field.name.startswith("context."))
 )  # fmt: skip
 
 
@@ -135,6 +135,8 @@ def _collect_piece(
         got.level_deltas[1:],
         got.indices[1:],
         np.full(len(got.indices) - 1, stages),
+        got.detail_indices[1:],
+        got.detail_stages[1:],
     )
 
 

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_BITS,
     HOP_LENGTH,
     MAX_FRAME_BITS,
     MAX_LEVEL_DELTA,
     MAX_STEP_DELTA,
     NUM_BANDS,
     NUM_BLOCK_KINDS,
+    NUM_DETAIL_STAGES,
     NUM_LEVEL_CONTEXTS,
     NUM_STEP_CONTEXTS,
     CodecConfig,
@@ -57,6 +59,7 @@ class SideStatistics(NamedTuple):
     level_deltas : int64 array, shape [n, 2]   likewise, of the level
     indices : int64 array, shape [n, 8]   envelope indices
     num_stages : int64 array, shape [n]   how many of them are in use
+    detail_indices, detail_stages : likewise, of the detail
     """
 
     kinds: np.ndarray
@@ -64,14 +67,15 @@ class SideStatistics(NamedTuple):
     level_deltas: np.ndarray
     indices: np.ndarray
     num_stages: np.ndarray
+    detail_indices: np.ndarray
+    detail_stages: np.ndarray
 
 
 NO_STATISTICS = SideStatistics(
     np.zeros(0, np.int64),
     np.zeros((0, 2), np.int64),
     np.zeros((0, 2), np.int64),
-    np.zeros((0, 8), np.int64),
-    np.zeros(0, np.int64),
+    *(2 * (np.zeros((0, 8), np.int64), np.zeros(0, np.int64))),
 )
 
 # --- which parameter is which tensor --------------------------------------------------------------
@@ -92,6 +96,7 @@ def net_parameters(net: CodecNet, intra: bool) -> dict[str, Tensor]:
         **{
             f"envelope.{n}": getattr(msvq, n) for n in ("codebooks", "predictor", "bias", "initial")
         },
+        **{f"detail.{n}": getattr(net.detail, n) for n in ("codebooks", "predictor", "bias")},
         **_dense(layers[0], "allocation", 1),
         **_dense(layers[2], "allocation", 2),
         **_dense(layers[4], "allocation", 3),
@@ -201,15 +206,19 @@ def blocks_cdf(kinds: np.ndarray) -> np.ndarray:
     return quantize_cdf(counts)
 
 
-def index_cdf(statistics: SideStatistics, config: CodecConfig) -> np.ndarray:
-    """Return tables of the envelope's indices, one per stage, int32 [S, K + 1]."""
+def index_cdf(
+    indices: np.ndarray, num_stages: np.ndarray, stages: int, codewords: int
+) -> np.ndarray:
+    """Return tables of codewords' indices, one per stage, int32 [S, K + 1].
+
+    Parameters
+    ----------
+    indices : int64 array, shape [n, >= S]
+    num_stages : int64 array, shape [n]     how many of them are in use
+    stages, codewords : int                 S, K
+    """
     counts = np.stack(
-        [
-            np.bincount(
-                statistics.indices[statistics.num_stages > s, s], minlength=config.codebook_size
-            )
-            for s in range(config.num_stages)
-        ]
+        [np.bincount(indices[num_stages > s, s], minlength=codewords) for s in range(stages)]
     )
     # Half a count for what was never seen: no index is impossible.
     return quantize_cdf(counts + 0.5 + 0.02 * counts.mean(-1, keepdims=True))
@@ -252,11 +261,17 @@ def build_tensors(
     ``context`` and ``statistics`` are of that kind, too.
     """
     parameters = net_parameters(net, intra) | context_parameters(context)
+    config, seen = net.config, statistics
     p = torch.softmax(context.logits.detach().double().cpu(), -1).numpy()
     return {
         **{name: stored(name, value) for name, value in parameters.items()},
         **constant_tensors(net),
-        "envelope.index_cdf": index_cdf(statistics, net.config),
+        "envelope.index_cdf": index_cdf(
+            seen.indices, seen.num_stages, config.num_stages, config.codebook_size
+        ),
+        "detail.index_cdf": index_cdf(
+            seen.detail_indices, seen.detail_stages, NUM_DETAIL_STAGES, 1 << DETAIL_BITS
+        ),
         "level.cdf": delta_cdf(
             statistics.level_deltas, MAX_LEVEL_DELTA, NUM_LEVEL_CONTEXTS, level_context
         ),

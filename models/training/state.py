@@ -89,6 +89,10 @@ def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROP
     shape = envelope - quantize_level(envelope)
     net.msvq.initialise(shape)
     net.intra_msvq.initialise(shape)
+    # Of envelopes that are quantized, since detail mends their errors as well.
+    coded = net.msvq(shape, torch.full((len(shape),), net.config.num_stages), hard=True).hard
+    wanted = net.detail.find(waveform, coded + quantize_level(envelope))
+    net.detail.initialise_from(wanted, coded)
 
 
 @torch.no_grad()

@@ -118,9 +118,8 @@ def decoder_step(
 
 
 def usage_of(net: CodecNet) -> list[tuple[Tensor, Tensor]]:
-    """Return how often codewords have been used up to now: hits and total of both quantizers."""
-    usages = net.msvq.usage, net.intra_msvq.usage
-    return [(usage.hits.clone(), usage.total.clone()) for usage in usages]
+    """Return how often codewords have been used up to now: hits and total of all quantizers."""
+    return [(vq.usage.hits.clone(), vq.usage.total.clone()) for vq in net.quantizers]
 
 
 def share_usage(
@@ -130,7 +129,7 @@ def share_usage(
     if group.size == 1:
         return own
     perplexities = own
-    for msvq, (hits, total) in zip((net.msvq, net.intra_msvq), before, strict=True):
+    for msvq, (hits, total) in zip(net.quantizers, before, strict=True):
         new_hits = group.sum_(msvq.usage.hits - hits)
         msvq.usage.hits.copy_(hits + new_hits)
         msvq.usage.total.copy_(total + group.sum_(msvq.usage.total - total))
@@ -153,11 +152,15 @@ def objective(
         batch.waveform[:, begin:], out.waveform[:, begin:], batch.rate_kbps, batch.speech
     )
     distortion = (out.vq.hard - out.envelope).square().mean()
+    detail = (out.detail.hard - out.wanted_detail).square().mean()
     # A band whose step is far above its envelope is never coded and gets no gradient: stay near.
     depth = (out.depth - DEPTH_LIMIT).clamp_min(0.0).square().mean()
-    total = loss.mean() + out.vq.auxiliary_loss + config.depth_weight * depth
+    auxiliary = out.vq.auxiliary_loss + out.detail.auxiliary_loss
+    total = loss.mean() + auxiliary + config.depth_weight * depth
     if not hard and any(m.codebooks.requires_grad for m in (net.msvq, net.intra_msvq)):
         total = total + config.envelope_weight * distortion
+    if not hard and net.detail.codebooks.requires_grad:
+        total = total + config.envelope_weight * detail
     return Objective(total, terms, distortion)
 
 
@@ -182,7 +185,7 @@ def replace_dead_codewords(state: TrainState, config: TrainConfig, group: Proces
     """Replace hardly used codewords, the same on all ranks, while there is time to settle."""
     if state.step >= REPLACE_UNTIL * config.steps:
         return
-    for msvq in (state.net.msvq, state.net.intra_msvq):
+    for msvq in state.net.quantizers:
         if msvq.codebooks.requires_grad:
             dead = msvq.replace_dead()  # the same on all ranks, but for the random choice
             group.broadcast_([msvq.codebooks])

@@ -7,8 +7,18 @@ import pytest
 
 from codec import Codec
 from codec.analysis import RELATIVE_FLOOR
-from codec.config import BAND_EDGES, FRAME_LENGTH, HOP_LENGTH, LOG_FLOOR, LOG_ONE, NUM_BANDS
+from codec.config import (
+    BAND_EDGES,
+    DETAIL_EDGES,
+    FRAME_LENGTH,
+    HOP_LENGTH,
+    LOG_FLOOR,
+    LOG_ONE,
+    NUM_BANDS,
+    NUM_DETAIL_BANDS,
+)
 from codec.dsp import mdct
+from codec.encoder import FrameEncoder
 
 
 def analyse(codec: Codec, wave: np.ndarray, model: Any = None) -> tuple[np.ndarray, np.ndarray]:
@@ -17,7 +27,12 @@ def analyse(codec: Codec, wave: np.ndarray, model: Any = None) -> tuple[np.ndarr
     if model is not None:
         frames.model = model
     count = len(wave) // FRAME_LENGTH
-    return frames.analyse(np.ascontiguousarray(wave[: count * FRAME_LENGTH], np.float32))
+    spectra, proposed = propose(frames, wave[: count * FRAME_LENGTH])
+    return spectra, proposed[:, :NUM_BANDS]
+
+
+def propose(frames: FrameEncoder, wave: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return frames.analyse(np.ascontiguousarray(wave, np.float32))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +74,30 @@ def test_uncorrected_envelopes_are_band_powers(
     assert loud.mean() > 0.4
     np.testing.assert_allclose(envelopes[loud, 4:], wanted[loud, 4:], atol=5.0)
     assert np.abs(envelopes - wanted)[loud, 4:].mean() < 0.5
+
+
+def detail_levels(codec: Codec, wave: np.ndarray) -> np.ndarray:
+    """Return the levels of the detail's bands, octaves [blocks, bands]."""
+    proposed = propose(codec.frame_encoder(codec.header(0, 16000, 13.2)), wave)[1]
+    return proposed[:, NUM_BANDS:].reshape(-1, NUM_DETAIL_BANDS) / LOG_ONE
+
+
+def test_levels_of_the_detail_are_those_of_noise(codec: Codec) -> None:
+    noise = 0.1 * np.random.default_rng(0).standard_normal(FRAME_LENGTH * 200)
+    power = np.exp2(2 * detail_levels(codec, noise)[2:]).mean(0)
+    np.testing.assert_allclose(np.log2(power) / 2, np.log2(0.1), atol=0.1)
+
+
+def test_the_detail_tells_when_and_where(codec: Codec) -> None:
+    """A burst of 8 ms at 4 kHz is in its block and band, 30 dB above blocks and bands around."""
+    n = np.arange(FRAME_LENGTH * 10)
+    middle = 7 * HOP_LENGTH  # of block 7, which is the second of a frame
+    burst = np.where(abs(n - middle) < 64, np.cos(np.pi * (n - middle) / 128) ** 2, 0.0)
+    levels = detail_levels(codec, 0.1 * burst * np.cos(2 * np.pi * 4000 / 16000 * n))
+    block, band = np.unravel_index(levels.argmax(), levels.shape)
+    assert block == 7 and DETAIL_EDGES[band] <= 80 <= DETAIL_EDGES[band + 1]
+    assert (levels[[5, 9], band] < levels[7, band] - 5).all()
+    assert (np.delete(levels[7], [band - 1, band, band + 1]) < levels[7, band] - 3).all()
 
 
 def test_the_correction_is_bounded(codec: Codec, uncorrected: Any, speech: np.ndarray) -> None:

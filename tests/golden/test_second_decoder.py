@@ -34,5 +34,6 @@ def test_a_decoder_from_the_page(codec: Codec, name: str) -> None:
         past = packet_decoder.decode_frame(w, packets[p], stages, past, bool(intra))
         assert np.array_equal(past.envelope, wanted.envelope[p])
         assert np.array_equal(past.offset, wanted.offset[p])
+        np.testing.assert_array_equal(past.detail, wanted.detail[p])
         assert past.step == wanted.step[p] and past.long == wanted.long[p]
         assert np.array_equal(past.levels, wanted.levels[p])

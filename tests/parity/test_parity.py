@@ -138,16 +138,19 @@ def test_postfilter(wave: np.ndarray) -> None:
 
 
 def test_encoder_front_end(codec: Codec, net: CodecNet, wave: np.ndarray) -> None:
-    """Both cut the same frames and propose the same envelopes."""
-    spectra, envelopes = frame_encoder(codec).analyse(wave)
+    """Both cut the same frames, propose the same envelopes, and see the same detail."""
+    spectra, proposed = frame_encoder(codec).analyse(wave)
     state, clean = frame_encoder(codec).state, np.empty_like(wave)
     for start in range(0, len(wave), FRAME_LENGTH):
         part = slice(start, start + FRAME_LENGTH)
         block_dc(state, wave[part], clean[part])
     clean[-HOP_LENGTH:] = 0
     spectrum, envelope = net.analyse(tensor(clean[:-HOP_LENGTH]), FRAMES)
-    spectra, envelopes = spectra[:-1], envelopes[:-1]  # the graph's last block is silent
+    spectra, proposed = spectra[:-1], proposed[:-1]  # the graph's last block is silent
+    detail = net.detail.find(tensor(clean), torch.zeros_like(envelope), limit=99.0)[0, :-1]
     spectrum, envelope = spectrum[:, :-1], envelope[:, :-1]
+    np.testing.assert_allclose(proposed[:, NUM_BANDS:], LOG_ONE * detail.numpy(), atol=2)
+    envelopes = proposed[:, :NUM_BANDS]
     np.testing.assert_allclose(spectra, spectrum[0].numpy(), atol=1e-5)
     wanted = LOG_ONE * envelope[0].numpy()
     np.testing.assert_allclose(envelopes, wanted, atol=8)

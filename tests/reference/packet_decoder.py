@@ -30,6 +30,7 @@ class Frame(NamedTuple):
     level: int
     level_delta: int
     shape: np.ndarray
+    detail: np.ndarray
     envelope: np.ndarray
     long: int
     offset: np.ndarray
@@ -48,7 +49,7 @@ def interpolate(w: Tensors, bands: np.ndarray) -> np.ndarray:
     return (bands[b] * (256 - t) + bands[b + 1] * t + 128) >> 8
 
 
-# --- 1. envelope, 2. step offsets, 3. blocks and expected step ------------------------------------
+# --- 1. envelope and detail, 2. step offsets, 3. blocks and expected step ------------------------
 
 
 def read_level_delta(w: Tensors, coder: RangeDecoder, last_delta: int) -> int:
@@ -60,6 +61,21 @@ def read_shape(w: Tensors, coder: RangeDecoder, stages: int, before: np.ndarray)
     for s in range(stages):
         shape = shape + w["envelope.codebooks"][s, symbol(coder, w["envelope.index_cdf"][s])]
     return clip(shape, -8192, 8191)
+
+
+def read_detail(w: Tensors, coder: RangeDecoder, bits: int, shape: np.ndarray) -> np.ndarray:
+    """The shape is decoded before its detail is."""
+    stages = detail_stages(bits)
+    if stages == 0:
+        return np.zeros(44, np.int64)
+    detail = ((2048 + w["detail.predictor"] @ shape) >> 12) + w["detail.bias"]
+    for s in range(stages):
+        detail = detail + w["detail.codebooks"][s, symbol(coder, w["detail.index_cdf"][s])]
+    return clip(detail, -8192, 8191)
+
+
+def detail_stages(bits: int) -> int:
+    return sum(bits >= first for first in (240, 240, 420, 600))
 
 
 def step_offsets(w: Tensors, e: np.ndarray, before: np.ndarray, bits: int) -> np.ndarray:
@@ -210,7 +226,8 @@ def first_past(w: Tensors) -> Frame:
     zeros, initial = np.zeros(160, np.int64), w["envelope.initial"]
     envelope = initial - 40 * 64
     levels = np.zeros((2, 160), np.int64)
-    return Frame(-40, 0, initial, envelope, 0, zeros[:26], 0, 0, zeros, levels)
+    none = np.zeros(44, np.int64)
+    return Frame(-40, 0, initial, none, envelope, 0, zeros[:26], 0, 0, zeros, levels)
 
 
 def decode_frame(w: Tensors, packet: bytes, stages: int, past: Frame, intra: bool) -> Frame:
@@ -219,6 +236,8 @@ def decode_frame(w: Tensors, packet: bytes, stages: int, past: Frame, intra: boo
     level_delta = read_level_delta(w, coder, past.level_delta)
     level = min(max(past.level + level_delta, -72), 32)
     shape = read_shape(w, coder, stages, past.shape)
+    detail = read_detail(w, coder, bits, shape)
+    bits -= 8 * detail_stages(bits)
     long = symbol(coder, w["blocks.cdf"][past.long])
     delta = symbol(coder, w["step.cdf"][min(max((past.delta + 15) // 6, 0), 6)]) - 63
     envelope = clip(shape + 64 * level, -6144, 6144)
@@ -247,7 +266,9 @@ def decode_frame(w: Tensors, packet: bytes, stages: int, past: Frame, intra: boo
     known = known._replace(p0=16 * np.minimum(abs(first), 2000), p1=known.p0)
     second = read_levels(w, coder, kind + 1, known)
     levels = np.stack([first, second])
-    return Frame(level, level_delta, shape, envelope, long, offset, step, delta, log_step, levels)
+    return Frame(
+        level, level_delta, shape, detail, envelope, long, offset, step, delta, log_step, levels
+    )
 
 
 # --- 8. coefficients ------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from compiled import frame_was_put as put_frame
 
 from codec import Codec
 from codec.bitstream import cbr_packet_sizes
-from codec.coding import frame, rate_control
+from codec.coding import detail, frame, rate_control
 from codec.config import FRAME_LENGTH
 from codec.encoder import FrameEncoder
 from codec.records import new
@@ -19,6 +19,7 @@ __all__ = ["fill_frame", "put_frame"]
 
 get_frame, update = map(direct, (frame.get_frame, frame.update))
 set_envelope, set_step = map(direct, (frame.set_envelope, frame.set_step))
+set_detail, stages_of = direct(frame.set_detail), direct(detail.stages_of)
 shape_steps, start = map(direct, (frame.shape_steps, frame.start))
 price, try_step = map(direct, (rate_control.price, rate_control.try_step))
 estimate = direct(rate_control.estimate)
@@ -65,9 +66,16 @@ def coding_state(codec: Codec) -> Any:
     return state
 
 
+def rest_of(frame_bits: int) -> int:
+    """Return the bits that a frame has without its detail."""
+    return frame_bits - 8 * stages_of(frame_bits)
+
+
 def set_frame(model: Any, state: Any, kind: tuple, delta: int, levels: np.ndarray) -> None:
     """Make a frame of any integers; ``kind`` is (frame bits, intra, envelope stages)."""
     frame_bits, intra, stages = kind
     set_envelope(model, state, int(intra), stages)
-    set_step(state["frame"], shape_steps(model, state, frame_bits, stages), delta)
+    state["frame"]["detail_stages"] = stages_of(frame_bits)
+    set_detail(model, state["frame"])
+    set_step(state["frame"], shape_steps(model, state, rest_of(frame_bits), stages), delta)
     state["frame"]["levels"] = levels

@@ -4,7 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import coding_state, frame_encoder, price, put_frame, set_frame, sizes_of, update
+from frames import (
+    coding_state,
+    frame_encoder,
+    price,
+    put_frame,
+    rest_of,
+    set_frame,
+    sizes_of,
+    update,
+)
 
 from codec import Codec
 from codec.bitstream import Header, intra_packets
@@ -12,7 +21,7 @@ from codec.coding.frame import HIGHEST_ENVELOPE
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, MAX_FRAME_BITS
 from codec.decoder import FrameDecoder
 
-FIELDS = ("envelope", "offset", "step", "long", "levels")
+FIELDS = ("envelope", "detail", "offset", "step", "long", "levels")
 # Which frames need no other: none, the first of each group, every one, and a mixture.
 KINDS = ("predicted", "groups", "independent", "mixed")
 COUNT = 60  # frames: a border of groups lies in them
@@ -144,7 +153,7 @@ def test_integers_to_bits_again(codec: Codec, speech: np.ndarray, rate: float) -
         if own:
             again["past"] = coding_state(codec)["past"]
             again["past"]["envelope"] = again["frame"]["envelope"]
-        price(model, again, 8 * len(packet))
+        price(model, again, rest_of(8 * len(packet)))
         data = np.zeros(len(packet), np.uint8)
         assert put_frame(model, again, count, data)
         assert data.tobytes() == packet
@@ -155,7 +164,7 @@ def test_a_frame_that_does_not_fit_is_refused(codec: Codec) -> None:
     model, state = codec._encoder["coding"], coding_state(codec)
     kind = (MAX_FRAME_BITS, False, 3)
     set_frame(model, state, kind, 0, np.full((BLOCKS_PER_FRAME, HOP_LENGTH), 9, np.int32))
-    price(model, state, MAX_FRAME_BITS)
+    price(model, state, rest_of(MAX_FRAME_BITS))
     small, large = np.full(20, 7, np.uint8), np.full(2000, 7, np.uint8)
     assert not put_frame(model, state, 3, small) and (small == 7).all()
     assert put_frame(model, state, 3, large) and not (large == 7).all()

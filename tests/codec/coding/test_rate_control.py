@@ -4,7 +4,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import chosen_frames, estimate, fill_frame, price, put_frame, shape_steps, try_step
+from frames import (
+    chosen_frames,
+    estimate,
+    fill_frame,
+    price,
+    put_frame,
+    rest_of,
+    shape_steps,
+    try_step,
+)
 
 from codec import Codec
 from codec.coding import envelope
@@ -21,9 +30,10 @@ SHAPE = (BLOCKS_PER_FRAME, HOP_LENGTH)
 
 
 def side_cost(model: Any, coding: Any, stages: int) -> int:
-    """Return the code length of level, shape and block length, 1/256 bit."""
+    """Return the code length of level, shape, detail and block length, 1/256 bit."""
     past, frame = coding["past"], coding["frame"]
     cost = envelope.price(model["envelope"], frame["indices"], stages)
+    cost += envelope.price(model["detail"], frame["detail_indices"], frame["detail_stages"])
     cost += envelope.level_cost(model["level"], past["level_delta"], frame["level_delta"])
     return int(cost + model["blocks"]["cost"][past["long"], frame["long"]])
 
@@ -39,7 +49,7 @@ def test_estimated_bits_are_the_bits_used(
     for model, state, _ in chosen_frames(codec, speech[:24000], size, intra, stages):
         coding = state["coding"]
         side = side_cost(model, coding, stages)
-        said.append((price(model, coding, 8 * size) + side) / COST_ONE)
+        said.append((price(model, coding, rest_of(8 * size)) + side) / COST_ONE)
         assert put_frame(model, coding, stages, data)
         used.append(enc_tell_bits(coding["coder"]) / 8)
     assert np.sum(said) == pytest.approx(np.sum(used), rel=0.005)
@@ -60,12 +70,13 @@ def test_the_step_is_the_finest_that_fits(codec: Codec, speech: np.ndarray, size
         side = side_cost(model, coding, 3)
         expected = int(frame["step"]) - int(frame["delta"]) * STEP_RESOLUTION
         budget = 8 * size * COST_ONE - side
-        cost = price(model, coding, 8 * size)
+        cost = price(model, coding, rest_of(8 * size))
         assert cost <= budget
         finer = int(frame["delta"]) - 1
         if finer >= -MAX_STEP_DELTA:
             finest.append(
-                try_step(model, coding, spectrum, 8 * size, (expected, finer)) > budget - 128
+                try_step(model, coding, spectrum, rest_of(8 * size), (expected, finer))
+                > budget - 128
             )
     assert len(finest) > 10 and np.mean(finest) > 0.85
 
@@ -78,7 +89,7 @@ def test_small_frames_are_filled(codec: Codec, speech: np.ndarray, size: int) ->
         coding = state["coding"]
         frame = coding["frame"]
         side = side_cost(model, coding, 3)
-        unused.append(8 * size - (price(model, coding, 8 * size) + side) / COST_ONE)
+        unused.append(8 * size - (price(model, coding, rest_of(8 * size)) + side) / COST_ONE)
         ratio = np.abs(spectrum) / np.exp2(frame["log_step"] / 256)
         full = np.floor(ratio + 0.4)
         assert (np.abs(frame["levels"]) <= full + (np.abs((ratio + 0.4) % 1) < 1e-4)).all()
@@ -104,7 +115,7 @@ def test_filling_takes_nothing_but_magnitudes(codec: Codec, speech: np.ndarray) 
 def test_estimate_falls_with_the_step(codec: Codec, speech: np.ndarray) -> None:
     for model, state, spectrum in chosen_frames(codec, speech[6000:8000], 33):
         coding = state["coding"]
-        expected = shape_steps(model, coding, 264, 3)
+        expected = shape_steps(model, coding, rest_of(264), 3)
         costs = [
             estimate(model["context"], coding["frame"], spectrum, (expected, delta))
             for delta in range(-MAX_STEP_DELTA, MAX_STEP_DELTA + 1, 7)
@@ -162,7 +173,7 @@ def test_the_finest_step_is_the_last_that_holds_the_peak(codec: Codec) -> None:
     rng = np.random.default_rng(0)
     for model, state, spectrum in chosen_frames(codec, steady("tone"), 80):
         frame = state["coding"]["frame"]
-        expected = shape_steps(model, state["coding"], 640, 3)
+        expected = shape_steps(model, state["coding"], rest_of(640), 3)
         coefficients = spectrum * np.float32(10.0 ** rng.uniform(-3, 3))
         delta = finest_delta(frame, coefficients, expected)
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from frames import chosen_frames, coding_state, get_frame, price, put_frame, set_frame
+from frames import chosen_frames, coding_state, get_frame, price, put_frame, rest_of, set_frame
 
 from codec import Codec
 from codec.coding import spectrum
@@ -76,9 +76,10 @@ def test_every_magnitude_comes_back_with_its_sign(codec: Codec) -> None:
     for levels in values.reshape(-1, *SHAPE):
         sent["frame"]["indices"][:STAGES] = 1, 2, 3
         set_frame(model, sent, KIND, -5, levels)
-        said = price(model, sent, MAX_FRAME_BITS)
+        said = price(model, sent, rest_of(MAX_FRAME_BITS))
         assert put_frame(model, sent, STAGES, data)
         side = sum(model["envelope"]["index_cost"][s, i] for s, i in enumerate((1, 2, 3)))
+        side += sum(model["detail"]["index_cost"][:, 0])
         side += model["level"]["cost"][level_context(0), MAX_LEVEL_DELTA]
         side += model["blocks"]["cost"][0, 0]
         # The last symbol also owns what divisions leave over: it takes less than is said.
