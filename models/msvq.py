@@ -217,7 +217,8 @@ class PredictiveMSVQ(nn.Module):
         errors = []
         size = self.codebooks.shape[1]
         for s in range(self.num_stages):
-            centres = residual[torch.randperm(len(residual))[:size]].clone()
+            start = torch.randperm(max(len(residual), size))[:size] % len(residual)
+            centres = residual[start].clone()
             for _ in range(iterations):
                 index = nearest(residual, centres)
                 counts = torch.bincount(index, minlength=size)

@@ -149,5 +149,5 @@ def test_frames_in_any_pieces(codec: Codec, speech: np.ndarray) -> None:
         part = wave[position * FRAME_LENGTH : (position + count) * FRAME_LENGTH]
         got = frames.analyse(part)
         assert np.array_equal(got[0], spectra[position : position + count])
-        assert np.array_equal(got[1], envelopes[position : position + count])
+        assert np.array_equal(got[1][:, :NUM_BANDS], envelopes[position : position + count])
         position += count

@@ -9,6 +9,7 @@ from codec import Codec
 from codec.config import CodecConfig
 from models import rate_model
 from models.codec_net import CodecNet, CodecOutput, intra_stages
+from models.detail import rest_bits
 from models.training.export import import_net
 from models.training.losses import CodecLoss
 
@@ -33,8 +34,9 @@ def run_graph(speech: np.ndarray, hard: bool = False) -> tuple[CodecNet, CodecOu
         _, envelope = net.analyse(waveform, FRAMES)
         net.msvq.initialise(envelope)
         net.intra_msvq.initialise(envelope)
+        net.detail.initialise_from(net.detail.find(waveform, envelope), envelope)
     net.train()
-    bits = torch.full((2, FRAMES), 264.0)
+    bits = torch.tensor([[264.0], [640.0]]).expand(2, FRAMES)  # two stages of detail, and all
     # Both kinds of frames, and losses: then every part has its use.
     intra = torch.tensor([False, True])
     lost = torch.zeros(2, FRAMES, dtype=torch.bool)
@@ -56,7 +58,7 @@ def test_gradients_reach_every_part(speech: np.ndarray) -> None:
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name
         assert (parameter.grad != 0).any(), name
-    for part in (net.msvq, net.intra_msvq):
+    for part in net.quantizers:
         gradient = part.codebooks.grad
         assert gradient is not None
         assert ((gradient != 0).flatten(1).any(-1)).all()  # every stage
@@ -66,7 +68,7 @@ def test_hard_envelope_freezes_its_quantizer(speech: np.ndarray) -> None:
     net, out = run_graph(speech, hard=True)
     assert torch.equal(out.vq.quantized, out.vq.hard)
     for name, parameter in net.named_parameters():
-        if name.startswith(("msvq.", "intra_msvq.", "analysis.")):
+        if name.startswith(("msvq.", "intra_msvq.", "detail.", "analysis.")):
             assert parameter.grad is None or (parameter.grad == 0).all(), name
         else:
             assert parameter.grad is not None and (parameter.grad != 0).any(), name
@@ -97,7 +99,7 @@ def test_bits_are_met(codec: Codec, demo_speech: np.ndarray, training: bool, int
         out = net(waveform, bits, stages, intra=torch.full((4,), intra))
     if intra:
         stages = intra_stages(stages, net.config)
-    budget = rate_model.coefficient_budget(bits, stages, net.config.codebook_bits)
+    budget = rate_model.coefficient_budget(rest_bits(bits), stages, net.config.codebook_bits)
     # In Laplace bits: what the frame has left beside the envelope, over the model's saving.
     left = bits - net.config.codebook_bits * stages[:, None]
     assert (budget > 0.9 * left).all() and (budget < 1.35 * left).all()

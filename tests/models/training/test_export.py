@@ -87,11 +87,13 @@ def test_frequencies_leave_nothing_impossible(net: CodecNet) -> None:
     indices = np.zeros((500, 8), np.int64)
     none = np.zeros((500, 2), np.int64)
     kinds = np.where(np.arange(500) % 2, 2, 4)  # long after short, short after long
-    side = SideStatistics(kinds, none, none, indices, np.full(500, 2))
+    side = SideStatistics(kinds, none, none, indices, np.full(500, 2), indices, np.full(500, 3))
     tensors = build_tensors(net, ContextModel(TINY), side)
     index = np.diff(tensors["envelope.index_cdf"])
     assert index[0, 0] > 0.5 * TOTAL and index[1, 0] > 0.5 * TOTAL
     assert index[2].max() <= 2 * index[2].min()  # the third stage was never used
+    detail = np.diff(tensors["detail.index_cdf"])
+    assert (detail[:3, 0] > 0.5 * TOTAL).all() and detail[3].max() <= 2 * detail[3].min()
     assert np.diff(tensors["step.cdf"], axis=-1).argmax() > 0
     blocks, level = np.diff(tensors["blocks.cdf"]), np.diff(tensors["level.cdf"])
     assert blocks[0, 1] > 0.9 * TOTAL and blocks[1, 0] > 0.9 * TOTAL and blocks.min() >= 1

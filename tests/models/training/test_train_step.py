@@ -18,7 +18,7 @@ from models.training.losses import CodecLoss
 from models.training.state import TrainState, freeze_part
 from models.training.step import learning_rate_at, train_step
 
-ALL_BUT_CONCEALMENT = "analysis,msvq,intra_msvq,allocation,enhancer"
+ALL_BUT_CONCEALMENT = "analysis,msvq,intra_msvq,detail,allocation,enhancer"
 
 
 @pytest.fixture(scope="module")
