@@ -185,11 +185,11 @@ def test_header_errors() -> None:
     assert "header has 16 bytes, fewer than the 24" in error_of(short + data[24:])
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 255])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5, 255])
 def test_other_versions_get_one_clear_line(version: int) -> None:
-    what = "install a newer version" if version > 5 else "encode the sound again"
+    what = "install a newer version" if version > 6 else "encode the sound again"
     assert re.search(
-        f"format version {version}, this program reads version 5 only: {what}",
+        f"format version {version}, this program reads version 6 only: {what}",
         error_of(patched_header(4, bytes([version]))),
     )
 
