@@ -80,7 +80,7 @@ DETAIL_EDGES: tuple[int, ...] = (*range(30, 157, 6), 160)
 NUM_DETAIL_BANDS = len(DETAIL_EDGES) - 1
 DETAIL_SIZE = BLOCKS_PER_FRAME * NUM_DETAIL_BANDS
 DETAIL_BITS = 8  # of an index, before entropy coding
-DETAIL_FROM_BITS: tuple[int, ...] = (240, 240, 420, 600)  # frame size from which a stage is used
+DETAIL_FROM_BITS: tuple[int, ...] = (150, 240, 300, 600)  # frame size from which a stage is used
 NUM_DETAIL_STAGES = len(DETAIL_FROM_BITS)
 # What the analysis tells of a frame: its envelope, and the levels of the detail's bands.
 NUM_PROPOSED = NUM_BANDS + DETAIL_SIZE

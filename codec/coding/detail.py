@@ -5,7 +5,7 @@ has the right level at the right time. The envelope tells it of broad bands and 
 detail adds, for each block and for bands of 300 Hz, the octaves by which the level there differs.
 It is coded as the envelope's shape is, by multi-stage vector quantization, and predicted from that
 shape instead of from the past, so that no loss is heard in what follows. The larger the frame, the
-more stages; small frames have none.
+more stages.
 """
 
 from __future__ import annotations

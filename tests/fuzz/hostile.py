@@ -47,7 +47,7 @@ SECONDS = 1.0
 ALLOCATION_BASE, ALLOCATION_PER_BYTE = 1 << 23, 2048
 MAX_MESSAGE = 300
 # No integers lie outside ± these, whatever the bytes.
-LIMITS = {"envelope": 8192, "offset": 1024, "step": 1 << 15, "levels": 8443}
+LIMITS = {"envelope": 8192, "detail": 8192, "offset": 1024, "step": 1 << 15, "levels": 8443}
 STREAMED = 100  # packets that are pushed one by one
 
 

@@ -12,7 +12,7 @@ from models.training.export import import_net
 
 
 def test_larger_frames_have_more_stages() -> None:
-    bits = torch.tensor([160.0, 239.0, 240.0, 264.0, 488.0, 640.0, 2048.0])
+    bits = torch.tensor([96.0, 160.0, 239.0, 240.0, 264.0, 488.0, 640.0, 2048.0])
     stages = detail_stages(bits)
     assert stages[0] == 0 and stages[-1] == NUM_DETAIL_STAGES
     assert (stages.diff() >= 0).all()
@@ -21,19 +21,16 @@ def test_larger_frames_have_more_stages() -> None:
 
 @pytest.mark.parametrize("rate", [8.0, 13.2, 32.0])
 def test_decoded_detail_is_near_the_signals(codec: Codec, speech: np.ndarray, rate: float) -> None:
-    """The graph finds the detail that the encoder sent: in it as in the speech."""
+    """What was sent is what the graph finds in the speech, the nearer the higher the rate."""
     wave = np.ascontiguousarray(speech[: 100 * 320])
     got = codec.decode_integers(codec.encode(wave, 16000, rate, keep_offset=True))[1]
     detail = import_net(codec.weights).detail
     envelope = torch.from_numpy((got.envelope[None] / LOG_ONE).astype(np.float32))
     wanted = detail.find(torch.from_numpy(wave)[None], envelope)[0].numpy()
     sent = got.detail / LOG_ONE
-    if rate == 8.0:
-        assert not sent.any()
-        return
     loud = got.envelope.mean(1) > got.envelope.mean(1).max() - 6 * LOG_ONE
     without, error = (np.square(wanted - x)[loud].mean() for x in (wanted.mean(0), sent))
-    assert error < (0.6 if rate < 20 else 0.4) * without
+    assert error < {8.0: 0.75, 13.2: 0.6, 32.0: 0.4}[rate] * without
     assert np.abs(sent).max() <= DETAIL_LIMIT + 3
 
 
@@ -60,7 +57,7 @@ def test_quantization_of_frames_of_several_sizes() -> None:
     envelope = torch.full((3, 400, 26), -3.0)
     errors = detail.initialise_from(detail.find(waveform, envelope), shape, iterations=3)
     assert all(b < a for a, b in zip(errors[:-1], errors[1:], strict=True))
-    bits = torch.tensor([[160.0], [264.0], [640.0]]).expand(3, 400)
+    bits = torch.tensor([[96.0], [264.0], [640.0]]).expand(3, 400)
     for mode in ("train", "eval"):
         getattr(detail, mode)()
         sent, out, wanted = detail.quantize(waveform, envelope, shape, bits, hard=False)

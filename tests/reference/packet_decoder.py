@@ -75,7 +75,7 @@ def read_detail(w: Tensors, coder: RangeDecoder, bits: int, shape: np.ndarray) -
 
 
 def detail_stages(bits: int) -> int:
-    return sum(bits >= first for first in (240, 240, 420, 600))
+    return sum(bits >= first for first in (150, 240, 300, 600))
 
 
 def step_offsets(w: Tensors, e: np.ndarray, before: np.ndarray, bits: int) -> np.ndarray:

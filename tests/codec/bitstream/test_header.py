@@ -52,7 +52,7 @@ def test_header_bytes_are_as_documented() -> None:
         num_stages=8,
         vbr=True,
     )
-    raw = bytes.fromhex("4e535651 05 18 01 08 0badcafe 3390 0bb800 123456789a")
+    raw = bytes.fromhex("4e535651 06 18 01 08 0badcafe 3390 0bb800 123456789a")
     assert write_header(made) == with_crc(raw)
     assert len(write_header(made)) == HEADER_BYTES == 24
     assert read_header(write_header(made)) == (made, HEADER_BYTES)
