@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.coding.detail import band_means
 from codec.config import (
     BAND_EDGES,
     BLOCKS_PER_FRAME,
@@ -29,6 +28,7 @@ from codec.config import (
     NUM_LTPF_BANDS,
 )
 from codec.dsp import noise
+from codec.dsp.bands import band_means
 from codec.dsp.fixed import exp2, log2, sigmoid
 from codec.enhancer_network import (
     ALL_OUTPUTS,

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from codec.coding.detail import detail_interpolation
 from codec.config import (
     BLOCKS_PER_FRAME,
     DETAIL_SIZE,
@@ -30,6 +29,7 @@ from codec.config import (
     NUM_LTPF_BANDS,
     CodecConfig,
 )
+from codec.dsp.bands import detail_interpolation
 from codec.dsp.fixed import exp2, gelu, log2
 from codec.dsp.layers import (
     ACTIVATION_ONE,

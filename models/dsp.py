@@ -38,7 +38,6 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from codec.coding import detail
 from codec.config import (
     BAND_EDGES,
     DETAIL_EDGES,
@@ -48,6 +47,7 @@ from codec.config import (
     NUM_DETAIL_BANDS,
     SAMPLE_RATE,
 )
+from codec.dsp import bands
 from codec.dsp.lpc import ABSOLUTE_FLOOR, LAG_WINDOW_HZ, RELATIVE_FLOOR, RESPONSE_FLOOR
 from codec.dsp.ltpf import (
     FADE,
@@ -147,7 +147,7 @@ def detail_bands() -> Tensor:
 
 def detail_interpolation() -> Tensor:
     """Return weights [N, detail bands] that interpolate detail linearly at each coefficient."""
-    table = detail.detail_interpolation()
+    table = bands.detail_interpolation()
     weights = torch.zeros(HOP_LENGTH, NUM_DETAIL_BANDS)
     for k, (band, here, above) in enumerate(table.tolist()):
         weights[k, int(band)], weights[k, int(band) + 1] = here, above

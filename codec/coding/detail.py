@@ -15,7 +15,6 @@ import numpy as np
 from codec.config import (
     BLOCKS_PER_FRAME,
     DETAIL_BITS,
-    DETAIL_EDGES,
     DETAIL_FROM_BITS,
     DETAIL_SIZE,
     HOP_LENGTH,
@@ -23,29 +22,14 @@ from codec.config import (
     LOG_ONE,
     NUM_DETAIL_BANDS,
 )
+from codec.dsp.bands import band_means
 from codec.dsp.fixed import log2
 from codec.jit import kernel
 
 # Octaves by which a detail may differ from the envelope, and what an empty band is taken for.
 DETAIL_LIMIT = np.float32(6.0)
 SMALLEST_POWER = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
-_EDGES = np.array(DETAIL_EDGES)
 _FROM_BITS = np.array(DETAIL_FROM_BITS)
-
-
-def detail_interpolation() -> np.ndarray:
-    """Return what interpolates detail at each coefficient: (band, its weight, that of the next).
-
-    float32 [N, 3]; both weights are 0 below the first band.
-    """
-    centres = (_EDGES[:-1] + _EDGES[1:]) / 2
-    table = np.zeros((HOP_LENGTH, 3), np.float32)
-    for k in range(DETAIL_EDGES[0], HOP_LENGTH):
-        place = min(max(k + 0.5, centres[0]), centres[-1])
-        band = min(int(np.searchsorted(centres, place, side="right")) - 1, NUM_DETAIL_BANDS - 2)
-        weight = round((place - centres[band]) / (centres[band + 1] - centres[band]) * 256) / 256
-        table[k] = band, 1 - weight, weight
-    return table
 
 
 @kernel
@@ -61,16 +45,6 @@ def stages_of(frame_bits):
 def bits_of(stages):
     """Return the bits that the rest of a frame does without, for its detail."""
     return stages * DETAIL_BITS
-
-
-@kernel
-def band_means(x, out):
-    """Write the mean of ``x`` [N] in each detail band to ``out`` [detail bands]."""
-    for j in range(NUM_DETAIL_BANDS):
-        total = np.float32(0.0)
-        for k in range(_EDGES[j], _EDGES[j + 1]):
-            total += x[k]
-        out[j] = total / np.float32(_EDGES[j + 1] - _EDGES[j])
 
 
 @kernel
