@@ -31,6 +31,7 @@ from codec.config import (
     CodecConfig,
 )
 from codec.dsp import lpc, mdct
+from codec.dsp.bands import band_means
 from codec.dsp.fixed import gelu, log2, on_grid
 from codec.dsp.layers import dense
 from codec.jit import kernel
@@ -41,7 +42,6 @@ RELATIVE_FLOOR = np.float32(2.0**-18)
 POWER_FLOOR = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
 DETAIL_WINDOW = 256  # samples, Hann, around the middle of a block
 _EDGES = np.array(BAND_EDGES)
-_WIDTH = np.diff(_EDGES).astype(np.float32)
 
 
 def analysis_dtype(config: CodecConfig) -> np.dtype[Any]:
@@ -81,59 +81,26 @@ def detail_taper() -> np.ndarray:
 
 
 @kernel
-def _band_means(spectrum, out):
-    """Write the mean of ``spectrum`` [N] in each band to ``out`` [bands]."""
-    for b in range(NUM_BANDS):
-        total = np.float32(0.0)
-        for k in range(_EDGES[b], _EDGES[b + 1]):
-            total += spectrum[k]
-        out[b] = total / _WIDTH[b]
-
-
-@kernel
-def _transform(transform, samples, spectrum, quadrature):
-    """Write MDCT and MDST of a frame's two blocks, float32 [2, N] each."""
-    windows = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
-    for block in range(BLOCKS_PER_FRAME):
-        for n in range(2 * HOP_LENGTH):
-            windows[block, n] = samples[block * HOP_LENGTH + n]
+def _transform(transform, windows, spectrum, power):
+    """Write MDCT and power of a frame's two windows [2, 2N]: (MDCT² + MDST²) / 2; [2, N] each."""
+    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     mdct.forward(transform, windows, spectrum)
     mdct.forward_quadrature(transform, windows, quadrature)
-
-
-@kernel
-def _detail_levels(model, samples, levels):
-    """Write the levels of the detail's bands to ``levels`` [2 bands], Q8 octaves."""
-    windows = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
-    power = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    for block in range(BLOCKS_PER_FRAME):
-        for n in range(2 * HOP_LENGTH):
-            windows[block, n] = samples[block * HOP_LENGTH + n] * model.taper[n]
-    mdct.forward(model.transform, windows, power)
-    mdct.forward_quadrature(model.transform, windows, quadrature)
-    for block in range(BLOCKS_PER_FRAME):
-        for k in range(HOP_LENGTH):
-            cosine, sine = power[block, k], quadrature[block, k]
-            power[block, k] = np.float32(0.5) * (cosine * cosine + sine * sine)
-    band_levels(power, levels)
-
-
-@kernel
-def _levels(spectrum, quadrature, level):
-    """Write log2 rms of the bands, of the frame and of each block, to ``level`` [3 * bands].
-
-    Returns
-    -------
-    float32   the power that every band has at least
-    """
-    power = np.zeros((BLOCKS_PER_FRAME + 1, NUM_BANDS), np.float32)
-    squared = np.empty(HOP_LENGTH, np.float32)
     for block in range(BLOCKS_PER_FRAME):
         for k in range(HOP_LENGTH):
             cosine, sine = spectrum[block, k], quadrature[block, k]
-            squared[k] = np.float32(0.5) * (cosine * cosine + sine * sine)
-        _band_means(squared, power[block + 1])
+            power[block, k] = np.float32(0.5) * (cosine * cosine + sine * sine)
+
+
+@kernel
+def _levels(coefficients, level):
+    """Write log2 rms of the bands, of the frame and of each block, to ``level`` [3 * bands].
+
+    ``coefficients`` [2, N] is the power of each. Returns that which every band has at least.
+    """
+    power = np.zeros((BLOCKS_PER_FRAME + 1, NUM_BANDS), np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        band_means(_EDGES, coefficients[block], power[block + 1])
         for b in range(NUM_BANDS):
             power[0, b] += power[block + 1, b] / np.float32(BLOCKS_PER_FRAME)
     top = np.float32(0.0)
@@ -159,7 +126,7 @@ def _features(level, smooth, floor, out):
     for i in range(BLOCKS_PER_FRAME * NUM_BANDS):
         out[i] = np.float32(0.25) * (level[NUM_BANDS + i] - mean)
     last = out[BLOCKS_PER_FRAME * NUM_BANDS :]
-    _band_means(smooth, last)
+    band_means(_EDGES, smooth, last)
     lowest = np.empty(1, np.float32)
     lowest[0] = floor
     log2(lowest, lowest)
@@ -180,10 +147,14 @@ def analyse(model, samples, spectrum, proposed):
     proposed : float32 [NUM_PROPOSED]   result: the envelope [bands], Q8 octaves, at least
                                LOG_FLOOR; then the levels of the detail's bands
     """
-    quadrature = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    _transform(model.transform, samples, spectrum, quadrature)
+    windows = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
+    for block in range(BLOCKS_PER_FRAME):
+        for n in range(2 * HOP_LENGTH):
+            windows[block, n] = samples[block * HOP_LENGTH + n]
+    power = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    _transform(model.transform, windows, spectrum, power)
     level = np.empty((BLOCKS_PER_FRAME + 1) * NUM_BANDS, np.float32)
-    floor = _levels(spectrum, quadrature, level)
+    floor = _levels(power, level)
     smooth = np.empty(HOP_LENGTH, np.float32)
     lpc.envelope(model.prediction, samples, smooth)
     features = np.empty((1, level.size), np.float32)
@@ -196,4 +167,8 @@ def analyse(model, samples, spectrum, proposed):
     for b in range(NUM_BANDS):
         value = (level[b] + correction[0, b]) * np.float32(LOG_ONE)
         proposed[b] = max(value, np.float32(LOG_FLOOR))
-    _detail_levels(model, samples, proposed[NUM_BANDS:])
+    for block in range(BLOCKS_PER_FRAME):
+        for n in range(2 * HOP_LENGTH):
+            windows[block, n] *= model.taper[n]
+    _transform(model.transform, windows, np.empty_like(power), power)
+    band_levels(power, proposed[NUM_BANDS:])

@@ -22,6 +22,7 @@ import numpy as np
 from codec.config import (
     BAND_EDGES,
     BLOCKS_PER_FRAME,
+    DETAIL_EDGES,
     HOP_LENGTH,
     NUM_BANDS,
     NUM_DETAIL_BANDS,
@@ -55,7 +56,7 @@ NOISE_OFFSET, NOISE_MIN, NOISE_MAX = np.float32(-0.7), np.float32(-8.0), np.floa
 LOG2_E = np.float32(1.4426950409)
 _SPLIT = BLOCKS_PER_FRAME * HOP_LENGTH
 _STRENGTHS = NUM_OUTPUTS + BLOCKS_PER_FRAME * NUM_LTPF_BANDS  # where the detail's begin
-_EDGES = np.array(BAND_EDGES)
+_EDGES, _DETAIL_EDGES = np.array(BAND_EDGES), np.array(DETAIL_EDGES)
 _WIDTH = np.diff(_EDGES).astype(np.float32)
 
 
@@ -81,29 +82,40 @@ def _band_power(x, out):
 
 
 @kernel
+def _way(wanted, strength, power):
+    """Replace ``power`` of bands by the octaves that each is pulled to the level ``wanted``.
+
+    What the network says of ``strength``, before its sigmoid, is the share of the way that is gone.
+    """
+    doubt = np.empty(power.size, np.float32)
+    share = np.empty(power.size, np.float32)
+    for b in range(power.size):
+        doubt[b] = np.float32(2.0) * wanted[b]
+        share[b] = strength[b] + STRENGTH_OFFSET
+    exp2(doubt, doubt)
+    sigmoid(share)
+    for b in range(power.size):
+        power[b] += POWER_DOUBT * doubt[b]
+    log2(power, power)
+    for b in range(power.size):
+        octaves = wanted[b] - np.float32(0.5) * power[b]
+        power[b] = share[b] * min(max(octaves, -MAX_PULL), MAX_PULL)
+
+
+@kernel
 def _obey(model, frame, strength, out):
     """Pull each band's power, of both blocks, towards the envelope's.
 
-    What the network says of ``strength`` [bands] is the share of the way that is gone: the power of
-    the MDCT alone swings with the phase, so where much was coded it is better left as it is.
+    The power of the MDCT alone swings with the phase, so where much was coded it is better left as
+    it is: the network sets the ``strength`` [bands].
     """
     power = np.empty((BLOCKS_PER_FRAME, NUM_BANDS), np.float32)
-    wanted = np.empty(NUM_BANDS, np.float32)
-    share = np.empty(NUM_BANDS, np.float32)
     for block in range(BLOCKS_PER_FRAME):
         _band_power(out[block], power[block])
-    for b in range(NUM_BANDS):
-        wanted[b] = np.float32(2.0) * frame.envelope[b]
-        share[b] = strength[b] + STRENGTH_OFFSET
-    exp2(wanted, wanted)
-    sigmoid(share)
     way = power[0]
     for b in range(NUM_BANDS):
-        way[b] = np.float32(0.5) * (power[0, b] + power[1, b]) + POWER_DOUBT * wanted[b]
-    log2(way, way)
-    for b in range(NUM_BANDS):
-        octaves = frame.envelope[b] - np.float32(0.5) * way[b]
-        way[b] = share[b] * min(max(octaves, -MAX_PULL), MAX_PULL)
+        way[b] = np.float32(0.5) * (power[0, b] + power[1, b])
+    _way(frame.envelope, strength, way)
     gain = np.empty(HOP_LENGTH, np.float32)
     interpolate(model, way, gain)
     exp2(gain, gain)
@@ -124,35 +136,20 @@ def _has_detail(frame):
 
 @kernel
 def _follow(model, frame, strength, out):
-    """Pull the power of each block's detail bands towards what was sent of it.
-
-    ``strength`` [detail bands], before its sigmoid, is the share of the way that is gone.
-    """
-    share = np.empty(NUM_DETAIL_BANDS, np.float32)
+    """Pull the power of each block's detail bands towards what was sent of it."""
     wanted = np.empty(NUM_DETAIL_BANDS, np.float32)
-    doubt = np.empty(NUM_DETAIL_BANDS, np.float32)
     way = np.empty(NUM_DETAIL_BANDS, np.float32)
     base = np.empty(NUM_DETAIL_BANDS, np.float32)
     gain = np.empty(HOP_LENGTH, np.float32)
-    for j in range(NUM_DETAIL_BANDS):
-        share[j] = strength[j] + STRENGTH_OFFSET
-    sigmoid(share)
     interpolate(model, frame.envelope, gain)
-    band_means(gain, base)
+    band_means(_DETAIL_EDGES, gain, base)
     for block in range(BLOCKS_PER_FRAME):
         for j in range(NUM_DETAIL_BANDS):
             wanted[j] = base[j] + frame.detail[block, j]
-            doubt[j] = np.float32(2.0) * wanted[j]
-        exp2(doubt, doubt)
         for k in range(HOP_LENGTH):
             gain[k] = out[block, k] * out[block, k]
-        band_means(gain, way)
-        for j in range(NUM_DETAIL_BANDS):
-            way[j] += POWER_DOUBT * doubt[j]
-        log2(way, way)
-        for j in range(NUM_DETAIL_BANDS):
-            octaves = wanted[j] - np.float32(0.5) * way[j]
-            way[j] = share[j] * min(max(octaves, -MAX_PULL), MAX_PULL)
+        band_means(_DETAIL_EDGES, gain, way)
+        _way(wanted, strength, way)
         interpolate_detail(model, way, gain)
         exp2(gain, gain)
         for k in range(HOP_LENGTH):

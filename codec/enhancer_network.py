@@ -20,6 +20,7 @@ import numpy as np
 
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_EDGES,
     DETAIL_SIZE,
     GRU_LEAK,
     HOP_LENGTH,
@@ -29,7 +30,7 @@ from codec.config import (
     NUM_LTPF_BANDS,
     CodecConfig,
 )
-from codec.dsp.bands import detail_interpolation
+from codec.dsp import bands
 from codec.dsp.fixed import exp2, gelu, log2
 from codec.dsp.layers import (
     ACTIVATION_ONE,
@@ -80,7 +81,7 @@ def network_dtype(config: CodecConfig) -> np.dtype[Any]:
     hidden, local = config.enhancer_hidden, config.local_channels
     return record(
         interpolation=(np.float32, (HOP_LENGTH, 2)),  # band below and weight of the band above
-        detail=(np.float32, (HOP_LENGTH, 3)),  # band below, its weight, that of the band above
+        detail=(np.float32, (HOP_LENGTH, 2)),  # the same, of the detail's bands
         ltpf_response=(np.float32, (NUM_LTPF_BANDS, HOP_LENGTH)),
         inputs=layer_dtype(ALL_INPUTS, hidden),
         conv=layer_dtype(3 * hidden, hidden),
@@ -134,7 +135,7 @@ def make_model(
     model, hidden = new(network_dtype(config)), config.enhancer_hidden
     model["interpolation"] = interpolation * np.array([1.0, 1 / 256])
     model["ltpf_response"] = band_response()
-    model["detail"] = detail_interpolation()
+    model["detail"] = bands.interpolation(DETAIL_EDGES)
     names = ("inputs", "pitch_inputs", "detail_inputs", "loss_inputs")
     first = [of(f"{name}.weight").T for name in names]
     last = ("comb_outputs", "detail_outputs")
@@ -159,20 +160,26 @@ def make_model(
 
 
 @kernel
+def _between(table, bands, out):
+    """Interpolate values of bands as a table of ``bands.interpolation`` says."""
+    for k in range(HOP_LENGTH):
+        b = np.int64(table[k, 0])
+        t = table[k, 1]
+        out[k] = (np.float32(1.0) - t) * bands[b] + t * bands[b + 1]
+
+
+@kernel
 def interpolate(model, bands, out):
     """Interpolate band values linearly at each coefficient, [bands] -> [N]."""
-    for k in range(HOP_LENGTH):
-        b = np.int64(model.interpolation[k, 0])
-        t = model.interpolation[k, 1]
-        out[k] = (np.float32(1.0) - t) * bands[b] + t * bands[b + 1]
+    _between(model.interpolation, bands, out)
 
 
 @kernel
 def interpolate_detail(model, bands, out):
     """Interpolate values of detail bands linearly at each coefficient; 0 below them."""
-    for k in range(HOP_LENGTH):
-        j = np.int64(model.detail[k, 0])
-        out[k] = model.detail[k, 1] * bands[j] + model.detail[k, 2] * bands[j + 1]
+    _between(model.detail, bands, out)
+    for k in range(DETAIL_EDGES[0]):
+        out[k] = np.float32(0.0)
 
 
 @kernel

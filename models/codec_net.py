@@ -27,7 +27,6 @@ from codec.config import (
     MAX_LEVEL,
     MIN_LEVEL,
     NUM_BANDS,
-    NUM_DETAIL_BANDS,
     ROUNDING,
     CodecConfig,
 )
@@ -170,7 +169,9 @@ class CodecNet(nn.Module):
         vq, previous, num_stages = self.quantize_envelope(envelope, num_stages, hard, intra)
         decoded, shape = vq.quantized, vq.quantized - quantize_level(envelope)
         hard_detail = hard or not self.detail.codebooks.requires_grad
-        detail = self.detail.quantize(waveform, decoded, shape, frame_bits, hard_detail)
+        detail, detail_vq, wanted = self.detail.quantize(
+            waveform, decoded, shape, frame_bits, hard_detail
+        )
         frame_bits = rest_bits(frame_bits)
         log_bits = torch.log2(frame_bits)
         offset, relative = self.allocate(decoded, previous, log_bits)
@@ -180,19 +181,13 @@ class CodecNet(nn.Module):
         quantized = self.quantize(coded, step[..., None] + relative, long)
         noise = random_noise(spectrum)
         band_step = step[..., None] + offset
-        frames = self.conceal(quantized, decoded, band_step, log_bits, long, lost)
-        frames = frames._replace(detail=self.keep(detail[0], lost))
+        frames = self.conceal(quantized, detail, decoded, band_step, log_bits, long, lost)
         enhanced, comb = self.enhance(frames, noise, preroll)
         out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
         depth = frames.band_step - frames.envelope
         return CodecOutput(
-            out, envelope, vq, *detail[1:], quantized.levels, long, bits, step, depth
+            out, envelope, vq, detail_vq, wanted, quantized.levels, long, bits, step, depth
         )
-
-    @staticmethod
-    def keep(detail: Tensor, lost: Tensor | None) -> Tensor:
-        """Return the detail [B, F, 2, bands] of received frames, and none of lost ones."""
-        return detail if lost is None else torch.where(lost[..., None, None], 0.0, detail)
 
     def analyse(self, waveform: Tensor, frames: int) -> tuple[Tensor, Tensor]:
         """Return spectrum [B, F, 2, N] and proposed envelope [B, F, bands] of [B, T]."""
@@ -307,6 +302,7 @@ class CodecNet(nn.Module):
     def conceal(
         self,
         quantized: Quantized,
+        detail: Tensor,
         envelope: Tensor,
         band_step: Tensor,
         log_bits: Tensor,
@@ -315,10 +311,9 @@ class CodecNet(nn.Module):
     ) -> DecodedFrames:
         """Return the frames as the decoder has them: stand-ins for lost ones, pitch of all.
 
-        Their detail is left out.
-
         Parameters
         ----------
+        detail : float Tensor, shape [B, F, 2, detail bands]      octaves; lost frames have none
         envelope, band_step : float Tensor, shape [B, F, bands]   octaves
         log_bits : float Tensor, shape [B, F]
         long : bool Tensor, shape [B, F]
@@ -334,6 +329,7 @@ class CodecNet(nn.Module):
                 gone[..., None], filled.coefficients.view_as(coefficients), coefficients
             )
             uncoded = torch.where(gone[..., None], 0.0, uncoded)
+            detail = torch.where(gone[..., None], 0.0, detail)
             long = long & ~lost
             envelope = torch.where(gone, filled.envelope, envelope)
             band_step = torch.where(gone, filled.band_step, band_step)
@@ -347,9 +343,17 @@ class CodecNet(nn.Module):
         if filled is not None:
             lag = torch.where(gone, filled.lag[..., None], lag)
             periodicity = torch.where(gone, filled.periodicity[..., None], periodicity)
-        none = coefficients.new_zeros(*log_bits.shape, BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)
         return DecodedFrames(
-            coefficients, uncoded, envelope, band_step, log_bits, long, lag, periodicity, none, loss
+            coefficients,
+            uncoded,
+            envelope,
+            band_step,
+            log_bits,
+            long,
+            lag,
+            periodicity,
+            detail,
+            loss,
         )
 
     def enhance(

@@ -17,6 +17,7 @@ from codec.coding.detail import DETAIL_LIMIT, SMALLEST_POWER
 from codec.config import (
     BLOCKS_PER_FRAME,
     DETAIL_BITS,
+    DETAIL_EDGES,
     DETAIL_FROM_BITS,
     DETAIL_SIZE,
     HOP_LENGTH,
@@ -24,9 +25,9 @@ from codec.config import (
     NUM_DETAIL_BANDS,
     NUM_DETAIL_STAGES,
 )
-from models.dsp import band_interpolation, detail_bands, mdct_matrix, mdst_matrix
-from models.msvq import PredictiveMSVQ
-from models.quantizers import QuantizerOutput, substitute
+from models.dsp import band_interpolation, band_matrix, mdct_matrix, mdst_matrix
+from models.msvq import PredictiveMSVQ, affine_fit
+from models.quantizers import QuantizerOutput
 
 
 def detail_stages(frame_bits: Tensor) -> Tensor:
@@ -52,7 +53,7 @@ class DetailMSVQ(PredictiveMSVQ):
     def __init__(self, estimator: str = "nsvq") -> None:
         super().__init__(NUM_DETAIL_STAGES, 1 << DETAIL_BITS, DETAIL_SIZE, estimator)
         self.predictor = nn.Parameter(torch.zeros(DETAIL_SIZE, NUM_BANDS))
-        self.register_buffer("bands", detail_bands(), persistent=False)
+        self.register_buffer("bands", band_matrix(DETAIL_EDGES), persistent=False)
         expected = self.bands @ band_interpolation()
         self.register_buffer("from_envelope", expected, persistent=False)
         taper = torch.from_numpy(detail_taper()).float()[:, None]
@@ -101,19 +102,12 @@ class DetailMSVQ(PredictiveMSVQ):
             wanted = self.find(waveform, envelope)
             predicted = self.predict(shape)
             indices, _ = self.choose(wanted, predicted, stages)
-        for s in range(self.num_stages):
-            self.usage.count(indices[stages > s][..., s], s)
-        value = self.decode(indices, shape.detach(), stages)
-        if self.training and not hard:
-            quantized, auxiliary = substitute(wanted, value, self.estimator)
-        else:
-            quantized, auxiliary = value.detach(), wanted.new_zeros(())
-        some = (stages > 0)[..., None]
-        limit = float(DETAIL_LIMIT)
-        sent = torch.where(some, quantized, 0.0).clamp(-limit, limit)
-        value = torch.where(some, value, wanted)  # no error where nothing is sent
-        result = QuantizerOutput(sent, value, indices, wanted.new_zeros(0), auxiliary)
-        return sent.unflatten(-1, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)), result, wanted
+        out = self.replace(wanted, indices, shape.detach(), stages, hard)
+        some, limit = (stages > 0)[..., None], float(DETAIL_LIMIT)
+        sent = torch.where(some, out.quantized, 0.0).clamp(-limit, limit)
+        # No error where nothing is sent.
+        out = out._replace(quantized=sent, hard=torch.where(some, out.hard, wanted))
+        return sent.unflatten(-1, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)), out, wanted
 
     @torch.no_grad()
     def initialise_from(self, detail: Tensor, shape: Tensor, iterations: int = 12) -> list[float]:
@@ -124,9 +118,7 @@ class DetailMSVQ(PredictiveMSVQ):
         list of float   rms error after each stage, in octaves
         """
         known, wanted = shape.flatten(0, 1), detail.flatten(0, 1)
-        design = torch.cat([known, torch.ones_like(known[:, :1])], -1)
-        gram = design.T @ design + 1e-3 * len(design) * torch.eye(design.shape[1]).to(design)
-        solution = torch.linalg.solve(gram, design.T @ wanted)
+        solution = affine_fit(known, wanted)
         self.predictor.copy_(solution[:-1].T)
         self.bias.copy_(solution[-1])
         return self._fit_codebooks(wanted - self.predict(known), iterations)

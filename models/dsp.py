@@ -33,6 +33,7 @@ Chen & Gersho, "Adaptive postfiltering for quality enhancement of coded speech",
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -40,11 +41,9 @@ from torch import Tensor
 
 from codec.config import (
     BAND_EDGES,
-    DETAIL_EDGES,
     HOP_LENGTH,
     LPC_ORDER,
     NUM_BANDS,
-    NUM_DETAIL_BANDS,
     SAMPLE_RATE,
 )
 from codec.dsp import bands
@@ -105,11 +104,10 @@ def _lasting(tensor: Tensor) -> Tensor:
 # --- bands ----------------------------------------------------------------------------------------
 
 
-def band_matrix() -> Tensor:
+def band_matrix(edges: Sequence[int] = BAND_EDGES) -> Tensor:
     """Return the averaging matrix [bands, N]: row b is 1/width inside band b."""
-    matrix = torch.zeros(NUM_BANDS, HOP_LENGTH)
-    for b in range(NUM_BANDS):
-        low, high = BAND_EDGES[b], BAND_EDGES[b + 1]
+    matrix = torch.zeros(len(edges) - 1, HOP_LENGTH)
+    for b, (low, high) in enumerate(itertools.pairwise(edges)):
         matrix[b, low:high] = 1.0 / (high - low)
     return matrix
 
@@ -119,38 +117,15 @@ def band_of_coefficient() -> Tensor:
     return torch.repeat_interleave(torch.arange(NUM_BANDS), torch.tensor(BAND_EDGES).diff())
 
 
-def band_interpolation() -> Tensor:
+def band_interpolation(edges: Sequence[int] = BAND_EDGES) -> Tensor:
     """Return weights [N, bands] that interpolate band values linearly at each coefficient.
 
-    Weights are multiples of 1/256, so that the integer path computes the same values.
+    Those of coefficients below the first band are 0.
     """
-    edges = torch.tensor(BAND_EDGES, dtype=torch.float64)
-    centres = (edges[:-1] + edges[1:]) / 2
-    weights = torch.zeros(HOP_LENGTH, NUM_BANDS, dtype=torch.float64)
-    for k in range(HOP_LENGTH):
-        position = min(max(k + 0.5, float(centres[0])), float(centres[-1]))
-        b = min(int(torch.searchsorted(centres, position, right=True)) - 1, NUM_BANDS - 2)
-        b = max(b, 0)
-        t = (position - float(centres[b])) / float(centres[b + 1] - centres[b])
-        t = round(t * 256) / 256
-        weights[k, b], weights[k, b + 1] = 1 - t, t
-    return weights.to(torch.float32)
-
-
-def detail_bands() -> Tensor:
-    """Return the averaging matrix [detail bands, N]: row j is 1/width inside band j."""
-    matrix = torch.zeros(NUM_DETAIL_BANDS, HOP_LENGTH)
-    for j, (low, high) in enumerate(itertools.pairwise(DETAIL_EDGES)):
-        matrix[j, low:high] = 1.0 / (high - low)
-    return matrix
-
-
-def detail_interpolation() -> Tensor:
-    """Return weights [N, detail bands] that interpolate detail linearly at each coefficient."""
-    table = bands.detail_interpolation()
-    weights = torch.zeros(HOP_LENGTH, NUM_DETAIL_BANDS)
-    for k, (band, here, above) in enumerate(table.tolist()):
-        weights[k, int(band)], weights[k, int(band) + 1] = here, above
+    weights = torch.zeros(HOP_LENGTH, len(edges) - 1)
+    for k, (band, above) in enumerate(bands.interpolation(edges)):
+        if k >= edges[0]:
+            weights[k, int(band)], weights[k, int(band) + 1] = 1 - above, above
     return weights
 
 

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_EDGES,
     DETAIL_SIZE,
     GRU_LEAK,
     HOP_LENGTH,
@@ -54,8 +55,6 @@ from models.dsp import (
     band_interpolation,
     band_matrix,
     band_of_coefficient,
-    detail_bands,
-    detail_interpolation,
 )
 
 # Of the inputs: what brings them to about ±1.
@@ -130,6 +129,12 @@ def compress(x: Tensor) -> Tensor:
     return x.sign() * torch.log1p(x.abs())
 
 
+def way_to(wanted: Tensor, power: Tensor) -> Tensor:
+    """Return the octaves from bands of some power to the levels that are wanted, limited."""
+    level = 0.5 * torch.log2(power + float(POWER_DOUBT) * torch.exp2(2.0 * wanted))
+    return (wanted - level).clamp(-float(MAX_PULL), float(MAX_PULL))
+
+
 class LeakyGRU(nn.Module):
     """Gated recurrent unit whose memory is multiplied by ``GRU_LEAK`` before each frame.
 
@@ -191,8 +196,10 @@ class Enhancer(nn.Module):
         self.register_buffer("interpolation", band_interpolation(), persistent=False)
         self.register_buffer("bands", band_matrix(), persistent=False)
         self.register_buffer("band_of", band_of_coefficient(), persistent=False)
-        self.register_buffer("detail_bands", detail_bands(), persistent=False)
-        self.register_buffer("detail_interpolation", detail_interpolation(), persistent=False)
+        self.register_buffer("detail_bands", band_matrix(DETAIL_EDGES), persistent=False)
+        self.register_buffer(
+            "detail_interpolation", band_interpolation(DETAIL_EDGES), persistent=False
+        )
         self.register_buffer("comb_response", torch.from_numpy(band_response()), persistent=False)
         hidden, channels, blocks = config.enhancer_hidden, config.local_channels, BLOCKS_PER_FRAME
         self.hidden = hidden
@@ -361,10 +368,7 @@ class Enhancer(nn.Module):
         swings with the phase, so where much was coded it is better left as it is.
         """
         power = (spectrum.square() @ self.bands.T).mean(2)
-        wanted = torch.exp2(2.0 * envelope)
-        log_power = 0.5 * torch.log2(power + float(POWER_DOUBT) * wanted)
-        way = (envelope - log_power).clamp(-float(MAX_PULL), float(MAX_PULL))
-        gain = torch.exp2((strength * way) @ self.interpolation.T)
+        gain = torch.exp2((strength * way_to(envelope, power)) @ self.interpolation.T)
         return spectrum * gain[:, :, None]
 
     def _follow(self, spectrum: Tensor, frames: DecodedFrames, strength: Tensor) -> Tensor:
@@ -374,11 +378,9 @@ class Enhancer(nn.Module):
         """
         smooth = (frames.envelope @ self.interpolation.T)[:, :, None]
         wanted = smooth @ self.detail_bands.T + frames.detail
-        power = spectrum.square() @ self.detail_bands.T
-        power = power + float(POWER_DOUBT) * torch.exp2(2.0 * wanted)
-        way = (wanted - 0.5 * torch.log2(power)).clamp(-float(MAX_PULL), float(MAX_PULL))
+        way = strength[:, :, None] * way_to(wanted, spectrum.square() @ self.detail_bands.T)
         sent = (frames.detail != 0).flatten(2).any(-1)[..., None, None]
-        way = torch.where(sent, strength[:, :, None] * way, 0.0)
+        way = torch.where(sent, way, 0.0)
         return spectrum * torch.exp2(way @ self.detail_interpolation.T)
 
     def _bound(self, spectrum: Tensor, frames: DecodedFrames, scale: Tensor) -> Tensor:

@@ -31,6 +31,14 @@ from models.quantizers import (
 )
 
 
+def affine_fit(known: Tensor, target: Tensor) -> Tensor:
+    """Return the least-squares matrix [K + 1, D], last row the constant, of [M, K] to [M, D]."""
+    design = torch.cat([known, torch.ones_like(known[:, :1])], -1)
+    gram = design.T @ design + 1e-3 * len(design) * torch.eye(design.shape[1]).to(design)
+    solution: Tensor = torch.linalg.solve(gram, design.T @ target)
+    return solution
+
+
 class PredictiveMSVQ(nn.Module):
     """Quantize a sequence of log envelopes by prediction and ``num_stages`` codebooks.
 
@@ -149,7 +157,6 @@ class PredictiveMSVQ(nn.Module):
         ----------
         envelope : float Tensor, shape [B, F, D]   octaves
         num_stages : int64 Tensor, shape [B]       stage dropout: stages used by each sequence
-                                                   (or by each frame, [B, F], without prediction)
         hard : bool                                give the hard value, without gradient
 
         Returns
@@ -157,15 +164,21 @@ class PredictiveMSVQ(nn.Module):
         QuantizerOutput   indices [B, F, S]; entries of unused stages are meaningless
         """
         indices, previous = self.search(envelope, num_stages)
+        return self.replace(envelope, indices, previous, num_stages, hard)
+
+    def replace(
+        self, target: Tensor, indices: Tensor, known: Tensor, num_stages: Tensor, hard: bool
+    ) -> QuantizerOutput:
+        """Return what the graph sees of ``target`` [B, F, D], given its indices; see `forward`."""
         perplexities = []
         for s in range(self.num_stages):
             counts = self.usage.count(indices[num_stages > s][..., s], s)
             perplexities.append(perplexity(counts))
-        value = self.decode(indices, previous, num_stages)
+        value = self.decode(indices, known, num_stages)
         if self.training and not hard:
-            quantized, auxiliary = substitute(envelope, value, self.estimator)
+            quantized, auxiliary = substitute(target, value, self.estimator)
         else:
-            quantized, auxiliary = value.detach(), envelope.new_zeros(())
+            quantized, auxiliary = value.detach(), target.new_zeros(())
         return QuantizerOutput(quantized, value, indices, torch.stack(perplexities), auxiliary)
 
     def replace_dead(self, jitter: float = 0.01) -> Tensor:
@@ -203,9 +216,7 @@ class PredictiveMSVQ(nn.Module):
         noisy = envelope + 0.45 * torch.randn_like(envelope)
         past = noisy[:, :-1].reshape(-1, dim)
         present = envelope[:, 1:].reshape(-1, dim)
-        design = torch.cat([past, torch.ones_like(past[:, :1])], -1)
-        gram = design.T @ design + 1e-3 * len(design) * torch.eye(dim + 1).to(design)
-        solution = torch.linalg.solve(gram, design.T @ present)
+        solution = affine_fit(past, present)
         # A leak of 5 % bounds how long a lost frame is heard.
         self.predictor.copy_(0.95 * solution[:-1].T)
         self.bias.copy_((present - past @ self.predictor.T).mean(0))

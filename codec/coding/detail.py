@@ -15,6 +15,7 @@ import numpy as np
 from codec.config import (
     BLOCKS_PER_FRAME,
     DETAIL_BITS,
+    DETAIL_EDGES,
     DETAIL_FROM_BITS,
     DETAIL_SIZE,
     HOP_LENGTH,
@@ -29,6 +30,7 @@ from codec.jit import kernel
 # Octaves by which a detail may differ from the envelope, and what an empty band is taken for.
 DETAIL_LIMIT = np.float32(6.0)
 SMALLEST_POWER = np.float32(2.0 ** (2 * LOG_FLOOR / LOG_ONE))
+_EDGES = np.array(DETAIL_EDGES)
 _FROM_BITS = np.array(DETAIL_FROM_BITS)
 
 
@@ -55,7 +57,7 @@ def band_levels(power, out):
     """
     for block in range(BLOCKS_PER_FRAME):
         level = out[block * NUM_DETAIL_BANDS : (block + 1) * NUM_DETAIL_BANDS]
-        band_means(power[block], level)
+        band_means(_EDGES, power[block], level)
     for j in range(DETAIL_SIZE):
         out[j] += SMALLEST_POWER
     log2(out, out)
@@ -76,7 +78,7 @@ def find(levels, smooth, out):
     for k in range(HOP_LENGTH):
         expected[k] = np.float32(smooth[k])
     base = np.empty(NUM_DETAIL_BANDS, np.float32)
-    band_means(expected, base)
+    band_means(_EDGES, expected, base)
     limit = DETAIL_LIMIT * np.float32(LOG_ONE)
     for i in range(DETAIL_SIZE):
         out[i] = min(max(levels[i] - base[i % NUM_DETAIL_BANDS], -limit), limit)

@@ -9,7 +9,14 @@ import pytest
 from codec import Codec
 from codec import enhancer as e
 from codec.bitstream import intra_packets, read_stream
-from codec.config import BAND_EDGES, BLOCKS_PER_FRAME, HOP_LENGTH, NUM_BANDS, NUM_LTPF_BANDS
+from codec.config import (
+    BAND_EDGES,
+    BLOCKS_PER_FRAME,
+    DETAIL_EDGES,
+    HOP_LENGTH,
+    NUM_BANDS,
+    NUM_LTPF_BANDS,
+)
 from codec.decoder import _joined, decode_spectra, enhance_spectra
 from codec.dsp import noise
 from codec.enhancer_network import PARAMETERS
@@ -127,9 +134,10 @@ def detailed_envelope(codec: Codec, parameters: Any) -> np.ndarray:
     band, above = model["interpolation"].T
     band = band.astype(int)
     octaves = (1 - above) * envelope[:, band] + above * envelope[:, band + 1]
-    band, own, above = model["detail"].T
+    band, above = model["detail"].T
     band = band.astype(int)
-    finer = own * detail[:, :, band] + above * detail[:, :, band + 1]
+    finer = (1 - above) * detail[:, :, band] + above * detail[:, :, band + 1]
+    finer[:, :, : DETAIL_EDGES[0]] = 0
     return np.exp2((octaves[:, None] + finer).astype(np.float64))
 
 

@@ -20,6 +20,7 @@ from codec import Codec, decoder  # noqa: E402
 from codec.bitstream import intra_packets, read_stream  # noqa: E402
 from codec.coding import context as c  # noqa: E402
 from codec.coding.allocation import allocate  # noqa: E402
+from codec.coding.detail import DETAIL_LIMIT  # noqa: E402
 from codec.coding.frame import look_around  # noqa: E402
 from codec.coding.spectrum import price  # noqa: E402
 from codec.config import (  # noqa: E402
@@ -270,8 +271,9 @@ def graph_frames(net: CodecNet, decoded: Decoded) -> DecodedFrames:
     coefficients = torch.where(blocks, twin.to_short(coefficients), coefficients)
     uncoded = torch.where(blocks, uncoded.prod(2, keepdim=True), uncoded)
     quantized = Quantized(coefficients, coefficients, uncoded)
+    detail = tensor(integers.detail).float().unflatten(-1, (BLOCKS_PER_FRAME, -1)) / LOG_ONE
     log_bits = tensor(np.where(lost, 8.0, decoded.parameters["log_bits"])).float()
-    return net.conceal(quantized, envelope, band_step, log_bits, long, tensor(lost))
+    return net.conceal(quantized, detail, envelope, band_step, log_bits, long, tensor(lost))
 
 
 def test_spectra_and_concealment(net: CodecNet, decoded: Decoded) -> None:
@@ -285,6 +287,9 @@ def test_spectra_and_concealment(net: CodecNet, decoded: Decoded) -> None:
     np.testing.assert_array_equal(got["log_bits"], wanted.log_bits[0].numpy())
     np.testing.assert_array_equal(got["long"], wanted.long[0].numpy())
     np.testing.assert_array_equal(got["uncoded"], wanted.uncoded[0].numpy())
+    detail = wanted.detail[0].numpy().clip(-DETAIL_LIMIT, DETAIL_LIMIT)
+    np.testing.assert_array_equal(got["detail"], detail)
+    assert got["detail"].any((1, 2)).sum() == (~lost).sum()
     assert 0.1 < got["long"].mean() < 0.9
     # The kernel rounds the interpolated steps to 1/256 octave.
     relative = (decoded.spectra - wanted.coefficients[0].numpy())[~lost]
