@@ -214,12 +214,12 @@ def _combine(model, frame, number, values, spectrum, out):
     scale = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)  # the envelope with its detail
     lost = frame.loss[0] > np.float32(0.5)
     near = np.empty(HOP_LENGTH, np.float32)
-    signs = np.empty(HOP_LENGTH, np.float32)
+    filling = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
     level = np.empty(NUM_BANDS, np.float32)
     amplitude = np.empty(HOP_LENGTH, np.float32)
     _near_coded(frame.uncoded, near)
+    noise.fill(number, frame.periodicity, filling)
     for block in range(BLOCKS_PER_FRAME):
-        noise.fill(number * BLOCKS_PER_FRAME + block, signs)
         gain = outputs[block * HOP_LENGTH :]
         value = outputs[_SPLIT + block * HOP_LENGTH :]
         own = outputs[2 * _SPLIT + block * NUM_BANDS :]
@@ -236,10 +236,10 @@ def _combine(model, frame, number, values, spectrum, out):
         for k in range(HOP_LENGTH):
             g = np.float32(1.0) + np.float32(0.5) * gain[k] + local[k * NUM_LOCAL + block]
             v = (value[k] + local[k * NUM_LOCAL + BLOCKS_PER_FRAME + block]) * near[k]
-            # Nothing was coded in lost frames: with the noise's signs a value is no pattern.
-            v = v * signs[k] if lost else v
+            # Nothing was coded in lost frames: times the noise a value is no pattern.
+            v = v * filling[block, k] if lost else v
             bare = np.float32(1.0) if lost else frame.uncoded[block, k]
-            y[k] = x[k] * g + scale[block, k] * (v + amplitude[k] * signs[k] * bare)
+            y[k] = x[k] * g + scale[block, k] * (v + amplitude[k] * filling[block, k] * bare)
     _obey(model, frame, outputs[2 * _SPLIT + BLOCKS_PER_FRAME * NUM_BANDS :], out)
     if _has_detail(frame):
         _follow(model, frame, outputs[_STRENGTHS:], out)

@@ -179,10 +179,9 @@ class CodecNet(nn.Module):
         coded, long = self.choose_blocks(spectrum, decoded, relative, budget)
         step, bits = self.search_step(coded.abs(), decoded, relative, budget)
         quantized = self.quantize(coded, step[..., None] + relative, long)
-        noise = random_noise(spectrum)
         band_step = step[..., None] + offset
         frames = self.conceal(quantized, detail, decoded, band_step, log_bits, long, lost)
-        enhanced, comb = self.enhance(frames, noise, preroll)
+        enhanced, comb = self.enhance(frames, random_noise(frames.periodicity), preroll)
         out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
         depth = frames.band_step - frames.envelope
         return CodecOutput(

@@ -8,7 +8,7 @@ frame in a fixed order, needs none. Matrices, filters and constants are the runt
 mdct, inverse_mdct     orthonormal, sine window, perfect reconstruction by TDAC
 to_long, to_short      from a frame's two blocks to its long block, and back
 lpc_envelope           windowed autocorrelation, lag window, Levinson-Durbin, envelope
-random_noise           stretches of the Rudin-Shapiro sequence with random signs
+random_noise           stretches of the Rudin-Shapiro sequence, from 3 kHz on with magnitudes
 track_pitch            lag and periodicity of what was decoded so far
 comb_filter            long-term postfilter, a gain per band
 =====================  ===================================================================
@@ -60,7 +60,15 @@ from codec.dsp.ltpf import (
 )
 from codec.dsp.ltpf import FRAME as PITCH_FRAME
 from codec.dsp.mdct import make_transform
-from codec.dsp.noise import SEQUENCE_LENGTH, rudin_shapiro
+from codec.dsp.noise import (
+    GROUP,
+    SEQUENCE_LENGTH,
+    STEADY,
+    VOICED_FROM,
+    VOICED_RANGE,
+    log_sizes,
+    rudin_shapiro,
+)
 
 PITCH_FFT = 1024
 
@@ -90,9 +98,10 @@ def comb_filters() -> Tensor:
 
 
 @lru_cache(maxsize=1)
-def noise_sequence() -> Tensor:
-    """Return the sequence that noise is cut from, float32, ±1, shape [SEQUENCE_LENGTH]."""
-    return _lasting(torch.from_numpy(rudin_shapiro()).float())
+def noise_sequences() -> Tensor:
+    """Return what noise is cut from: signs, log2 of magnitudes; float32, [2, SEQUENCE_LENGTH]."""
+    signs, sizes = torch.from_numpy(rudin_shapiro()).float(), torch.from_numpy(log_sizes())
+    return _lasting(torch.stack([signs, sizes]))
 
 
 def _lasting(tensor: Tensor) -> Tensor:
@@ -257,14 +266,27 @@ def lpc_envelope(frames: Tensor, order: int = LPC_ORDER) -> Tensor:
 # --- noise ----------------------------------------------------------------------------------------
 
 
-def random_noise(like: Tensor) -> Tensor:
-    """Return noise of the decoder's kind from torch's generator, ±1, shape [..., N]."""
-    num_coefficients = like.shape[-1]
-    shape = (*like.shape[:-1], 1)
-    place = torch.randint(0, SEQUENCE_LENGTH - num_coefficients, shape, device=like.device)
-    sign = torch.randint(0, 2, shape, device=like.device).to(like) * 2 - 1
-    index = place + torch.arange(num_coefficients, device=like.device)
-    return noise_sequence().to(like)[index] * sign
+def random_noise(periodicity: Tensor) -> Tensor:
+    """Return noise of the decoder's kind from torch's generator for frames [..., 2], [..., 2, N].
+
+    ``periodicity`` is that of the frames' blocks, 0..1.
+    """
+    signs, sizes = noise_sequences().to(periodicity)
+
+    def cut(sequence: Tensor, shape: torch.Size, length: int) -> Tensor:
+        place = torch.randint(0, SEQUENCE_LENGTH - length, shape, device=periodicity.device)
+        return sequence[place[..., None] + torch.arange(length, device=periodicity.device)]
+
+    blocks, frames = periodicity.shape, torch.Size((*periodicity.shape[:-1], 1))
+    noise = cut(signs, blocks, HOP_LENGTH)
+    noise = noise * (torch.randint(0, 2, (*blocks, 1), device=periodicity.device) * 2 - 1)
+    voicing = periodicity.mean(-1)[..., None, None]
+    voicing = ((voicing - float(VOICED_FROM)) / float(VOICED_RANGE)).clamp(0.0, 1.0)
+    own, shared = (cut(sizes, shape, HOP_LENGTH - STEADY) for shape in (blocks, frames))
+    size = torch.exp2((1.0 - voicing).sqrt() * own + voicing.sqrt() * shared)
+    size = size.unflatten(-1, (-1, GROUP))
+    size = size / size.square().mean(-1, keepdim=True).sqrt()
+    return torch.cat([noise[..., :STEADY], noise[..., STEADY:] * size.flatten(-2)], -1)
 
 
 # --- pitch and comb filter ------------------------------------------------------------------------

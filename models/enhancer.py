@@ -72,7 +72,8 @@ class DecodedFrames(NamedTuple):
     coefficients : float Tensor, shape [B, F, 2, N]     dequantized
     uncoded : float Tensor, shape [B, F, 2, N]          1 where noise goes: where levels are 0
     envelope, band_step : float Tensor, shape [B, F, bands]   octaves
-    log_bits : float Tensor, shape [B, F]               log2 of the packet's bits
+    log_bits : float Tensor, shape [B, F]               log2 of the packet's bits, without
+                                                        those of its detail
     long : bool Tensor, shape [B, F]                    one block of 2N was coded
     lag, periodicity : Tensors, shape [B, F, 2]         of the segments that the blocks complete
     detail : float Tensor, shape [B, F, 2, detail bands]   octaves over the envelope; 0: none sent
@@ -223,7 +224,7 @@ class Enhancer(nn.Module):
         Parameters
         ----------
         frames : DecodedFrames
-        noise : float Tensor, shape [B, F, 2, N]   random signs
+        noise : float Tensor, shape [B, F, 2, N]   of ``models.dsp.random_noise``
         state : EnhancerState, None at the start
 
         Returns
@@ -254,8 +255,8 @@ class Enhancer(nn.Module):
         uncoded = frames.uncoded
         if loss is not None:
             lost = loss[..., :1, None] > 0.5  # [B, F, 1, 1]
-            # With signs of its own the value would be the same in all lost frames, and was learned
-            # to be a click. With the noise's it is not.
+            # By itself the value would be the same in all lost frames, and was learned to be a
+            # click. Times the noise it is not.
             value = torch.where(lost, value * noise, value)
             uncoded = torch.where(lost, 1.0, uncoded)
         scale = scale * torch.exp2(frames.detail @ self.detail_interpolation.T)  # [B, F, 2, N]

@@ -65,12 +65,12 @@ def steady(envelope: float, count: int = 12) -> tuple[np.ndarray, np.ndarray]:
     return parameters, np.zeros((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
 
 
-def signs(count: int) -> np.ndarray:
+def noise_of(parameters: np.ndarray) -> np.ndarray:
     """Return the noise of the first frames of a file."""
-    out = np.empty((count * BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    for number, row in enumerate(out):
-        noise.fill(number, row)
-    return out.reshape(count, BLOCKS_PER_FRAME, HOP_LENGTH)
+    out = np.empty((len(parameters), BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    for number, frame in enumerate(out):
+        noise.fill(number, parameters["periodicity"][number], frame)
+    return out
 
 
 @pytest.mark.parametrize("cuts", [(1, 2, 3), (7, 8, 24, 25), tuple(range(1, FRAMES))])
@@ -90,17 +90,18 @@ def test_gains_are_bounded_and_shut_where_nothing_is_periodic(codec: Codec, deco
 
 
 def test_noise_where_nothing_was_coded(codec: Codec) -> None:
-    """Far from coded coefficients there is noise of the file's signs, and no fixed pattern."""
+    """Far from coded coefficients there is the file's noise, and no fixed pattern."""
     parameters, spectra = steady(-5.0)
     spectra[:, 0, 80] = 0.1
     parameters["uncoded"] = 1
     parameters["uncoded"][:, 0, 80] = 0
     enhanced, _ = enhance(codec, parameters, spectra)
     far = np.abs(np.arange(HOP_LENGTH) - 80) > e.VALUE_REACH
-    assert np.array_equal(np.sign(enhanced)[..., far], signs(len(spectra))[..., far])
+    assert np.array_equal(np.sign(enhanced)[..., far], np.sign(noise_of(parameters))[..., far])
     # Between the least and the largest level that it can have.
-    level = np.abs(enhanced[..., far]) / 2.0**-5
-    assert level.min() > 0 and level.max() <= 1.01 * np.sqrt(e.HEADROOM)
+    power = np.square(enhanced) / 2.0**-10
+    level = np.add.reduceat(power, BAND_EDGES[:-1], axis=-1) / np.diff(BAND_EDGES)
+    assert level.min() > 0 and level.max() <= 1.02 * e.HEADROOM
 
 
 def test_silence_stays_silent(codec: Codec) -> None:

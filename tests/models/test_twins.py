@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from codec.config import HOP_LENGTH, NUM_LOSS_FEATURES, NUM_LTPF_BANDS
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, NUM_LOSS_FEATURES, NUM_LTPF_BANDS
+from codec.dsp.noise import STEADY, fill
 from codec.plc import LONGEST_GAP, RECOVERY, SILENCE
 from models.dsp import (
     HISTORY,
@@ -66,12 +67,24 @@ def test_envelope_of_white_noise_is_flat() -> None:
     assert (lpc_envelope(frames).mean(0) - math.log2(0.3)).abs().max() < 0.2
 
 
-def test_noise_is_of_random_signs() -> None:
+def test_noise_is_of_the_decoders_kind() -> None:
+    """Signs, and magnitudes of the runtime's distribution, shared in voiced frames."""
     torch.manual_seed(0)
-    noise = random_noise(torch.zeros(50, 2, HOP))
-    assert set(noise.unique().tolist()) == {-1.0, 1.0}
-    correlation = noise.flatten(0, 1) @ noise.flatten(0, 1).T / HOP
-    assert correlation.fill_diagonal_(0).abs().mean() < 0.15
+    for periodicity in (0.0, 0.45, 1.0):
+        got = random_noise(torch.full((500, BLOCKS_PER_FRAME), periodicity))
+        wanted = np.empty((500, BLOCKS_PER_FRAME, HOP), np.float32)
+        for number, out in enumerate(wanted):
+            fill(number, np.full(BLOCKS_PER_FRAME, periodicity, np.float32), out)
+        assert set(got[..., :STEADY].unique().tolist()) == {-1.0, 1.0}
+        sizes, own = got[..., STEADY:].abs(), np.abs(wanted[..., STEADY:])
+        shares = np.linspace(0.02, 0.98, 20)
+        np.testing.assert_allclose(
+            np.quantile(sizes.numpy(), shares), np.quantile(own, shares), atol=0.02
+        )
+        likeness = [np.corrcoef(x[:, 0].ravel(), x[:, 1].ravel())[0, 1] for x in (sizes, own)]
+        assert likeness[0] == pytest.approx(likeness[1], abs=0.02)
+        correlation = got[:50].flatten(0, 1) @ got[:50].flatten(0, 1).T / HOP
+        assert correlation.fill_diagonal_(0).abs().mean() < 0.15
 
 
 def test_pitch_and_comb_filter_have_gradients_where_they_should() -> None:

@@ -302,13 +302,12 @@ def test_spectra_and_concealment(net: CodecNet, decoded: Decoded) -> None:
 
 
 def test_enhancer(net: CodecNet, decoded: Decoded) -> None:
-    signs = np.empty((FRAMES * BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
-    for number, out in enumerate(signs):
-        noise.fill(number, out)
-    shaped = tensor(signs.reshape(FRAMES, BLOCKS_PER_FRAME, HOP_LENGTH))
+    filling = np.empty((FRAMES, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
+    for number, out in enumerate(filling):
+        noise.fill(number, decoded.parameters["periodicity"][number], out)
     lossy = bool(decoded.lost.any())
     frames = decoded_frames(decoded.parameters[None], decoded.spectra[None], lossy)
-    spectrum, comb = net.enhance(frames, shaped)
+    spectrum, comb = net.enhance(frames, tensor(filling))
     assert snr(spectrum[0].numpy(), decoded.enhanced) > 45
     np.testing.assert_allclose(decoded.gains, comb[0].numpy(), atol=0.01)
 
