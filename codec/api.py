@@ -115,7 +115,7 @@ class Codec:
         bitrate : float         kbit/s, 8 to 32
         vbr : bool              spend the same average rate where it helps most
         independent : bool      intra frames only: what is lost takes nothing with it
-        channel : 'mix' or int  downmix of all channels, or the number of one, from 0
+        channel : 'mix' or int  downmix of all channels, or the number of one, from 1
         keep_offset : bool      code the mean of the signal (DC) as well. It takes bits that
                                 nobody hears, so it is taken off else
 

@@ -65,7 +65,7 @@ def receive(state, parameters):
     Parameters
     ----------
     state : STATE
-    parameters : enhancer.PARAMETERS   with envelope, steps and size; ``loss`` is set
+    parameters : enhancer_network.PARAMETERS   with envelope, steps and size; ``loss`` is set
     """
     value = np.float32(0.0)
     if state.since < RECOVERY:  # 1 in the first frame after a gap, half of it in each further one
@@ -91,7 +91,7 @@ def conceal(state, transform, history, parameters, spectrum):
     state : STATE                      moves on
     transform : mdct.TRANSFORM
     history : float32 [ltpf.FRAME]     finished samples before the frame
-    parameters : enhancer.PARAMETERS   result
+    parameters : enhancer_network.PARAMETERS   result
     spectrum : float32 [2, N]          result: the last period goes on
     """
     if state.gap == 0:

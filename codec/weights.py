@@ -35,7 +35,7 @@ from codec.model import (
 DEFAULT_WEIGHTS = Path(__file__).resolve().parent / "data" / "codec.safetensors"
 INTRA_PREFIX = "intra."
 
-# No file is read beyond this; the shipped weights take 4 MB.
+# No file is read beyond this; the shipped weights take 6 MB.
 MAX_WEIGHTS_BYTES = 256 << 20
 MAX_CARD_BYTES = 1 << 20
 _DTYPES = {"I16": np.int16, "I32": np.int32, "F16": np.float16}

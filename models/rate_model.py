@@ -1,9 +1,9 @@
 """Rate control of training: Laplace code lengths, and the step at which they meet a frame's bits.
 
 The context model of the bitstream is trained after the graph; until then a Laplace distribution,
-whose scale follows the envelope, stands in for it. :func:`meet_budget` bisects the step of each
-frame until the bits fit, then takes one differentiable Newton step, so that the gradient knows that
-bits spent in one band coarsen all others.
+whose scale follows the envelope, stands in for it. :func:`bisect_step` bisects the step of each
+frame until the bits fit; :func:`newton_step` then takes one differentiable Newton step, so that the
+gradient knows that bits spent in one band coarsen all others.
 
 Shapes: magnitudes |MDCT| [B, F, 2, N]; the log2 of the Laplace scale, and of the steps of
 coefficients, [B, F, N]; steps and bits of frames [B, F]. Logarithms are in octaves of amplitude.

@@ -2,8 +2,8 @@
 
 ::
 
-    frame (20 ms)   [ envelope: S indices ][ step delta ][ block 0: 160 levels ][ block 1 ]
-                                                                each level: magnitude, sign
+    frame (20 ms)   [ level delta ][ envelope: S indices ][ detail: D indices ][ block length ]
+                    [ step delta ][ 160 levels ][ 160 levels ]     each level: magnitude, sign
 
 **Only integers reach the range coder.** The decoded envelope is a sum of int16 table rows and an
 integer prediction; the step allocation and the context model are small networks with integer
@@ -15,5 +15,5 @@ allocation network are Q10, its weights Q12; features of the context model are Q
 activations Q8, its weights Q10. Probabilities have 15 bits, code lengths 1/256 bit.
 
 A frame is either predicted from the one before or an *intra* frame that needs no other, with a
-``CodingModel`` of its own.
+coding model (``codec.model.coding_model``) of its own.
 """

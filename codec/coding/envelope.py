@@ -37,7 +37,7 @@ RATE_WEIGHT = np.float32(30.0)
 
 @kernel
 def find_level(proposed):
-    """Return the level of a proposed envelope, float32 [bands] in Q8, in its steps."""
+    """Return the level of a proposed envelope, float32 [>= bands] in Q8, in its steps."""
     total = np.float32(0.0)
     for b in range(NUM_BANDS):
         total += proposed[b]
@@ -95,7 +95,8 @@ def search(model, known, target, num_stages, indices):
     Parameters
     ----------
     model : record               stage ``envelope`` of the coding model, or ``detail``
-    known : int32 [bands]        what it is predicted from: the decoded shape before, Q8
+    known : int32 [bands]        what it is predicted from: the decoded shape before, Q8; for
+                                 detail, that of the same frame
     target : float32             wanted shape, Q8
     num_stages : int
     indices : int64 [>= S]       result

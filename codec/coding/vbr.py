@@ -56,7 +56,7 @@ def laplace_bits(model, envelopes, steps, nominal_bits, previous, bits):
     Parameters
     ----------
     model : record                    coding model of predicted frames
-    envelopes : float32 [P, bands]    proposed, Q8
+    envelopes : float32 [P, >= bands] proposed, Q8: the first NUM_BANDS of what the analysis says
     steps : float64 [P]               Q8 octaves
     nominal_bits : int                of a frame
     previous : int32 [bands]          envelope before the first frame; becomes that of the last one
@@ -131,7 +131,7 @@ def find_demand(
     Parameters
     ----------
     model : record                             coding model of predicted frames
-    envelopes : float32 arrays [any, bands]    proposed, Q8, of all frames in their order; no
+    envelopes : float32 arrays [any, >= bands] proposed, Q8, of all frames in their order; no
                                                iterator, they are gone through again and again
     energy : float32 [P]                       see ``frame_energy``
     total_bytes : int                          of all frames

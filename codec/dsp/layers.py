@@ -2,7 +2,7 @@
 
 **Integer layers** (enhancer): weights are int16 with one scale per output, inputs int16 with one
 scale per layer, sums int32 (``product.py``). Sums cannot overflow: inputs lie within ±8191, and an
-output's weights together within ±2^18. Rounding weights and inputs costs about -60 dB each. One
+output's weights together within ±2^17.8. Rounding weights and inputs costs about -60 dB each. One
 product serves dense layers, the recurrent one, and convolutions, whose rows overlap.
 
 **Float32 layers** (:func:`add_dense`): the transforms, and the encoder's analysis. Weights lie
