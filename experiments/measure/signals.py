@@ -10,7 +10,7 @@ dtmf        keys that a Goertzel detector finds, of 16
 bounded     sweep, square wave, clicks, noise, full scale, -70 dBFS, constant: peak of the output
             over that of the input, and the packet that is loudest against the input's
 speech      with --speech: PESQ of the same clips quiet, with an offset, after silence, gated by a
-            voice activity detector, and with clicks
+            voice activity detector, with clicks, and at the end of a minute of speech
 nonspeech   with --nonspeech: pSNR of music and noise
 
 ``--opus`` sets Opus (opus-tools) beside it.
@@ -150,8 +150,8 @@ def excess(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     return float(peak), float(10 * np.log10((level[1] / (around + floor)).max()))
 
 
-def spoilt_speech(x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return (what is coded, what it is compared with) of a clip, by name."""
+def spoilt_speech(x: np.ndarray, others: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return (what is coded, what it is compared with) of a clip, by name; ``others``: clips."""
     rms = float(np.sqrt(np.square(x).mean()))
     silence = np.zeros(SAMPLE_RATE, np.float32)
     dither = np.random.default_rng(0).uniform(-1, 1, SAMPLE_RATE).astype(np.float32) / 32768
@@ -166,6 +166,7 @@ def spoilt_speech(x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     cases["offset 0.2"] = ((x + np.float32(0.2)).clip(-1, 1), x)
     cases["after silence"] = (np.concatenate([silence, x]), x)
     cases["after dither"] = (np.concatenate([dither, x]), x)
+    cases["after a minute"] = (np.concatenate([np.resize(others, 55 * SAMPLE_RATE), x]), x)
     cases["gated"] = (x * gate, x * gate)
     cases["clicks"] = ((x + clicks).clip(-1, 1), (x + clicks).clip(-1, 1))
     return cases
@@ -174,8 +175,9 @@ def spoilt_speech(x: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 def speech_scores(code: Coder, clips: list[np.ndarray], kbps: float) -> dict[str, float]:
     """Return the mean PESQ of each case of :func:`spoilt_speech`."""
     scores: dict[str, list[float]] = {}
-    for clip in clips:
-        for name, (coded, reference) in spoilt_speech(clip).items():
+    for i, clip in enumerate(clips):
+        others = np.concatenate(clips[i + 1 :] + clips[:i] or [clip])
+        for name, (coded, reference) in spoilt_speech(clip, others).items():
             decoded = code(coded, kbps)[-len(reference) :]
             try:
                 scores.setdefault(name, []).append(pesq_wb(reference, decoded))

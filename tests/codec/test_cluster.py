@@ -25,7 +25,7 @@ from distributed import KilledWorker
 from codec import Codec, runner
 from codec.errors import WeightsError
 from codec.pieces import EncodeOptions
-from codec.runner import ClusterError, Place, run
+from codec.runner import Place, run
 from codec.transcode import Coder
 from codec.trees import Pair, PairWork
 
@@ -67,6 +67,7 @@ def test_a_worker_that_is_killed_costs_nothing(here: Cluster, tmp_path: Path) ->
     assert sorted(came.result for came in done) == [n * n for n in range(200)]
 
 
+@pytest.mark.slow
 def test_what_kills_its_worker_is_set_aside(here: Cluster, tmp_path: Path) -> None:
     setup = Squares(tmp_path, deadly=(5,))
     done = {c.item: c for c in run(setup, range(12), Place(1, here.address), lambda _: 15.0)}
@@ -170,18 +171,6 @@ def test_an_evaluation(here: Cluster, corpus: Path, tmp_path: Path) -> None:
     waves = sorted(path.relative_to(other) for path in other.rglob("*.wav"))
     assert len(waves) == 10
     assert all((one / path).read_bytes() == (other / path).read_bytes() for path in waves)
-
-
-def test_a_scheduler_that_goes_away(corpus: Path, tmp_path: Path) -> None:
-    (tmp_path / "a").mkdir()
-    with cluster(tmp_path / "a", 1) as first:
-        results = run(
-            Squares(tmp_path, seconds=0.05), range(10**6), Place(1, first.address), lambda _: 20.0
-        )
-        next(results)
-        first.stop_scheduler()
-        with pytest.raises(ClusterError, match="scheduler is gone; .* --skip-existing"):
-            list(results)
 
 
 def test_a_scheduler_that_goes_away_is_one_line(corpus: Path, tmp_path: Path) -> None:
