@@ -34,7 +34,7 @@ $(DEV): $(STAMP)
 	touch $@
 
 test: $(DEV)
-	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile -m 'not slow and not gpu'
+	$(BIN)/python -m pytest -q -n $(JOBS) --dist loadfile --no-loadscope-reorder -m 'not slow and not gpu'
 
 test-all: $(DEV)
 	$(BIN)/python -m pytest -q

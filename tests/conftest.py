@@ -23,7 +23,14 @@ for _number in (signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.
 # side by side do not take each other's processors.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+# Files that take longest. They begin first, so that no process is left alone with one at the end.
+LONG = ("test_cluster", "test_distributed", "test_listening", "test_recipe", "test_run")
+
 DEMO_SPEECH = Path(__file__).resolve().parent.parent / "demo" / "speech"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.stem not in LONG)
 
 
 @pytest.fixture(scope="session", autouse=True)
