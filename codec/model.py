@@ -14,6 +14,7 @@ A predicted frame and an intra frame have the same records with other values whe
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -236,6 +237,7 @@ def code_lengths(cdf: np.ndarray) -> np.ndarray:
     return frequency_costs()[np.maximum(np.diff(cdf, axis=-1), 1)]
 
 
+@lru_cache(maxsize=1)
 def frequency_costs() -> np.ndarray:
     """Return the code length in 1/256 bit of every frequency 0..2^15, int32 [2^15 + 1]."""
     frequency = np.maximum(np.arange(TOTAL + 1), 1)

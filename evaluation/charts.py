@@ -234,15 +234,26 @@ class Figure:
         page = Page(self.width, self.height, self.title)
         for panel, box in zip(self.panels, self.boxes, strict=True):
             panel.draw(page, box)
-        top = self.height - legend_height(len(self.legend), self.legend_columns) + 6
+        top = self.height - self.legend_height + 6
         page.text(self.legend_title, (self.width / 2, top), 9.5, INK, "middle")
         if self.legend:
             self._draw_legend(page, top + 16)
         return page
 
-    def _draw_legend(self, page: Page, top: float) -> None:
-        columns = min(len(self.legend), self.legend_columns)
+    @property
+    def _legend_grid(self) -> tuple[int, float]:
+        """Columns of the legend, as many as fit in the page, and the width of each."""
         step = 46 + 5.9 * max(len(curve.label) for curve in self.legend)
+        fitting = int((self.width - 12) / step)
+        return max(1, min(len(self.legend), self.legend_columns, fitting)), step
+
+    @property
+    def legend_height(self) -> float:
+        """Height of the legend, with its title."""
+        return 18 + 15 * -(-len(self.legend) // self._legend_grid[0]) if self.legend else 18
+
+    def _draw_legend(self, page: Page, top: float) -> None:
+        columns, step = self._legend_grid
         left = (self.width - columns * step) / 2
         for number, curve in enumerate(self.legend):
             x, y = left + number % columns * step, top + number // columns * 15
@@ -250,8 +261,3 @@ class Figure:
             page.line([(x, y), (x + 26, y)], color, 2.6 if curve.first else 1.5, DASHES[dashes])
             draw_sample(page, curve, [(x + 13, y)])
             page.text(curve.label, (x + 33, y), 9.5, INK)
-
-
-def legend_height(count: int, columns: int) -> float:
-    """Return the height of a legend of so many curves, with its title."""
-    return 18 + 15 * -(-count // columns) if count else 18

@@ -21,7 +21,6 @@ from evaluation.charts import (
     Figure,
     Limits,
     Style,
-    legend_height,
     signed,
 )
 from evaluation.metrics import METRICS
@@ -147,12 +146,13 @@ def curve_points(result: EvalResult) -> Table:
 
 def overview_figure(points: Table, metrics: Sequence[str], codecs: Codecs) -> Figure:
     """Draw all codecs in one panel per metric."""
-    figure = _figure("Quality over rate", (0.6 + 4.7 * len(metrics), 5.2), codecs, 10)
+    drawn = codecs.only(set(points.codec[np.isin(points.metric, metrics)]))
+    figure = _figure("Quality over rate", (0.6 + 4.7 * len(metrics), 5.2), drawn, 10)
     column = figure.width / len(metrics)
     for number, metric in enumerate(metrics):
         own = points[points.metric == metric]
-        box = Box(number * column, 0, column, _above_legend(figure))
-        figure.add(_panel(own, metric, codecs), _inside(box))
+        box = Box(number * column, 0, column, figure.height - figure.legend_height - 4)
+        figure.add(_panel(own, metric, drawn), _inside(box))
     return figure
 
 
@@ -166,7 +166,7 @@ def metric_figure(points: Table, metric: str, codecs: Codecs) -> Figure:
     lines = -(-len(others) // columns)
     title = f"{METRICS[metric].label} over rate"
     figure = _figure(title, (8.6, 5.4 + 2.1 * lines), codecs.only(there), 7)
-    height = _above_legend(figure)
+    height = figure.height - figure.legend_height - 4
     unit = height / (2.5 + lines)  # the first panel is as high as two and a half of the others
     main = _panel(points, metric, codecs)
     figure.add(main, _inside(Box(0, 0, figure.width, 2.5 * unit)))
@@ -193,10 +193,6 @@ def _figure(title: str, inches: tuple[float, float], codecs: Codecs, columns: in
     ]
     width, height = (_INCH * inch for inch in inches)
     return Figure(title, width, height, [], [], legend, columns, _LEGEND)
-
-
-def _above_legend(figure: Figure) -> float:
-    return figure.height - legend_height(len(figure.legend), figure.legend_columns) - 4
 
 
 def _inside(box: Box) -> Box:

@@ -68,12 +68,11 @@ def _long_from_short() -> np.ndarray:
     nothing = np.zeros(size // 2)
     window = np.concatenate([nothing, rise, np.ones(size), rise[::-1], nothing])
     long = _basis(2 * size, window)[size // 2 : -size // 2]  # [3N, 2N]
-    short = np.zeros((3 * size, 2 * size))
-    one = _basis(size, np.concatenate([rise, rise[::-1]]))
-    short[: 2 * size, :size], short[size:, size:] = one, one
+    short = _basis(size, np.concatenate([rise, rise[::-1]])).T
     # On a grid of 2^-24 all products and sums are exact in float64, in whatever order.
     scale = 2.0**24
-    matrix = (np.round(short.T * scale) @ np.round(long * scale)) / scale**2
+    short, long = np.round(short * scale), np.round(long * scale)
+    matrix = np.concatenate([short @ long[: 2 * size], short @ long[size:]]) / scale**2
     return np.concatenate([matrix[:, 0::2], matrix[:, 1::2]], 1)
 
 

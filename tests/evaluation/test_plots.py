@@ -13,7 +13,15 @@ import pytest
 
 from evaluation import plots, summary
 from evaluation.arrays import distinct, make_table
-from evaluation.charts import DASHES, CurvePanel, nice_ticks, tick_labels
+from evaluation.charts import (
+    DASHES,
+    Curve,
+    CurvePanel,
+    Figure,
+    Style,
+    nice_ticks,
+    tick_labels,
+)
 from evaluation.plots import Codecs, curve_points, metric_figure, overview_figure, write_plots
 from evaluation.results import EvalResult, RunInfo
 from evaluation.svg import MARKERS, Box
@@ -295,3 +303,27 @@ def test_unwritable_directory_leaves_old_files(tmp_path: Path) -> None:
     with pytest.raises((OSError, ValueError)):
         write_plots(evaluated([], [saving("opus", "pesq_wb", 1.0)]), tmp_path)
     assert not (tmp_path / "rate_saved.svg").exists()
+
+
+def test_a_legend_stays_on_its_page() -> None:
+    """However many codecs there are, and however long their names."""
+    nothing = np.zeros(0)
+    for count in (1, 5, 11, 30):
+        curves = [
+            Curve(
+                f"Opus 1.6.1, NoLACE, wideband {n}",
+                Style("#000000", "solid", "circle"),
+                nothing,
+                nothing,
+            )
+            for n in range(count)
+        ]
+        figure = Figure("many", 600.0, 400.0, legend=curves, legend_columns=10)
+        root = ElementTree.fromstring(figure.page().to_svg())
+        places = [
+            (float(text.get("x", "nan")), float(text.get("y", "nan")))
+            for text in root.iter("{http://www.w3.org/2000/svg}text")
+            if "NoLACE" in "".join(text.itertext())
+        ]
+        assert len(set(places)) == count
+        assert all(0 < x < 600 - 100 and 0 < y < 400 for x, y in places)
