@@ -28,7 +28,7 @@ from models.training.trainer import train
 
 TESTS = Path(__file__).resolve().parents[2]
 ROOT = TESTS.parent
-INTERRUPT_AT, NAN_AT, REPLACE_AT, STEPS = 3, 1, 4, 8
+INTERRUPT_AT, NAN_AT, REPLACE_AT, STEPS = 2, 1, 3, 5
 # Some codewords stay without a hit, so that there is something to replace.
 WASTEFUL = dataclasses.replace(TINY, codebook_bits=8)
 
