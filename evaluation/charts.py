@@ -234,7 +234,7 @@ class Figure:
         page = Page(self.width, self.height, self.title)
         for panel, box in zip(self.panels, self.boxes, strict=True):
             panel.draw(page, box)
-        top = self.height - self.legend_height + 6
+        top = self.above_legend + 10
         page.text(self.legend_title, (self.width / 2, top), 9.5, INK, "middle")
         if self.legend:
             self._draw_legend(page, top + 16)
@@ -248,9 +248,10 @@ class Figure:
         return max(1, min(len(self.legend), self.legend_columns, fitting)), step
 
     @property
-    def legend_height(self) -> float:
-        """Height of the legend, with its title."""
-        return 18 + 15 * -(-len(self.legend) // self._legend_grid[0]) if self.legend else 18
+    def above_legend(self) -> float:
+        """Height of what is above the legend and its title."""
+        rows = -(-len(self.legend) // self._legend_grid[0]) if self.legend else 0
+        return self.height - 22 - 15 * rows
 
     def _draw_legend(self, page: Page, top: float) -> None:
         columns, step = self._legend_grid

@@ -151,7 +151,7 @@ def overview_figure(points: Table, metrics: Sequence[str], codecs: Codecs) -> Fi
     column = figure.width / len(metrics)
     for number, metric in enumerate(metrics):
         own = points[points.metric == metric]
-        box = Box(number * column, 0, column, figure.height - figure.legend_height - 4)
+        box = Box(number * column, 0, column, figure.above_legend)
         figure.add(_panel(own, metric, drawn), _inside(box))
     return figure
 
@@ -166,7 +166,7 @@ def metric_figure(points: Table, metric: str, codecs: Codecs) -> Figure:
     lines = -(-len(others) // columns)
     title = f"{METRICS[metric].label} over rate"
     figure = _figure(title, (8.6, 5.4 + 2.1 * lines), codecs.only(there), 7)
-    height = figure.height - figure.legend_height - 4
+    height = figure.above_legend
     unit = height / (2.5 + lines)  # the first panel is as high as two and a half of the others
     main = _panel(points, metric, codecs)
     figure.add(main, _inside(Box(0, 0, figure.width, 2.5 * unit)))

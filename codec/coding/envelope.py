@@ -87,6 +87,31 @@ def predict(model, known, out):
 
 
 @kernel
+def _keep_best(error, parent, best_error, best, filled):
+    """Sort a path's continuations into the best ones so far; returns how many these are now.
+
+    Parameters
+    ----------
+    error : float32 [size]        of the path with each codeword
+    parent : int                  number of the path
+    best_error : float32 [kept]   from small to large, the first ``filled`` of them
+    best : int64 [>= kept, 2]     parent and codeword
+    """
+    for i in range(error.size):
+        if filled < best_error.size or error[i] < best_error[filled - 1]:
+            if filled < best_error.size:
+                filled += 1
+            p = filled - 1
+            while p > 0 and best_error[p - 1] > error[i]:
+                best_error[p] = best_error[p - 1]
+                best[p, 0], best[p, 1] = best[p - 1, 0], best[p - 1, 1]
+                p -= 1
+            best_error[p] = error[i]
+            best[p, 0], best[p, 1] = parent, i
+    return filled
+
+
+@kernel
 def search(model, known, target, num_stages, indices):
     """Choose codewords by an M-best search; ties go to the lowest index.
 
@@ -127,17 +152,7 @@ def search(model, known, target, num_stages, indices):
                     error[i] += d * d
             for i in range(size):
                 error[i] += RATE_WEIGHT * (rates[here, a] + np.float32(model.index_cost[s, i]))
-            for i in range(size):
-                if filled < keep or error[i] < best_error[filled - 1]:
-                    if filled < keep:
-                        filled += 1
-                    p = filled - 1
-                    while p > 0 and best_error[p - 1] > error[i]:
-                        best_error[p] = best_error[p - 1]
-                        best[p, 0], best[p, 1] = best[p - 1, 0], best[p - 1, 1]
-                        p -= 1
-                    best_error[p] = error[i]
-                    best[p, 0], best[p, 1] = a, i
+            filled = _keep_best(error, a, best_error[:keep], best, filled)
         for p in range(filled):
             a, i = best[p, 0], best[p, 1]
             for j in range(dim):

@@ -4,9 +4,9 @@ Libraries of mathematical functions differ from machine to machine in the last b
 arithmetic does not. Each function here is a polynomial or a ratio of two, fitted in the largest
 error; all work on float32 arrays in place or into ``out``, in loops that compilers can vectorise.
 
-Tables that need a sine or a power are computed once, in double precision, and rounded to a grid
-that is far coarser than the libraries' disagreement (:func:`on_grid`); tests hold every entry to be
-far from where rounding would be in doubt.
+Tables that need a sine, a power or a logarithm are computed once, in double precision, and rounded
+to a grid that is far coarser than the libraries' disagreement (:func:`on_grid`); tests hold every
+entry to be far from where rounding would be in doubt.
 """
 
 from __future__ import annotations

@@ -36,15 +36,15 @@ _NUM_SIZED = HOP_LENGTH - STEADY
 
 
 def rudin_shapiro(length: int = SEQUENCE_LENGTH) -> np.ndarray:
-    """Return the Rudin-Shapiro sequence, int64 array of +1 and -1.
+    """Return the first terms of the Rudin-Shapiro sequence, int8 array of ±1.
 
-    Term n is -1 if an odd number of ones in n's binary form is followed by another one.
+    Term n is the parity of how often two adjacent bits of n are both set.
     """
-    n = np.arange(length)
-    pairs = n & (n >> 1)
-    parity = np.zeros(length, np.int64)
+    pairs = np.arange(length, dtype=np.int64)
+    pairs &= pairs >> 1
+    parity = np.zeros(length, np.int8)
     while pairs.any():
-        parity ^= pairs & 1
+        parity ^= (pairs & 1).astype(np.int8)
         pairs >>= 1
     return 1 - 2 * parity
 
