@@ -225,9 +225,11 @@ class _Cluster:
             ) from error
         self._address = address
         self.died = KilledWorker
-        # What it warns of is told here in one line, or is none of the user's concern.
-        for name in ("distributed.client", "tornado.application"):
+        # What they say is told here in one line, or is none of the user's concern: a slow event
+        # loop, a connection that closed. Children have levels of their own.
+        for name in ("distributed", "distributed.client", "tornado", "tornado.application"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
+        logging.getLogger("asyncio").setLevel(logging.CRITICAL)
         try:
             # Dask itself would try for long, and print what it thinks of it.
             host, port = parse_host_port(address.split("://")[-1], 8786)

@@ -186,7 +186,7 @@ def test_a_scheduler_that_goes_away_is_one_line(corpus: Path, tmp_path: Path) ->
     assert process.returncode == 2
     *others, last = errors.splitlines()
     assert last.startswith("codec: error: the Dask scheduler is gone; what is done is kept")
-    assert all(line.startswith("codec: error: ") for line in others)
+    assert all(line.startswith("codec: error: ") for line in others), errors
 
 
 def test_how_often_a_worker_died_is_what_the_scheduler_says() -> None:
