@@ -37,7 +37,7 @@ FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it
 # --- container ------------------------------------------------------------------------------------
 
 MAGIC = b"NSVQ"
-FORMAT_VERSION = 6
+FORMAT_VERSION = 7
 HEADER_BYTES, CRC_BYTES = 24, 2
 TRAILER_BYTES = 7  # at the end of a stream with an open end
 MAX_NUM_SAMPLES = (1 << 40) - 1  # of a source
@@ -79,8 +79,10 @@ INTRA_EXTRA_STAGES = 1
 DETAIL_EDGES: tuple[int, ...] = (*range(30, 157, 6), 160)
 NUM_DETAIL_BANDS = len(DETAIL_EDGES) - 1
 DETAIL_SIZE = BLOCKS_PER_FRAME * NUM_DETAIL_BANDS
+# It is predicted from the shapes of this frame and the last, and from the last frame's detail.
+DETAIL_KNOWN = 2 * NUM_BANDS + DETAIL_SIZE
 DETAIL_BITS = 8  # of an index, before entropy coding
-DETAIL_FROM_BITS: tuple[int, ...] = (150, 240, 300, 600)  # frame size from which a stage is used
+DETAIL_FROM_BITS: tuple[int, ...] = (150, 170, 230, 300)  # frame size from which a stage is used
 NUM_DETAIL_STAGES = len(DETAIL_FROM_BITS)
 # What the analysis tells of a frame: its envelope, and the levels of the detail's bands.
 NUM_PROPOSED = NUM_BANDS + DETAIL_SIZE

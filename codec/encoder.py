@@ -18,6 +18,7 @@ from codec.analysis import analyse, analysis_dtype
 from codec.analysis import make_model as make_analysis
 from codec.coding import allocation, detail, envelope, rate_control
 from codec.coding.frame import (
+    known_of_detail,
     limited_bits,
     put_frame,
     reset,
@@ -30,6 +31,7 @@ from codec.coding.frame import (
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_KNOWN,
     DETAIL_SIZE,
     FRAME_LENGTH,
     HOP_LENGTH,
@@ -168,10 +170,12 @@ def choose_detail(model, state, levels):
     frame, indices = state.coding.frame, state.coding.frame.detail_indices
     if frame.detail_stages > 0:
         smooth = np.empty(HOP_LENGTH, np.int32)
+        known = np.empty(DETAIL_KNOWN, np.int32)
         allocation.interpolate(model.allocation, frame.envelope, smooth)
         detail.find(levels, smooth, state.detail)
-        envelope.search(model.detail, frame.shape, state.detail, frame.detail_stages, indices)
-    set_detail(model, frame)
+        known_of_detail(state.coding, known)
+        envelope.search(model.detail, known, state.detail, frame.detail_stages, indices)
+    set_detail(model, state.coding)
     cost = envelope.price(model.detail, indices, frame.detail_stages)
     return cost - COST_ONE * detail.bits_of(frame.detail_stages)
 

@@ -22,6 +22,7 @@ import numpy as np
 from codec.config import (
     BLOCKS_PER_FRAME,
     DETAIL_BITS,
+    DETAIL_KNOWN,
     DETAIL_SIZE,
     HOP_LENGTH,
     MAX_FRAME_BITS,
@@ -64,7 +65,7 @@ class Field:
     ----------
     name : str          'stage.tensor'
     shape : tuple       ints, or names of sizes of the config (see :func:`sizes`)
-    dtype : type        of the stored tensor
+    dtype : type        of the tensor
     q : int             fractional bits of an integer
     low, high : float   smallest and largest value
     own : bool          an intra frame has one of its own
@@ -80,6 +81,11 @@ class Field:
     own: bool = False
     cdf: bool = False
 
+    @property
+    def stored(self) -> Any:
+        """Return the type in a weights file, which keeps frequencies in 16 bits."""
+        return np.uint16 if self.cdf else self.dtype
+
 
 def _network(stage: str, **shapes: tuple[int | str, ...]) -> list[Field]:
     """Return the fields of a float network; '__' in a name stands for a dot."""
@@ -90,6 +96,7 @@ def _network(stage: str, **shapes: tuple[int | str, ...]) -> list[Field]:
     ]
 
 
+_WORDS = 1 << DETAIL_BITS
 _SPECTRUM = BLOCKS_PER_FRAME * HOP_LENGTH
 _OUTPUTS = BLOCKS_PER_FRAME * (2 * HOP_LENGTH + NUM_BANDS) + NUM_BANDS
 
@@ -100,15 +107,16 @@ FIELDS: tuple[Field, ...] = (
     Field("envelope.bias", (NUM_BANDS,), q=8, own=True),
     Field("envelope.initial", (NUM_BANDS,), np.int32, 8, -ENVELOPE_LIMIT, ENVELOPE_LIMIT, own=True),
     Field("envelope.index_cdf", ("stages", "codewords + 1"), cdf=True, own=True),
-    Field("detail.codebooks", (NUM_DETAIL_STAGES, 1 << DETAIL_BITS, DETAIL_SIZE), np.int16, 8),
-    Field("detail.predictor", (DETAIL_SIZE, NUM_BANDS), q=12),
-    Field("detail.bias", (DETAIL_SIZE,), q=8),
-    Field("detail.index_cdf", (NUM_DETAIL_STAGES, (1 << DETAIL_BITS) + 1), cdf=True),
-    Field("allocation.w1", (2 * NUM_BANDS + 1, "allocation"), q=12),
+    Field("detail.codebooks", (NUM_DETAIL_STAGES, _WORDS, DETAIL_SIZE), np.int16, 8, own=True),
+    Field("detail.predictor", (DETAIL_SIZE, DETAIL_KNOWN), np.int16, 12, own=True),
+    Field("detail.bias", (DETAIL_SIZE,), q=8, own=True),
+    Field("detail.index_cdf", (NUM_DETAIL_STAGES, _WORDS + 1), cdf=True, own=True),
+    # Of 16 bits, so that no sum needs more than 64, whatever the weights.
+    Field("allocation.w1", (2 * NUM_BANDS + 1, "allocation"), np.int16, 12),
     Field("allocation.b1", ("allocation",), q=22),
-    Field("allocation.w2", ("allocation", "allocation"), q=12),
+    Field("allocation.w2", ("allocation", "allocation"), np.int16, 12),
     Field("allocation.b2", ("allocation",), q=22),
-    Field("allocation.w3", ("allocation", NUM_BANDS), q=12),
+    Field("allocation.w3", ("allocation", NUM_BANDS), np.int16, 12),
     Field("allocation.b3", (NUM_BANDS,), q=22),
     Field("allocation.rate_offsets", (NUM_RATE_KNOTS, NUM_BANDS), np.int32, 8, -(2**15), 2**15),
     Field("allocation.scale_offset", (NUM_BANDS,), np.int32, 8, -2048, 2048),

@@ -23,7 +23,6 @@ from codec.config import FINGERPRINT_BYTES, NUM_BANDS, CodecConfig
 from codec.errors import WeightsError
 from codec.model import (
     ACCUMULATOR_LIMIT,
-    ENVELOPE_LIMIT,
     FEATURE_LIMIT,
     FIELDS,
     HIDDEN_LIMIT,
@@ -38,7 +37,7 @@ INTRA_PREFIX = "intra."
 # No file is read beyond this; the shipped weights take 6 MB.
 MAX_WEIGHTS_BYTES = 256 << 20
 MAX_CARD_BYTES = 1 << 20
-_DTYPES = {"I16": np.int16, "I32": np.int32, "F16": np.float16}
+_DTYPES = {"I16": np.int16, "U16": np.uint16, "I32": np.int32, "F16": np.float16}
 
 # The largest networks are a few times as large as the shipped ones, so that a config alone cannot
 # claim much memory.
@@ -193,16 +192,14 @@ def check_config(config: CodecConfig) -> None:
         raise ValueError(f"config: context_hidden is {config.context_hidden}, no multiple of 8")
 
 
-def _check_tensor(name: str, value: np.ndarray, field: Field, config: CodecConfig) -> None:
-    """Raise ``ValueError`` unless a tensor is what its field says."""
-    shape = field_shape(field, config)
-    if value.shape != shape or value.dtype != field.dtype:
-        wanted = f"{np.dtype(field.dtype)} {shape}"
-        raise ValueError(f"tensor {name} is {value.dtype} {value.shape}, expected {wanted}")
-    if value.dtype == np.float16:
-        value = value.astype(np.float32)
+def _checked(name: str, stored: np.ndarray, field: Field, config: CodecConfig) -> np.ndarray:
+    """Return a tensor in its field's type; raises ``ValueError`` unless it is what that says."""
+    shape, value = field_shape(field, config), stored.astype(field.dtype)
+    if value.shape != shape or stored.dtype != field.stored:
+        wanted = f"{np.dtype(field.stored)} {shape}"
+        raise ValueError(f"tensor {name} is {stored.dtype} {value.shape}, expected {wanted}")
     # Written so that NaN fails as well.
-    if value.size and not (value.min() >= field.low and value.max() <= field.high):
+    if value.size and not (float(value.min()) >= field.low and float(value.max()) <= field.high):
         raise ValueError(f"tensor {name} has values outside {field.low:g}..{field.high:g}")
     if field.cdf and (
         (value[..., 0] != 0).any()
@@ -210,6 +207,7 @@ def _check_tensor(name: str, value: np.ndarray, field: Field, config: CodecConfi
         or (np.diff(value, axis=-1) < 1).any()
     ):
         raise ValueError(f"tensor {name} is not a cumulative distribution")
+    return value
 
 
 def _largest(weights: np.ndarray, bias: np.ndarray, inputs: float) -> float:
@@ -227,17 +225,6 @@ def _check_sums(tensors: dict[str, np.ndarray]) -> None:
     second = _largest(tensors["context.w2"], tensors["context.b2"], HIDDEN_LIMIT)
     if max(first, second) >= ACCUMULATOR_LIMIT:
         raise ValueError("the context model's weights are too large for 32-bit accumulators")
-    # The step allocation, and what multiplies its result, in 64 bits; features are differences of
-    # two envelopes, or a rate or a level.
-    largest = 2.0 * ENVELOPE_LIMIT
-    for layer, shift in ((1, 12), (2, 12), (3, 14)):
-        weights = tensors[f"allocation.w{layer}"]
-        largest = _largest(weights, tensors[f"allocation.b{layer}"], largest)
-        if largest >= 2.0**62:
-            raise ValueError("the step allocation's weights are too large for 64 bits")
-        largest = largest / (1 << shift) + 1
-    if largest >= 2.0**48:
-        raise ValueError("the step allocation's weights are too large for 64 bits")
 
 
 # --- loading --------------------------------------------------------------------------------------
@@ -259,7 +246,7 @@ def load_weights(path: Path | None = None) -> Weights:
             if name not in known:
                 raise ValueError(f"unknown tensor {name!r}")
         for name, field in known.items():
-            _check_tensor(name, tensors[name], field, config)
+            tensors[name] = _checked(name, tensors[name], field, config)
         weights = Weights(config, tensors, fingerprint, _read_card(path))
         for intra in (False, True):
             _check_sums(weights.of_kind(intra))

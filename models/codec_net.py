@@ -27,6 +27,7 @@ from codec.config import (
     MAX_LEVEL,
     MIN_LEVEL,
     NUM_BANDS,
+    NUM_DETAIL_BANDS,
     ROUNDING,
     CodecConfig,
 )
@@ -127,6 +128,7 @@ class CodecNet(nn.Module):
         # Of intra frames; with it everything of the past stays out of the frame.
         self.intra_msvq = PredictiveMSVQ(stages, size, NUM_BANDS, estimator, predictive=False)
         self.detail = DetailMSVQ(estimator)
+        self.intra_detail = DetailMSVQ(estimator, predictive=False)
         self.allocation = StepAllocation(config)
         self.enhancer = Enhancer(config)
         # log2 of Laplace scale over band rms; -1/2 is exact for a Laplace distribution.
@@ -136,7 +138,7 @@ class CodecNet(nn.Module):
     @property
     def quantizers(self) -> tuple[PredictiveMSVQ, ...]:
         """Return every vector quantizer."""
-        return self.msvq, self.intra_msvq, self.detail
+        return self.msvq, self.intra_msvq, self.detail, self.intra_detail
 
     def forward(
         self,
@@ -167,11 +169,11 @@ class CodecNet(nn.Module):
         """
         spectrum, envelope = self.analyse(waveform, frame_bits.shape[1])
         vq, previous, num_stages = self.quantize_envelope(envelope, num_stages, hard, intra)
-        decoded, shape = vq.quantized, vq.quantized - quantize_level(envelope)
-        hard_detail = hard or not self.detail.codebooks.requires_grad
-        detail, detail_vq, wanted = self.detail.quantize(
-            waveform, decoded, shape, frame_bits, hard_detail
-        )
+        decoded = vq.quantized
+        wanted = self.detail.find(waveform, decoded.detach())
+        shape = decoded - quantize_level(envelope)
+        detail_vq = self.quantize_detail(wanted, shape, frame_bits, hard, intra)
+        detail = detail_vq.quantized.unflatten(-1, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS))
         frame_bits = rest_bits(frame_bits)
         log_bits = torch.log2(frame_bits)
         offset, relative = self.allocate(decoded, previous, log_bits)
@@ -226,6 +228,28 @@ class CodecNet(nn.Module):
             # Nothing of the past goes into an intra frame: its own envelope stands in.
             previous = torch.where(chosen, vq.quantized, previous)
         return vq, previous, num_stages
+
+    def quantize_detail(
+        self, wanted: Tensor, shape: Tensor, frame_bits: Tensor, hard: bool, intra: Tensor | None
+    ) -> QuantizerOutput:
+        """Quantize the details [B, F, 2 detail bands] of frames with decoded shapes [B, F, bands].
+
+        As envelopes are: predicted, or as those of intra frames.
+        """
+        first = self.msvq.initial.expand(len(shape), 1, -1)
+        shapes = torch.cat([shape, torch.cat([first, shape[:, :-1]], 1)], -1)
+        frozen = not self.detail.codebooks.requires_grad
+        vq = self.detail.quantize(wanted, shapes, frame_bits, hard or frozen)
+        if intra is None:
+            return vq
+        frozen = not self.intra_detail.codebooks.requires_grad
+        own = self.intra_detail.quantize(wanted, shapes, frame_bits, hard or frozen)
+        chosen = intra[:, None, None]
+        return vq._replace(
+            quantized=torch.where(chosen, own.quantized, vq.quantized),
+            hard=torch.where(chosen, own.hard, vq.hard),
+            auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
+        )
 
     def allocate(
         self, envelope: Tensor, previous: Tensor, log_bits: Tensor

@@ -4,7 +4,8 @@
 
     waveform ─► shorter window ─► MDCT² + MDST² ─► levels of narrow bands, per block ─┐
     decoded envelope ─► at these bands ────────────────────────────────────────────► (-) ─► detail
-    shape of the envelope ─► prediction ─► stages of codewords, as many as the frame's size allows
+    shapes of this frame and the last, last detail ─► prediction ─► stages of codewords, as many as
+                                                                    the frame's size allows
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from codec.config import (
     DETAIL_BITS,
     DETAIL_EDGES,
     DETAIL_FROM_BITS,
+    DETAIL_KNOWN,
     DETAIL_SIZE,
     HOP_LENGTH,
     NUM_BANDS,
-    NUM_DETAIL_BANDS,
     NUM_DETAIL_STAGES,
 )
 from models.dsp import band_interpolation, band_matrix, mdct_matrix, mdst_matrix
@@ -41,18 +42,26 @@ def rest_bits(frame_bits: Tensor) -> Tensor:
 
 
 class DetailMSVQ(PredictiveMSVQ):
-    """Quantize the detail of frames, predicted from the decoded shape of their envelope.
+    """Quantize the detail of frames, predicted from decoded shapes and the detail before.
 
-    Nothing goes from frame to frame. ``predictor`` is [2 detail bands, bands].
+    Parameters
+    ----------
+    estimator : str     one of ``models.quantizers.ESTIMATORS``
+    predictive : bool   False: as in intra frames, from the shape of the same frame alone
+
+    Attributes
+    ----------
+    predictor : Parameter, shape [2 detail bands, DETAIL_KNOWN]   columns: shape of this frame, of
+                                                                  the last, detail of the last
     """
 
     bands: Tensor
     from_envelope: Tensor
     windowed: Tensor
 
-    def __init__(self, estimator: str = "nsvq") -> None:
-        super().__init__(NUM_DETAIL_STAGES, 1 << DETAIL_BITS, DETAIL_SIZE, estimator)
-        self.predictor = nn.Parameter(torch.zeros(DETAIL_SIZE, NUM_BANDS))
+    def __init__(self, estimator: str = "nsvq", predictive: bool = True) -> None:
+        super().__init__(NUM_DETAIL_STAGES, 1 << DETAIL_BITS, DETAIL_SIZE, estimator, predictive)
+        self.predictor = nn.Parameter(torch.zeros(DETAIL_SIZE, DETAIL_KNOWN))
         self.register_buffer("bands", band_matrix(DETAIL_EDGES), persistent=False)
         expected = self.bands @ band_interpolation()
         self.register_buffer("from_envelope", expected, persistent=False)
@@ -79,46 +88,78 @@ class DetailMSVQ(PredictiveMSVQ):
         detail = level - (envelope @ self.from_envelope.T)[:, :, None]
         return detail.flatten(2).clamp(-limit, limit)
 
-    def quantize(
-        self, waveform: Tensor, envelope: Tensor, shape: Tensor, frame_bits: Tensor, hard: bool
-    ) -> tuple[Tensor, QuantizerOutput, Tensor]:
-        """Return detail as the decoder has it, and what quantization says, and the wanted detail.
+    def known(self, shapes: Tensor, detail: Tensor) -> Tensor:
+        """Return what a frame is predicted from, of [..., 2 bands] and [..., 2 detail bands]."""
+        known = torch.cat([shapes, detail], -1)
+        if self.predictive:
+            return known
+        return torch.cat([known[..., :NUM_BANDS], torch.zeros_like(known[..., NUM_BANDS:])], -1)
+
+    @torch.no_grad()
+    def search_after(
+        self, wanted: Tensor, shapes: Tensor, num_stages: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Quantize closed-loop; the first frame follows a detail of zeros.
 
         Parameters
         ----------
-        waveform : float Tensor, shape [B, T]
-        envelope, shape : float Tensor, shape [B, F, bands]   decoded; without its level
-        frame_bits : float Tensor, shape [B, F]
-        hard : bool
+        wanted : float Tensor, shape [B, F, 2 detail bands]
+        shapes : float Tensor, shape [B, F, 2 bands]   of each frame and the one before
+        num_stages : int64 Tensor, shape [B, F]
 
         Returns
         -------
-        float Tensor, shape [B, F, 2, detail bands]   0 where frames are too small for any
-        QuantizerOutput
-        float Tensor, shape [B, F, 2 detail bands]
+        indices : int64 Tensor, shape [B, F, S]
+        known : float Tensor, shape [B, F, DETAIL_KNOWN]
+        """
+        decoded, indices, known = torch.zeros_like(wanted[:, 0]), [], []
+        for t in range(wanted.shape[1]):
+            known.append(self.known(shapes[:, t], decoded))
+            predicted = self.predict(known[-1])
+            chosen, decoded = self.choose(wanted[:, t], predicted, num_stages[:, t])
+            indices.append(chosen)
+        return torch.stack(indices, 1), torch.stack(known, 1)
+
+    def quantize(
+        self, wanted: Tensor, shapes: Tensor, frame_bits: Tensor, hard: bool
+    ) -> QuantizerOutput:
+        """Quantize details [B, F, 2 detail bands]; frames too small for any have what is predicted.
+
+        Parameters
+        ----------
+        wanted : float Tensor
+        shapes : float Tensor, shape [B, F, 2 bands]   of each frame and the one before, decoded
+        frame_bits : float Tensor, shape [B, F]
+        hard : bool                                    give the hard value, without gradient
         """
         stages = detail_stages(frame_bits)
-        with torch.no_grad():
-            wanted = self.find(waveform, envelope)
-            predicted = self.predict(shape)
-            indices, _ = self.choose(wanted, predicted, stages)
-        out = self.replace(wanted, indices, shape.detach(), stages, hard)
-        some, limit = (stages > 0)[..., None], float(DETAIL_LIMIT)
-        sent = torch.where(some, out.quantized, 0.0).clamp(-limit, limit)
-        # No error where nothing is sent.
-        out = out._replace(quantized=sent, hard=torch.where(some, out.hard, wanted))
-        return sent.unflatten(-1, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)), out, wanted
+        indices, known = self.search_after(wanted, shapes.detach(), stages)
+        out = self.replace(wanted, indices, known, stages, hard)
+        limit = float(DETAIL_LIMIT)
+        return out._replace(quantized=out.quantized.clamp(-limit, limit))
 
     @torch.no_grad()
-    def initialise_from(self, detail: Tensor, shape: Tensor, iterations: int = 12) -> list[float]:
+    def initialise_from(
+        self, wanted: Tensor, shapes: Tensor, iterations: int = 12, rounds: int = 3
+    ) -> list[float]:
         """Fit prediction (least squares) and codebooks (k-means) to details of frames [B, F, ...].
+
+        The first round knows the past with noise of the expected error, the others as it is
+        decoded with two stages.
 
         Returns
         -------
         list of float   rms error after each stage, in octaves
         """
-        known, wanted = shape.flatten(0, 1), detail.flatten(0, 1)
-        solution = affine_fit(known, wanted)
-        self.predictor.copy_(solution[:-1].T)
-        self.bias.copy_(solution[-1])
-        return self._fit_codebooks(wanted - self.predict(known), iterations)
+        last = torch.cat([torch.zeros_like(wanted[:, :1]), wanted[:, :-1]], 1)
+        known = self.known(shapes, last + 0.45 * torch.randn_like(last)).flatten(0, 1)
+        stages = torch.full(wanted.shape[:2], 2, device=wanted.device)
+        errors: list[float] = []
+        for number in range(rounds):
+            if number > 0:
+                known = self.search_after(wanted, shapes, stages)[1].flatten(0, 1)
+            solution = affine_fit(known, wanted.flatten(0, 1))
+            self.predictor.copy_(solution[:-1].T)
+            self.bias.copy_(solution[-1])
+            errors = self._fit_codebooks(wanted.flatten(0, 1) - self.predict(known), iterations)
+        return errors

@@ -21,5 +21,5 @@ Tensors = dict[str, np.ndarray]
 
 def file_tensors(predicted: Tensors, intra: Tensors) -> Tensors:
     """Return the tensors of a weights file by their names there."""
-    own = {INTRA_PREFIX + f.name: intra[f.name] for f in FIELDS if f.own}
-    return {f.name: predicted[f.name] for f in FIELDS} | own
+    own = {INTRA_PREFIX + f.name: intra[f.name].astype(f.stored) for f in FIELDS if f.own}
+    return {f.name: predicted[f.name].astype(f.stored) for f in FIELDS} | own

@@ -20,6 +20,7 @@ from codec.coding.range_coder import (
 )
 from codec.config import (
     BLOCKS_PER_FRAME,
+    DETAIL_KNOWN,
     DETAIL_SIZE,
     HOP_LENGTH,
     INITIAL_LEVEL,
@@ -47,6 +48,7 @@ PAST = record(
     level_delta=np.int64,  # less that of the frame before
     shape=(np.int32, NUM_BANDS),  # decoded, Q8
     envelope=(np.int32, NUM_BANDS),  # level and shape together, Q8
+    detail=(np.int32, DETAIL_SIZE),  # Q8
     long=np.int64,  # 1: it was one long block
     delta=np.int64,  # its step delta
     magnitude=(np.int32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # |level|, the last block first
@@ -99,6 +101,8 @@ def reset(model, past):
     for j in range(NUM_BANDS):
         past.shape[j] = model.envelope.initial[j]
         past.envelope[j] = past.shape[j] + INITIAL_LEVEL * LEVEL_RESOLUTION
+    for j in range(DETAIL_SIZE):
+        past.detail[j] = 0
     past.delta = past.long = 0
     for k in range(HOP_LENGTH):
         past.magnitude[0, k] = past.magnitude[1, k] = past.log_step[k] = 0
@@ -111,6 +115,8 @@ def update(state):
     past.level, past.level_delta = frame.level, frame.level_delta
     for j in range(NUM_BANDS):
         past.shape[j], past.envelope[j] = frame.shape[j], frame.envelope[j]
+    for j in range(DETAIL_SIZE):
+        past.detail[j] = frame.detail[j]
     past.delta, past.long = frame.delta, frame.long
     for k in range(HOP_LENGTH):
         past.magnitude[0, k] = abs(frame.levels[1, k])
@@ -140,14 +146,24 @@ def set_envelope(model, state, intra, num_stages):
 
 
 @kernel
-def set_detail(model, frame):
-    """Decode the detail from its indices; a frame without stages of it has none."""
-    if frame.detail_stages > 0:
-        known, indices, stages = frame.shape, frame.detail_indices, frame.detail_stages
-        envelope.reconstruct(model.detail, known, indices, stages, frame.detail)
-    else:
-        for j in range(DETAIL_SIZE):
-            frame.detail[j] = 0
+def known_of_detail(state, out):
+    """Write what the detail is predicted from, once shapes are decoded, to int32 [DETAIL_KNOWN]."""
+    past, frame = state.past, state.frame
+    for b in range(NUM_BANDS):
+        out[b], out[NUM_BANDS + b] = frame.shape[b], past.shape[b]
+    for j in range(DETAIL_SIZE):
+        out[2 * NUM_BANDS + j] = past.detail[j]
+
+
+@kernel
+def set_detail(model, state):
+    """Decode the detail from its indices; in a frame without stages of it, what is predicted."""
+    frame = state.frame
+    known = np.empty(DETAIL_KNOWN, np.int32)
+    known_of_detail(state, known)
+    envelope.reconstruct(
+        model.detail, known, frame.detail_indices, frame.detail_stages, frame.detail
+    )
 
 
 @kernel
@@ -259,7 +275,7 @@ def get_frame(model, state, intra, num_stages, data):
     frame.long = get_blocks(model, past, coder, data)
     delta = get_step(model, past, coder, data)
     set_envelope(model, state, intra, num_stages)
-    set_detail(model, frame)
+    set_detail(model, state)
     frame_bits -= detail.bits_of(frame.detail_stages)  # the rest is coded like a smaller frame
     expected = shape_steps(model, state, frame_bits, num_stages)
     set_step(frame, expected, delta)

@@ -16,6 +16,8 @@ import numpy as np
 
 from codec.coding.allocation import allocate, interpolate
 from codec.config import (
+    DETAIL_BITS,
+    DETAIL_FROM_BITS,
     HOP_LENGTH,
     INITIAL_LEVEL,
     LEVEL_RESOLUTION,
@@ -84,23 +86,23 @@ def laplace_bits(model, envelopes, steps, nominal_bits, previous, bits):
 
 
 @entry
-def total_bytes_of(bits, envelope_bits, total):
+def total_bytes_of(bits, side_bits, total):
     """Write the bytes of all frames within the limits of a frame to ``total``, float64 [1]."""
     total[0] = 0.0
     for p in range(bits.size):
-        size = (CODED_SHARE * bits[p] + envelope_bits) / 8
+        size = (CODED_SHARE * bits[p] + side_bits) / 8
         total[0] += min(max(size, MIN_FRAME_BYTES), MAX_FRAME_BYTES)
 
 
 @entry
-def combine_rules(bits, levels, envelope_bits, demand):
+def combine_rules(bits, levels, side_bits, demand):
     """Write the geometric mean of both rules to ``demand`` float64 [P].
 
     Parameters
     ----------
     bits : float64 [P]     Laplace bits
     levels : float32 [P]   log2 of the energy; used up
-    envelope_bits : int    of the indices of a frame
+    side_bits : int        of the indices of a frame: envelope and detail
     """
     count = bits.size
     loud = np.sort(levels)[int(LOUD_QUANTILE * (count - 1))]
@@ -109,7 +111,7 @@ def combine_rules(bits, levels, envelope_bits, demand):
     share = np.empty(count, np.float32)
     exp2(levels, share)
     for p in range(count):
-        wanted = max((CODED_SHARE * bits[p] + envelope_bits) / 8, 1.0)
+        wanted = max((CODED_SHARE * bits[p] + side_bits) / 8, 1.0)
         demand[p] = np.sqrt(wanted * share[p])
 
 
@@ -135,12 +137,14 @@ def find_demand(
                                                iterator, they are gone through again and again
     energy : float32 [P]                       see ``frame_energy``
     total_bytes : int                          of all frames
-    envelope_bits : int                        of the indices of a frame
+    envelope_bits : int                        of the envelope's indices of a frame
     """
     count = len(energy)
     levels, bits, demand = np.empty(count, np.float32), np.empty(count), np.empty(count)
     find_levels(energy, levels)
     nominal = min(max(8 * total_bytes // count, 64), MAX_FRAME_BITS)
+    stages = sum(nominal >= first for first in DETAIL_FROM_BITS)  # of a mean frame's detail
+    side_bits = envelope_bits + DETAIL_BITS * stages
     first = model["envelope"]["initial"] + np.int32(INITIAL_LEVEL * LEVEL_RESOLUTION)
     total = np.zeros(1)
     low, high = -20.0 * LOG_ONE, 20.0 * LOG_ONE
@@ -152,12 +156,12 @@ def find_demand(
             steps = step + 0.5 * LOG_ONE * LEVEL_POWER * levels[start:end].astype(np.float64)
             laplace_bits(model, block, steps, nominal, previous, bits[start:end])
             start = end
-        total_bytes_of(bits, envelope_bits, total)
+        total_bytes_of(bits, side_bits, total)
         if total[0] > total_bytes:
             low = step
         else:
             high = step
-    combine_rules(bits, levels, envelope_bits, demand)
+    combine_rules(bits, levels, side_bits, demand)
     return demand
 
 

@@ -24,7 +24,8 @@ from models.training.data import CropSampler
 from models.training.distributed import ProcessGroup
 from models.training.sampling import Batch, draw_batch
 
-ENCODER = ("analysis", "msvq", "intra_msvq", "detail", "allocation")  # parts that must be frozen
+# Parts that must be frozen.
+ENCODER = ("analysis", "msvq", "intra_msvq", "detail", "intra_detail", "allocation")
 
 
 def check_coded(config: TrainConfig) -> None:

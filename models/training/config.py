@@ -8,7 +8,16 @@ from __future__ import annotations
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal
 
-PARTS = ("analysis", "msvq", "intra_msvq", "detail", "allocation", "enhancer", "concealment")
+PARTS = (
+    "analysis",
+    "msvq",
+    "intra_msvq",
+    "detail",
+    "intra_detail",
+    "allocation",
+    "enhancer",
+    "concealment",
+)
 
 
 def option(

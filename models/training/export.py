@@ -92,11 +92,12 @@ def _dense(layer: nn.Module, stage: str, number: int) -> dict[str, Tensor]:
 def net_parameters(net: CodecNet, intra: bool) -> dict[str, Tensor]:
     """Return the parameters of the graph by field; ``intra``: with the quantizer of such frames."""
     msvq, layers = net.intra_msvq if intra else net.msvq, net.allocation.network
+    detail = net.intra_detail if intra else net.detail
     return {
         **{
             f"envelope.{n}": getattr(msvq, n) for n in ("codebooks", "predictor", "bias", "initial")
         },
-        **{f"detail.{n}": getattr(net.detail, n) for n in ("codebooks", "predictor", "bias")},
+        **{f"detail.{n}": getattr(detail, n) for n in ("codebooks", "predictor", "bias")},
         **_dense(layers[0], "allocation", 1),
         **_dense(layers[2], "allocation", 2),
         **_dense(layers[4], "allocation", 3),

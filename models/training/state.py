@@ -92,7 +92,10 @@ def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROP
     # Of envelopes that are quantized, since detail mends their errors as well.
     coded = net.msvq(shape, torch.full((len(shape),), net.config.num_stages), hard=True).hard
     wanted = net.detail.find(waveform, coded + quantize_level(envelope))
-    net.detail.initialise_from(wanted, coded)
+    first = net.msvq.initial.expand(len(coded), 1, -1)
+    shapes = torch.cat([coded, torch.cat([first, coded[:, :-1]], 1)], -1)
+    for quantizer in (net.detail, net.intra_detail):
+        quantizer.initialise_from(wanted, shapes)
 
 
 @torch.no_grad()

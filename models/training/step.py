@@ -24,6 +24,9 @@ from models.training.state import TrainState, update_average
 # Octaves by which a band's step may lie above its envelope for nothing: 1 % of its coefficients
 # are coded.
 DEPTH_LIMIT = 2.5
+# Weight of the detail's error over that of the envelope: with the same, the losses of the waveform
+# made codebooks of it that told PESQ's levels and not the true ones.
+DETAIL_WEIGHT = 10.0
 GRADIENT_NORM = 1.0  # gradients are clipped to it
 REPLACE_UNTIL = 0.6  # part of the steps after which no codeword is replaced
 OCTAVE_DB = 6.0206  # of amplitude
@@ -159,8 +162,8 @@ def objective(
     total = loss.mean() + auxiliary + config.depth_weight * depth
     if not hard and any(m.codebooks.requires_grad for m in (net.msvq, net.intra_msvq)):
         total = total + config.envelope_weight * distortion
-    if not hard and net.detail.codebooks.requires_grad:
-        total = total + config.envelope_weight * detail
+    if not hard and any(m.codebooks.requires_grad for m in (net.detail, net.intra_detail)):
+        total = total + config.envelope_weight * DETAIL_WEIGHT * detail
     return Objective(total, terms, distortion)
 
 

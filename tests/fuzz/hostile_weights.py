@@ -157,7 +157,7 @@ def values(rng: np.random.Generator, source: Source) -> bytes:
     else:
         info = np.iinfo(value.dtype)
         choice = [info.min, info.max, 0, -1, 1, 1 << 14, 8192, -8192, 255, -4097]
-    flat[places] = rng.choice(np.array(choice, value.dtype), len(places))
+    flat[places] = rng.choice(np.array(choice).astype(value.dtype), len(places))
     return source.with_tensors({name: value})
 
 

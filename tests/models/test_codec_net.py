@@ -34,9 +34,11 @@ def run_graph(speech: np.ndarray, hard: bool = False) -> tuple[CodecNet, CodecOu
         _, envelope = net.analyse(waveform, FRAMES)
         net.msvq.initialise(envelope)
         net.intra_msvq.initialise(envelope)
-        net.detail.initialise_from(net.detail.find(waveform, envelope), envelope)
+        shapes = torch.cat([envelope, envelope], -1)
+        for detail in (net.detail, net.intra_detail):
+            detail.initialise_from(detail.find(waveform, envelope), shapes)
     net.train()
-    bits = torch.tensor([[264.0], [640.0]]).expand(2, FRAMES)  # two stages of detail, and all
+    bits = torch.tensor([[400.0], [640.0]]).expand(2, FRAMES)  # all stages of detail
     # Both kinds of frames, and losses: then every part has its use.
     intra = torch.tensor([False, True])
     lost = torch.zeros(2, FRAMES, dtype=torch.bool)
@@ -68,7 +70,7 @@ def test_hard_envelope_freezes_its_quantizer(speech: np.ndarray) -> None:
     net, out = run_graph(speech, hard=True)
     assert torch.equal(out.vq.quantized, out.vq.hard)
     for name, parameter in net.named_parameters():
-        if name.startswith(("msvq.", "intra_msvq.", "detail.", "analysis.")):
+        if name.startswith(("msvq.", "intra_msvq.", "detail.", "intra_detail.", "analysis.")):
             assert parameter.grad is None or (parameter.grad == 0).all(), name
         else:
             assert parameter.grad is not None and (parameter.grad != 0).any(), name

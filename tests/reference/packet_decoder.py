@@ -63,19 +63,19 @@ def read_shape(w: Tensors, coder: RangeDecoder, stages: int, before: np.ndarray)
     return clip(shape, -8192, 8191)
 
 
-def read_detail(w: Tensors, coder: RangeDecoder, bits: int, shape: np.ndarray) -> np.ndarray:
+def read_detail(
+    w: Tensors, coder: RangeDecoder, bits: int, shape: np.ndarray, past: Frame
+) -> np.ndarray:
     """The shape is decoded before its detail is."""
-    stages = detail_stages(bits)
-    if stages == 0:
-        return np.zeros(44, np.int64)
-    detail = ((2048 + w["detail.predictor"] @ shape) >> 12) + w["detail.bias"]
-    for s in range(stages):
+    known = np.concatenate([shape, past.shape, past.detail])
+    detail = ((2048 + w["detail.predictor"] @ known) >> 12) + w["detail.bias"]
+    for s in range(detail_stages(bits)):
         detail = detail + w["detail.codebooks"][s, symbol(coder, w["detail.index_cdf"][s])]
     return clip(detail, -8192, 8191)
 
 
 def detail_stages(bits: int) -> int:
-    return sum(bits >= first for first in (150, 240, 300, 600))
+    return sum(bits >= first for first in (150, 170, 230, 300))
 
 
 def step_offsets(w: Tensors, e: np.ndarray, before: np.ndarray, bits: int) -> np.ndarray:
@@ -236,7 +236,7 @@ def decode_frame(w: Tensors, packet: bytes, stages: int, past: Frame, intra: boo
     level_delta = read_level_delta(w, coder, past.level_delta)
     level = min(max(past.level + level_delta, -72), 32)
     shape = read_shape(w, coder, stages, past.shape)
-    detail = read_detail(w, coder, bits, shape)
+    detail = read_detail(w, coder, bits, shape, past)
     bits -= 8 * detail_stages(bits)
     long = symbol(coder, w["blocks.cdf"][past.long])
     delta = symbol(coder, w["step.cdf"][min(max((past.delta + 15) // 6, 0), 6)]) - 63

@@ -52,7 +52,7 @@ def test_header_bytes_are_as_documented() -> None:
         num_stages=8,
         vbr=True,
     )
-    raw = bytes.fromhex("4e535651 06 18 01 08 0badcafe 3390 0bb800 123456789a")
+    raw = bytes.fromhex("4e535651 07 18 01 08 0badcafe 3390 0bb800 123456789a")
     assert write_header(made) == with_crc(raw)
     assert len(write_header(made)) == HEADER_BYTES == 24
     assert read_header(write_header(made)) == (made, HEADER_BYTES)
@@ -185,11 +185,11 @@ def test_header_errors() -> None:
     assert "header has 16 bytes, fewer than the 24" in error_of(short + data[24:])
 
 
-@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5, 255])
+@pytest.mark.parametrize("version", [0, 1, 2, 3, 4, 5, 6, 255])
 def test_other_versions_get_one_clear_line(version: int) -> None:
-    what = "install a newer version" if version > 6 else "encode the sound again"
+    what = "install a newer version" if version > FORMAT_VERSION else "encode the sound again"
     assert re.search(
-        f"format version {version}, this program reads version 6 only: {what}",
+        f"format version {version}, this program reads version {FORMAT_VERSION} only: {what}",
         error_of(patched_header(4, bytes([version]))),
     )
 

@@ -22,11 +22,11 @@ def test_golden_file() -> None:
         "0000000000000000000000000000000000000000d96d"  # packet 1, CRC of the group
     )
     data = write_stream(header, [bytes(range(20)), bytes(20)])
-    start = with_crc(bytes.fromhex("4e535651061800030badcafe1f40003e8000000000a1"))
-    assert data == start + bytes.fromhex(body) and data[22:24].hex() == "942b"
+    start = with_crc(bytes.fromhex("4e535651071800030badcafe1f40003e8000000000a1"))
+    assert data == start + bytes.fromhex(body) and data[22:24].hex() == "641a"
     header = dataclasses.replace(header, open_end=True)
     data = write_stream(header, [bytes(range(20)), bytes(20)])
-    start = with_crc(bytes.fromhex("4e535651061804030badcafe1f40003e800000000000"))
+    start = with_crc(bytes.fromhex("4e535651071804030badcafe1f40003e800000000000"))
     assert data == start + bytes.fromhex(body + "00000000a1b4c7")  # trailer: samples, CRC
 
 

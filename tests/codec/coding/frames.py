@@ -76,6 +76,6 @@ def set_frame(model: Any, state: Any, kind: tuple, delta: int, levels: np.ndarra
     frame_bits, intra, stages = kind
     set_envelope(model, state, int(intra), stages)
     state["frame"]["detail_stages"] = stages_of(frame_bits)
-    set_detail(model, state["frame"])
+    set_detail(model, state)
     set_step(state["frame"], shape_steps(model, state, rest_of(frame_bits), stages), delta)
     state["frame"]["levels"] = levels

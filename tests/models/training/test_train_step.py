@@ -18,7 +18,7 @@ from models.training.losses import CodecLoss
 from models.training.state import TrainState, freeze_part
 from models.training.step import learning_rate_at, train_step
 
-ALL_BUT_CONCEALMENT = "analysis,msvq,intra_msvq,detail,allocation,enhancer"
+ALL_BUT_CONCEALMENT = "analysis,msvq,intra_msvq,detail,intra_detail,allocation,enhancer"
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,7 @@ def test_training_reduces_the_loss(data_dir: Path) -> None:
     losses = [train_step(state, config, loss_fn, sampler)["loss"] for _ in range(80)]
     assert np.isfinite(losses).all()
     after = crop_losses(state.average.eval(), loss_fn, batch, 264.0, 3).mean()
-    assert after < before - 0.05
+    assert after < before - 0.02
 
 
 def train_some(

@@ -117,12 +117,12 @@ def test_replacement_after_resuming_is_exact(
                 with pytest.raises(KeyboardInterrupt):
                     train(config, wasteful, quiet=True)
             saved = torch.load(out_dir / "latest.pt", weights_only=True)
-            for part in ("msvq", "intra_msvq", "detail"):
+            for part in ("msvq", "intra_msvq", "detail", "intra_detail"):
                 assert saved["net"][f"{part}.usage.total"].max() > 0
             config = dataclasses.replace(config, resume=True)
         train(config, wasteful, quiet=True)
         finals.append(torch.load(out_dir / "latest.pt", weights_only=True))
-    assert len(replaced) == 6 and replaced[:3] == replaced[3:] and min(replaced) > 0
+    assert len(replaced) == 8 and replaced[:4] == replaced[4:] and min(replaced) > 0
     for part in ("net", "average", "optimizer"):
         assert equal(finals[0][part], finals[1][part]), part
 
