@@ -35,6 +35,7 @@ from commands.terminal import (
     Group,
     Interrupted,
     UserError,
+    brought_by,
     find_input,
     one_voice,
     progress,
@@ -285,9 +286,10 @@ def train(config: TrainConfig) -> None:
         raise UserError(f"{out}: is a file; name a directory with --out")
     if config.init_from and not Path(config.init_from).is_file():
         raise UserError(f"--init-from: {config.init_from}: no such file; check the path")
-    from models.training.recipe import train_recipe
-    from models.training.trainer import CHECKPOINT
-    from models.training.trainer import train as run
+    with brought_by("pip install '.[train]'"):
+        from models.training.recipe import train_recipe
+        from models.training.trainer import CHECKPOINT
+        from models.training.trainer import train as run
 
     try:
         exported = train_recipe(config) if config.recipe else run(config)

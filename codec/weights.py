@@ -194,10 +194,11 @@ def check_config(config: CodecConfig) -> None:
 
 def _checked(name: str, stored: np.ndarray, field: Field, config: CodecConfig) -> np.ndarray:
     """Return a tensor in its field's type; raises ``ValueError`` unless it is what that says."""
-    shape, value = field_shape(field, config), stored.astype(field.dtype)
-    if value.shape != shape or stored.dtype != field.stored:
+    shape = field_shape(field, config)
+    if stored.shape != shape or stored.dtype != field.stored:
         wanted = f"{np.dtype(field.stored)} {shape}"
-        raise ValueError(f"tensor {name} is {stored.dtype} {value.shape}, expected {wanted}")
+        raise ValueError(f"tensor {name} is {stored.dtype} {stored.shape}, expected {wanted}")
+    value = stored.astype(field.dtype)
     # Written so that NaN fails as well.
     if value.size and not (float(value.min()) >= field.low and float(value.max()) <= field.high):
         raise ValueError(f"tensor {name} has values outside {field.low:g}..{field.high:g}")

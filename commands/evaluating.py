@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from codec.io.storage import exists, is_directory, location
-from commands.terminal import Interrupted, UserError, complain, note
+from commands.terminal import Interrupted, UserError, brought_by, complain, note
 
 if TYPE_CHECKING:
     from evaluation.baselines.base import Baseline
@@ -21,10 +21,8 @@ if TYPE_CHECKING:
 def needs_evaluation() -> Generator[None]:
     """Turn what can go wrong in an evaluation into one line."""
     try:
-        yield
-    except ModuleNotFoundError as error:  # an installation without what `codec eval` needs
-        what = f"{error.name or 'a package'} is not installed"
-        raise UserError(f"{what}: pip install .") from error
+        with brought_by("pip install ."):
+            yield
     except ValueError as error:
         raise UserError(str(error)) from error
 

@@ -195,6 +195,16 @@ def one_voice() -> Generator[None]:
 
 
 @contextlib.contextmanager
+def brought_by(command: str) -> Generator[None]:
+    """Say in one line what is not installed, and the command that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        what = f"{error.name or 'a package'} is not installed"
+        raise UserError(f"{what}: {command}") from error
+
+
+@contextlib.contextmanager
 def progress(what: str, unit: str) -> Generator[Callable[[int, int | None], None]]:
     """Show a bar on a terminal; what it yields is told how many of how many are done."""
     from tqdm import tqdm

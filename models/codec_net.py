@@ -34,7 +34,7 @@ from codec.config import (
 from models import plc, rate_model
 from models.allocation import StepAllocation
 from models.analysis import EnvelopeAnalysis
-from models.detail import DetailMSVQ, rest_bits
+from models.detail import DetailMSVQ, rest_bits, with_last
 from models.dsp import (
     HISTORY,
     PITCH_FRAME,
@@ -49,7 +49,7 @@ from models.dsp import (
 )
 from models.enhancer import DecodedFrames, Enhancer
 from models.msvq import PredictiveMSVQ
-from models.quantizers import QuantizerOutput
+from models.quantizers import QuantizerOutput, either
 
 # Half width, in steps, of the zone around the first threshold in which a coefficient may change
 # sides.
@@ -215,18 +215,13 @@ class CodecNet(nn.Module):
             num_stages = torch.where(intra, intra_stages(num_stages, self.config), num_stages)
             frozen = not self.intra_msvq.codebooks.requires_grad
             own = self.intra_msvq(shape, num_stages, hard or frozen)
-            chosen = intra[:, None, None]
-            vq = vq._replace(
-                quantized=torch.where(chosen, own.quantized, vq.quantized),
-                hard=torch.where(chosen, own.hard, vq.hard),
-                auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
-            )
+            vq = either(intra, own, vq)
         vq = vq._replace(quantized=vq.quantized + level, hard=vq.hard + level)
         first = self.msvq.initial.expand(len(envelope), 1, -1) + INITIAL_LEVEL / LEVELS_PER_OCTAVE
         previous = torch.cat([first, vq.quantized[:, :-1]], 1)
         if intra is not None:
             # Nothing of the past goes into an intra frame: its own envelope stands in.
-            previous = torch.where(chosen, vq.quantized, previous)
+            previous = torch.where(intra[:, None, None], vq.quantized, previous)
         return vq, previous, num_stages
 
     def quantize_detail(
@@ -236,20 +231,14 @@ class CodecNet(nn.Module):
 
         As envelopes are: predicted, or as those of intra frames.
         """
-        first = self.msvq.initial.expand(len(shape), 1, -1)
-        shapes = torch.cat([shape, torch.cat([first, shape[:, :-1]], 1)], -1)
+        shapes = with_last(shape, self.msvq.initial)
         frozen = not self.detail.codebooks.requires_grad
         vq = self.detail.quantize(wanted, shapes, frame_bits, hard or frozen)
         if intra is None:
             return vq
         frozen = not self.intra_detail.codebooks.requires_grad
         own = self.intra_detail.quantize(wanted, shapes, frame_bits, hard or frozen)
-        chosen = intra[:, None, None]
-        return vq._replace(
-            quantized=torch.where(chosen, own.quantized, vq.quantized),
-            hard=torch.where(chosen, own.hard, vq.hard),
-            auxiliary_loss=vq.auxiliary_loss + own.auxiliary_loss,
-        )
+        return either(intra, own, vq)
 
     def allocate(
         self, envelope: Tensor, previous: Tensor, log_bits: Tensor

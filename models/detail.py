@@ -41,6 +41,12 @@ def rest_bits(frame_bits: Tensor) -> Tensor:
     return frame_bits - DETAIL_BITS * detail_stages(frame_bits)
 
 
+def with_last(shape: Tensor, first: Tensor) -> Tensor:
+    """Return the shapes [B, F, 2 bands] of frames and of those before, of [B, F, bands]."""
+    last = torch.cat([first.expand(len(shape), 1, -1), shape[:, :-1]], 1)
+    return torch.cat([shape, last], -1)
+
+
 class DetailMSVQ(PredictiveMSVQ):
     """Quantize the detail of frames, predicted from decoded shapes and the detail before.
 

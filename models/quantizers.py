@@ -52,6 +52,16 @@ class QuantizerOutput(NamedTuple):
     auxiliary_loss: Tensor
 
 
+def either(intra: Tensor, own: QuantizerOutput, predicted: QuantizerOutput) -> QuantizerOutput:
+    """Return what intra frames' own quantizer says where ``intra`` [B], the other elsewhere."""
+    chosen = intra[:, None, None]
+    return predicted._replace(
+        quantized=torch.where(chosen, own.quantized, predicted.quantized),
+        hard=torch.where(chosen, own.hard, predicted.hard),
+        auxiliary_loss=predicted.auxiliary_loss + own.auxiliary_loss,
+    )
+
+
 def check_estimator(name: str) -> str:
     """Return ``name`` if it is a known estimator, else raise ``ValueError``."""
     if name not in ESTIMATORS:

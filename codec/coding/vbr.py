@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from codec.coding.allocation import allocate, interpolate
+from codec.coding.detail import bits_of, stages_of
 from codec.config import (
-    DETAIL_BITS,
-    DETAIL_FROM_BITS,
     HOP_LENGTH,
     INITIAL_LEVEL,
     LEVEL_RESOLUTION,
@@ -27,7 +26,7 @@ from codec.config import (
     NUM_BANDS,
 )
 from codec.dsp.fixed import exp2, log2
-from codec.jit import entry
+from codec.jit import entry, kernel
 from codec.model import COST_ONE
 
 MIN_FRAME_BYTES = 12
@@ -85,24 +84,34 @@ def laplace_bits(model, envelopes, steps, nominal_bits, previous, bits):
             previous[b] = envelope[b]
 
 
+@kernel
+def wanted_bytes(laplace, kind):
+    """Return the bytes that a frame of so many Laplace bits needs with envelope and detail.
+
+    ``kind`` is (nominal bits of a frame, bits of its envelope's indices).
+    """
+    nominal_bits, envelope_bits = kind
+    side_bits = envelope_bits + bits_of(stages_of(nominal_bits))
+    return (CODED_SHARE * laplace + side_bits) / 8
+
+
 @entry
-def total_bytes_of(bits, side_bits, total):
+def total_bytes_of(bits, kind, total):
     """Write the bytes of all frames within the limits of a frame to ``total``, float64 [1]."""
     total[0] = 0.0
     for p in range(bits.size):
-        size = (CODED_SHARE * bits[p] + side_bits) / 8
-        total[0] += min(max(size, MIN_FRAME_BYTES), MAX_FRAME_BYTES)
+        total[0] += min(max(wanted_bytes(bits[p], kind), MIN_FRAME_BYTES), MAX_FRAME_BYTES)
 
 
 @entry
-def combine_rules(bits, levels, side_bits, demand):
+def combine_rules(bits, levels, kind, demand):
     """Write the geometric mean of both rules to ``demand`` float64 [P].
 
     Parameters
     ----------
     bits : float64 [P]     Laplace bits
     levels : float32 [P]   log2 of the energy; used up
-    side_bits : int        of the indices of a frame: envelope and detail
+    kind : (nominal bits, envelope bits)   see ``wanted_bytes``
     """
     count = bits.size
     loud = np.sort(levels)[int(LOUD_QUANTILE * (count - 1))]
@@ -111,7 +120,7 @@ def combine_rules(bits, levels, side_bits, demand):
     share = np.empty(count, np.float32)
     exp2(levels, share)
     for p in range(count):
-        wanted = max((CODED_SHARE * bits[p] + side_bits) / 8, 1.0)
+        wanted = max(wanted_bytes(bits[p], kind), 1.0)
         demand[p] = np.sqrt(wanted * share[p])
 
 
@@ -143,8 +152,7 @@ def find_demand(
     levels, bits, demand = np.empty(count, np.float32), np.empty(count), np.empty(count)
     find_levels(energy, levels)
     nominal = min(max(8 * total_bytes // count, 64), MAX_FRAME_BITS)
-    stages = sum(nominal >= first for first in DETAIL_FROM_BITS)  # of a mean frame's detail
-    side_bits = envelope_bits + DETAIL_BITS * stages
+    kind = (nominal, envelope_bits)
     first = model["envelope"]["initial"] + np.int32(INITIAL_LEVEL * LEVEL_RESOLUTION)
     total = np.zeros(1)
     low, high = -20.0 * LOG_ONE, 20.0 * LOG_ONE
@@ -156,12 +164,12 @@ def find_demand(
             steps = step + 0.5 * LOG_ONE * LEVEL_POWER * levels[start:end].astype(np.float64)
             laplace_bits(model, block, steps, nominal, previous, bits[start:end])
             start = end
-        total_bytes_of(bits, side_bits, total)
+        total_bytes_of(bits, kind, total)
         if total[0] > total_bytes:
             low = step
         else:
             high = step
-    combine_rules(bits, levels, side_bits, demand)
+    combine_rules(bits, levels, kind, demand)
     return demand
 
 

@@ -11,6 +11,7 @@ import torch
 
 from codec.config import CodecConfig
 from models.codec_net import CodecNet, quantize_level
+from models.detail import with_last
 from models.training.config import PARTS, TrainConfig
 from models.training.data import CropSampler
 from models.training.sampling import num_frames
@@ -92,10 +93,8 @@ def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROP
     # Of envelopes that are quantized, since detail mends their errors as well.
     coded = net.msvq(shape, torch.full((len(shape),), net.config.num_stages), hard=True).hard
     wanted = net.detail.find(waveform, coded + quantize_level(envelope))
-    first = net.msvq.initial.expand(len(coded), 1, -1)
-    shapes = torch.cat([coded, torch.cat([first, coded[:, :-1]], 1)], -1)
     for quantizer in (net.detail, net.intra_detail):
-        quantizer.initialise_from(wanted, shapes)
+        quantizer.initialise_from(wanted, with_last(coded, net.msvq.initial))
 
 
 @torch.no_grad()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from cli_helpers import assert_user_error, run
+from cli_helpers import ROOT, assert_user_error, run
 
 
 @pytest.mark.parametrize(
@@ -25,3 +27,12 @@ def test_a_directory_without_audio(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     result = run("train", tmp_path / "in", "--out", tmp_path / "run", "--steps", 1)
     assert_user_error(result, str(tmp_path / "in"))
+
+
+def test_without_pytorch_one_line_says_what_brings_it(tmp_path: Path) -> None:
+    script = "import sys; sys.modules['torch'] = None; import cli; cli.app(prog_name='codec')"
+    command = [sys.executable, "-c", script, "train", str(tmp_path), "--out", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "codec: error: torch is not installed: pip install '.[train]'\n"
+    assert not (tmp_path / "run").exists()

@@ -17,9 +17,9 @@ import hostile_weights  # noqa: E402
 from hostile_weights import Source  # noqa: E402
 
 import codec.weights as weights_module  # noqa: E402
-from codec.config import CodecConfig  # noqa: E402
+from codec.config import NUM_BANDS, CodecConfig  # noqa: E402
 from codec.errors import WeightsError  # noqa: E402
-from codec.model import FIELDS, NETWORK_LIMIT, field_shape  # noqa: E402
+from codec.model import ENVELOPE_LIMIT, FIELDS, NETWORK_LIMIT, field_shape  # noqa: E402
 from codec.weights import (  # noqa: E402
     DEFAULT_WEIGHTS,
     INTRA_PREFIX,
@@ -160,6 +160,19 @@ def test_values(
     changed[at] = value
     path = tmp_path / "w.safetensors"
     assert message in error_of(path, source.with_tensors({name: changed}))
+
+
+def test_the_step_allocation_fits_64_bits() -> None:
+    """Whatever the weights of the widest network, so that loading need not check it."""
+    width = weights_module._RANGES["allocation_hidden"][1]
+    fields = {field.name: field for field in FIELDS}
+    largest = 2 * ENVELOPE_LIMIT  # differences of two envelopes, or a rate or a level
+    for layer, inputs, shift in ((1, 2 * NUM_BANDS + 1, 12), (2, width, 12), (3, width, 14)):
+        weight = 1 << (8 * np.dtype(fields[f"allocation.w{layer}"].dtype).itemsize - 1)
+        total = inputs * weight * largest + int(-fields[f"allocation.b{layer}"].low)
+        assert total < 1 << 62
+        largest = (total >> shift) + 1
+    assert largest < 1 << 48  # what multiplies it has 15 bits
 
 
 def test_shapes(tmp_path: Path, source: Source) -> None:
