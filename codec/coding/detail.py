@@ -3,9 +3,9 @@
 Where bits were too few for coefficients, the decoder puts noise, and a listener hears whether that
 has the right level at the right time. The envelope tells it of broad bands and whole frames; the
 detail adds, for each block and for bands of 300 Hz, the octaves by which the level there differs.
-It is coded as the envelope's shape is, by multi-stage vector quantization, and predicted from that
-shape instead of from the past, so that no loss is heard in what follows. The larger the frame, the
-more stages.
+It is coded as the envelope's shape is, by multi-stage vector quantization, and predicted from the
+shapes of this frame and the last and from the last detail; intra frames have tables of their own,
+which know the shape of this frame only. The larger the frame, the more stages.
 """
 
 from __future__ import annotations
