@@ -11,6 +11,7 @@ import csv
 import tempfile
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
@@ -182,7 +183,7 @@ class Notes:
 
 
 @dataclass(kw_only=True)
-class Run:
+class Run(ABC):
     """One run over many files; what they are, its kinds say: `TreeRun`, `shards.ShardRun`.
 
     Attributes
@@ -213,9 +214,9 @@ class Run:
         self.failures = Failures(self.target)
         self._durations = Durations()
 
+    @abstractmethod
     def pairs(self) -> Iterator[Pair]:
         """Yield what is to be coded."""
-        raise NotImplementedError
 
     def setup(self) -> Setup:
         """Return what does a pair."""
