@@ -23,7 +23,7 @@ from codec.bitstream import (
     write_stream,
 )
 from codec.coding.vbr import frame_energies, vbr_sizes
-from codec.config import DEFAULT_KBPS, FRAME_LENGTH, HOP_LENGTH, MAX_KBPS, MIN_KBPS, SAMPLE_RATE
+from codec.config import DEFAULT_KBPS, HOP_LENGTH, MAX_KBPS, MIN_KBPS, SAMPLE_RATE
 from codec.decoder import DecodedIntegers, FrameDecoder
 from codec.encoder import FrameEncoder
 from codec.io.channels import MIX, to_mono
@@ -137,10 +137,8 @@ class Codec:
     ) -> bytes:
         """Encode a waveform that is at 16 kHz already, float32 [T], under a header."""
         count = num_packets(num_codec_samples(header))
-        padded = np.zeros(count * FRAME_LENGTH, np.float32)
-        padded[: len(waveform)] = waveform
         coder = self.frame_encoder(header, keep_offset)
-        spectra, proposed = coder.analyse(padded)
+        spectra, proposed = coder.analyse(waveform, count)
         if header.vbr:
             sizes = self.vbr_packet_sizes(header, [proposed], frame_energies(spectra))
         else:

@@ -92,19 +92,26 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
 
 @kernel
 def block_dc(state, samples, out):
-    """Take the mean of the last frames off a frame; from the old mean to the new one in a line."""
+    """Take the mean of the last frames off a frame; from the old mean to the new one in a line.
+
+    Beyond the end of the signal there is silence, without a step from the offset to it. What is in
+    a frame that is not full is no offset yet.
+    """
+    for n in range(samples.size, out.size):
+        out[n] = 0.0
     if state.keep_offset:
         for n in range(samples.size):
             out[n] = samples[n]
         return
-    total = 0.0
-    for n in range(samples.size):
-        total += np.float64(samples[n])
     before = state.mean
-    state.frames = min(state.frames + 1, MEAN_FRAMES)
-    state.mean += (total / samples.size - before) / state.frames
-    if state.frames == 1:
-        before = state.mean
+    if samples.size == out.size:
+        total = 0.0
+        for n in range(samples.size):
+            total += np.float64(samples[n])
+        state.frames = min(state.frames + 1, MEAN_FRAMES)
+        state.mean += (total / samples.size - before) / state.frames
+        if state.frames == 1:
+            before = state.mean
     for n in range(samples.size):
         mean = before + (state.mean - before) * (n / samples.size)
         out[n] = np.float32(np.float64(samples[n]) - mean)
@@ -117,7 +124,7 @@ def analyse_frames(model, state, samples, spectra, proposed):
     Parameters
     ----------
     model, state : records          ``past`` of the state moves on
-    samples : float32 [P * 2N]
+    samples : float32 [T]           frames; beyond T <= 2NP there is silence
     spectra : float32 [P, 2, N]     result: MDCT
     proposed : float32 [P, NUM_PROPOSED]   result: envelope and levels of detail, Q8 octaves
     """
@@ -125,7 +132,9 @@ def analyse_frames(model, state, samples, spectra, proposed):
     for p in range(spectra.shape[0]):
         for n in range(HOP_LENGTH):
             seen[n] = state.past[n]
-        block_dc(state, samples[p * FRAME_LENGTH : (p + 1) * FRAME_LENGTH], seen[HOP_LENGTH:])
+        begin = min(p * FRAME_LENGTH, samples.size)
+        end = min(begin + FRAME_LENGTH, samples.size)
+        block_dc(state, samples[begin:end], seen[HOP_LENGTH:])
         analyse(model.analysis, seen, spectra[p], proposed[p])
         for n in range(HOP_LENGTH):
             state.past[n] = seen[FRAME_LENGTH + n]
@@ -289,9 +298,19 @@ class FrameEncoder:
         self.state["ratio"] = rate_control.FIRST_RATIO
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
 
-    def analyse(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return spectra [P, 2, N] and what is proposed [P, NUM_PROPOSED] of float32 [P * 2N]."""
-        count = len(samples) // FRAME_LENGTH
+    def analyse(
+        self, samples: np.ndarray, count: int | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return spectra [P, 2, N] and what is proposed [P, NUM_PROPOSED] of frames.
+
+        Parameters
+        ----------
+        samples : float32 [T]   fewer than the frames hold only at the end of the signal
+        count : int, optional   P; by default as many as the samples fill
+        """
+        samples = np.require(samples, np.float32, "CW")
+        if count is None:
+            count = len(samples) // FRAME_LENGTH
         spectra = np.empty((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
         proposed = np.empty((count, NUM_PROPOSED), np.float32)
         analyse_frames(self.model, self.state, samples, spectra, proposed)

@@ -100,16 +100,20 @@ class StreamEncoder:
     def finish(self) -> list[bytes]:
         """Return the last packets, the rest of the signal in them; then the encoder is used up."""
         missing = num_packets(self.num_samples) - self._frame
-        return self._take(np.zeros(missing * FRAME_LENGTH - len(self._rest), np.float32))
+        return self._encode(self._rest, missing)
 
     def _take(self, samples: np.ndarray) -> list[bytes]:
         """Encode the frames that the samples complete, and keep what is left."""
         samples = np.concatenate([self._rest, samples])
         count = len(samples) // FRAME_LENGTH
         self._rest = samples[count * FRAME_LENGTH :]
+        return self._encode(samples[: count * FRAME_LENGTH], count)
+
+    def _encode(self, samples: np.ndarray, count: int) -> list[bytes]:
+        """Encode frames of which only the signal's last ones may not be full."""
         if not count:
             return []
-        spectra, proposed = self._encoder.analyse(samples[: count * FRAME_LENGTH])
+        spectra, proposed = self._encoder.analyse(samples, count)
         rate, first = self.header.nominal_bitrate_bps, self._frame
         edges = [cbr_bytes(rate, first + i) for i in range(count + 1)]
         intra = intra_packets(count, self.header.independent, first)

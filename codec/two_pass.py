@@ -68,10 +68,14 @@ class TwoPassEncoder:
         for first in range(0, count, _FRAMES_AT_ONCE):
             last = min(first + _FRAMES_AT_ONCE, count)
             piece = samples[first * FRAME_LENGTH : last * FRAME_LENGTH]
-            spectra, proposed = self._encoder.analyse(piece)
-            self._energy.append(frame_energies(spectra))
-            self._spectra.append(spectra)
-            self._proposed.append(proposed)
+            self._analyse(piece, last - first)
+
+    def _analyse(self, samples: np.ndarray, count: int) -> None:
+        """Analyse frames of which only the signal's last ones may not be full."""
+        spectra, proposed = self._encoder.analyse(samples, count)
+        self._energy.append(frame_energies(spectra))
+        self._spectra.append(spectra)
+        self._proposed.append(proposed)
 
     def finish(self, num_samples: int) -> tuple[Header, Iterator[list[bytes]]]:
         """Return the header, and the packets as they are coded; then the encoder is used up.
@@ -82,7 +86,7 @@ class TwoPassEncoder:
         """
         header = replace(self.header, num_samples=num_samples)
         missing = num_packets(num_codec_samples(header)) - len(self._spectra)
-        self.push(np.zeros(missing * FRAME_LENGTH - len(self._rest), np.float32))
+        self._analyse(self._rest, missing)
         return header, self._packets()
 
     def _packets(self) -> Iterator[list[bytes]]:

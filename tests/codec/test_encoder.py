@@ -153,6 +153,18 @@ def test_an_offset_leaves_speech_as_it_is(codec: Codec, speech: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("vbr", [False, True])
+@pytest.mark.parametrize("more", [1, 160, 200, 319])
+def test_no_click_ends_a_file_with_an_offset(
+    codec: Codec, speech: np.ndarray, vbr: bool, more: int
+) -> None:
+    """Beyond the last sample there is silence, not a step back from the offset."""
+    wave = (speech - speech.mean())[: 50 * FRAME_LENGTH + more]
+    wave[-3 * FRAME_LENGTH :] = 0.0
+    data = codec.encode(wave + np.float32(0.2), SAMPLE_RATE, 24.4, vbr=vbr)
+    assert np.abs(codec.decode(data)[-FRAME_LENGTH:]).max() < 1e-3
+
+
+@pytest.mark.parametrize("vbr", [False, True])
 def test_an_offset_that_is_kept_comes_back(codec: Codec, speech: np.ndarray, vbr: bool) -> None:
     """Of a whole signal, and of one in pieces."""
     wave = np.float32(0.2) + speech[: 100 * FRAME_LENGTH]
