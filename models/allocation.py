@@ -11,7 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from codec.coding import allocation as integer
-from codec.config import LOG_ONE, NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
+from codec.config import (
+    BAND_EDGES,
+    HOP_LENGTH,
+    LOG_ONE,
+    NUM_BANDS,
+    NUM_RATE_KNOTS,
+    SAMPLE_RATE,
+    CodecConfig,
+)
 
 LOG2_ONE = 1 << 10  # log2 of frame sizes is Q10 in integers
 # Inputs of the network: envelope shape, previous envelope on the same mean, frame size.
@@ -23,6 +31,20 @@ OFFSET_LIMIT = integer.OFFSET_LIMIT / LOG_ONE
 # The table of offsets by rate: its first row holds at 8 kbit/s, each further one half an octave on.
 FIRST_KNOT = integer.FIRST_KNOT / LOG2_ONE  # log2 of 160 bits
 KNOTS_PER_OCTAVE = LOG2_ONE >> integer.KNOT_SHIFT
+# Octaves by which steps are finer where a listener hears more than the losses do: lowest and
+# highest Hz of bands' centres, and a number for each row of the table. Found on validation clips
+# (docs/history.md, "bits that no loss asks for").
+FINER = ((3000, 3800, (0.0, 1.5, 3.0, 0.0, 0.0)), (3800, 7200, (1.0, 1.5, 3.0, 3.0, 3.0)))
+
+
+def first_offsets() -> Tensor:
+    """Return the table of offsets that training begins with, [NUM_RATE_KNOTS, bands] octaves."""
+    edges = torch.tensor(BAND_EDGES) * (SAMPLE_RATE / (2 * HOP_LENGTH))
+    centres = (edges[:-1] + edges[1:]) / 2
+    offsets = torch.zeros(NUM_RATE_KNOTS, NUM_BANDS)
+    for low, high, octaves in FINER:
+        offsets[:, (centres >= low) & (centres < high)] -= torch.tensor(octaves)[:, None]
+    return offsets
 
 
 class StepAllocation(nn.Module):
@@ -30,10 +52,10 @@ class StepAllocation(nn.Module):
 
     ``offset = 0.2 * (envelope - mean) + table(rate) + MLP(...)``: the exponent 0.2 is the best one
     found by hand for PESQ (a step that follows the envelope weakly); the network learns the rest.
-    The table is found by a search on the true loss (``models/training/allocation_search.py``),
-    since the gradient of a step in which hardly anything is coded is a guess. The mean over the
-    bands is taken off (the frame's step takes it up), and what is left is limited softly,
-    ``x / (1 + |x| / 4)``.
+    The table begins with finer steps above 3 kHz, and may be changed by a search on the true loss
+    (``models/training/allocation_search.py``), since the gradient of a step in which hardly
+    anything is coded is a guess. The mean over the bands is taken off (the frame's step takes it
+    up), and what is left is limited softly, ``x / (1 + |x| / 4)``.
 
     Attributes
     ----------
@@ -56,7 +78,7 @@ class StepAllocation(nn.Module):
         assert isinstance(last, nn.Linear)
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
-        self.register_buffer("rate_offsets", torch.zeros(NUM_RATE_KNOTS, NUM_BANDS))
+        self.register_buffer("rate_offsets", first_offsets())
 
     def features(self, envelope: Tensor, previous: Tensor, log_bits: Tensor) -> Tensor:
         """Return the network's input, shape [B, F, 2 * bands + 1], all within about ±4."""

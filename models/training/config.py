@@ -70,7 +70,8 @@ class TrainConfig:
     )
     learning_rate: float = option("Peak learning rate of Adam.", 8e-4, low=0.0)
     decay_fraction: float = option(
-        "Last part of the steps: learning rate falls, the envelope's quantizer is fixed.",
+        "Last part of the steps: learning rate falls, the envelope's quantizer is fixed, its "
+        "detail fitted again.",
         0.3,
         low=0.0,
         high=1.0,

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from codec.config import CodecConfig
 from models.codec_net import CodecNet, quantize_level
-from models.detail import with_last
+from models.detail import DetailMSVQ, with_last
+from models.msvq import PredictiveMSVQ
 from models.training.config import PARTS, TrainConfig
 from models.training.data import CropSampler
+from models.training.distributed import ALONE, ProcessGroup
 from models.training.sampling import num_frames
 
 # Parts of the enhancer that only matter where frames are lost.
 CONCEALMENT = ("loss_inputs.", "lost_outputs.")
 ADAM_BETAS = (0.9, 0.98)
-# Crops from which predictor and codebooks start.
-FIRST_CROPS = 240
+# Crops from which predictor and codebooks start; from which those of the detail are fitted again.
+FIRST_CROPS, DETAIL_CROPS = 240, 960
 
 
 @dataclass
@@ -81,20 +85,62 @@ def new_state(config: TrainConfig, codec: CodecConfig) -> TrainState:
     return TrainState(net, average, optimizer)
 
 
+def draw_crops(net: CodecNet, sampler: CropSampler, crops: int) -> Iterator[Tensor]:
+    """Yield crops that no step trains on, in batches of 8."""
+    for i in range(crops // 8):
+        yield sampler.batch((1 << 40) + i, 8).to(net.scale_offset.device)
+
+
 @torch.no_grad()
 def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROPS) -> None:
-    """Fit predictor and codebooks to the shapes of some crops' envelopes (before step 0)."""
-    device = next(net.parameters()).device
-    waveform = torch.cat([sampler.batch((1 << 40) + i, 8).to(device) for i in range(crops // 8)])
+    """Fit predictors and codebooks to envelopes and details of some crops (before step 0)."""
+    waveform = torch.cat(list(draw_crops(net, sampler, crops)))
     _, envelope = net.analyse(waveform, num_frames(sampler.crop_samples))
     shape = envelope - quantize_level(envelope)
     net.msvq.initialise(shape)
     net.intra_msvq.initialise(shape)
-    # Of envelopes that are quantized, since detail mends their errors as well.
-    coded = net.msvq(shape, torch.full((len(shape),), net.config.num_stages), hard=True).hard
-    wanted = net.detail.find(waveform, coded + quantize_level(envelope))
-    for quantizer in (net.detail, net.intra_detail):
-        quantizer.initialise_from(wanted, with_last(coded, net.msvq.initial))
+    fit_detail(net, net.msvq, net.detail, sampler, crops)
+    fit_detail(net, net.intra_msvq, net.intra_detail, sampler, crops)
+
+
+@torch.no_grad()
+def fit_detail(
+    net: CodecNet, msvq: PredictiveMSVQ, detail: DetailMSVQ, sampler: CropSampler, crops: int
+) -> None:
+    """Fit predictor and codebooks of detail to that of envelopes as ``msvq`` quantizes them."""
+    wanted, shapes = [], []
+    for waveform in draw_crops(net, sampler, crops):
+        _, envelope = net.analyse(waveform, num_frames(sampler.crop_samples))
+        level = quantize_level(envelope)
+        stages = torch.full((len(envelope),), net.config.num_stages, device=level.device)
+        coded = msvq.decode(*msvq.search(envelope - level, stages), stages)
+        # Of envelopes that are quantized, since detail mends their errors as well.
+        wanted.append(detail.find(waveform, coded + level))
+        shapes.append(with_last(coded, net.msvq.initial))
+    detail.initialise_from(torch.cat(wanted), torch.cat(shapes))
+
+
+@torch.no_grad()
+def refit_detail(
+    config: TrainConfig,
+    state: TrainState,
+    sampler: CropSampler,
+    group: ProcessGroup = ALONE,
+    crops: int = DETAIL_CROPS,
+) -> None:
+    """Fit the detail that is trained once more, to envelopes whose quantizer is now fixed.
+
+    Codebooks of detail that gradients train end .15 dB (of intra frames .4 dB) above k-means.
+    """
+    net = state.net
+    torch.manual_seed(config.seed + 1)
+    for msvq, name in ((net.msvq, "detail"), (net.intra_msvq, "intra_detail")):
+        detail = getattr(net, name)
+        if detail.codebooks.requires_grad:
+            if group.main:
+                fit_detail(net, msvq, detail, sampler, crops)
+            group.broadcast_(detail.parameters())
+            getattr(state.average, name).load_state_dict(detail.state_dict())
 
 
 @torch.no_grad()

@@ -44,9 +44,10 @@ from models.training.state import (
     initialise_msvq,
     load_checkpoint,
     new_state,
+    refit_detail,
     save_checkpoint,
 )
-from models.training.step import train_step
+from models.training.step import hard_from, train_step
 from models.training.validation import (
     CODEC_CLIPS,
     GRAPH_CLIPS,
@@ -228,6 +229,8 @@ def train_graph(
         while state.step < config.steps:
             if config.search_every and state.step and state.step % config.search_every == 0:
                 search_allocation(config, state, loss_fn, sampler, group)
+            if state.step == hard_from(config) and not config.coded:
+                refit_detail(config, state, sampler, group)
             values = timed_step(config, state, loss_fn, sampler, group, coded)
             if not values["skipped"]:
                 for name, value in values.items():

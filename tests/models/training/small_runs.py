@@ -13,7 +13,7 @@ from models.training import trainer
 from models.training.config import TrainConfig
 from models.training.data import CropSampler, load_directory
 from models.training.sampling import frames_per_crop, num_samples
-from models.training.state import TrainState, initialise_msvq, new_state
+from models.training.state import TrainState, initialise_msvq, new_state, refit_detail
 
 TINY = CodecConfig(num_stages=3, codebook_bits=6, enhancer_hidden=16, allocation_hidden=16)
 # Sizes of the shipped weights, for runs that export: kernels are compiled for each set of sizes,
@@ -39,6 +39,7 @@ def make_config(data_dir: Path, out_dir: Path, **changes: object) -> TrainConfig
 def start_fast(patch: pytest.MonkeyPatch) -> None:
     """Let runs initialise their codebooks from few crops."""
     patch.setattr(trainer, "initialise_msvq", partial(initialise_msvq, crops=32))
+    patch.setattr(trainer, "refit_detail", partial(refit_detail, crops=32))
 
 
 def begin(config: TrainConfig, codec: CodecConfig = TINY) -> tuple[TrainState, CropSampler]:

@@ -24,6 +24,7 @@ class FakeNet(nn.Module):
         super().__init__()
         self.config = CodecConfig()
         self.allocation = StepAllocation(self.config)
+        self.allocation.rate_offsets.zero_()
         self.wanted, self.noise, self.calls = wanted, noise, 0
 
     def forward(
@@ -78,6 +79,7 @@ def test_losses_are_those_of_each_crop() -> None:
 
 def test_table_is_interpolated_over_the_rate() -> None:
     allocation = StepAllocation(CodecConfig())
+    allocation.rate_offsets.zero_()
     allocation.rate_offsets[0], allocation.rate_offsets[1] = 1.0, 2.0
     bits = 2.0 ** torch.tensor([[FIRST_KNOT - 3, FIRST_KNOT, FIRST_KNOT + 0.25, FIRST_KNOT + 0.5]])
     got = allocation.table(bits.log2())[0, :, 0]

@@ -23,7 +23,7 @@ seed = 5
 [[stage]]
 name = "second"
 steps = 2
-freeze = "msvq"
+freeze = "msvq,detail"
 {OPTIONS}
 """
 
