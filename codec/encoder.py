@@ -308,7 +308,7 @@ class FrameEncoder:
         samples : float32 [T]   fewer than the frames hold only at the end of the signal
         count : int, optional   P; by default as many as the samples fill
         """
-        samples = np.require(samples, np.float32, "CW")
+        samples = np.require(samples, np.float32, ["C", "W"])
         if count is None:
             count = len(samples) // FRAME_LENGTH
         spectra = np.empty((count, BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
