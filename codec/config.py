@@ -57,7 +57,7 @@ BAND_EDGES: tuple[int, ...] = (
     0, 2, 4, 6, 8, 10, 12, 14, 17, 20, 23, 27, 31, 36, 41, 47, 53, 60, 68, 76, 85, 95, 106, 118,
     130, 144, 160,
 )  # fmt: skip
-
+BAND_EDGES_HZ = tuple(edge * SAMPLE_RATE / (2 * HOP_LENGTH) for edge in BAND_EDGES)
 NUM_BANDS = len(BAND_EDGES) - 1
 LOG_ONE = 256  # one octave of amplitude: envelopes and steps are integers in this unit ("Q8")
 LOG_FLOOR = -18 * LOG_ONE  # smallest proposed envelope: below the noise of 16 bits

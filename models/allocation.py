@@ -12,12 +12,10 @@ from torch import Tensor, nn
 
 from codec.coding import allocation as integer
 from codec.config import (
-    BAND_EDGES,
-    HOP_LENGTH,
+    BAND_EDGES_HZ,
     LOG_ONE,
     NUM_BANDS,
     NUM_RATE_KNOTS,
-    SAMPLE_RATE,
     CodecConfig,
 )
 
@@ -39,7 +37,7 @@ FINER = ((3000, 3800, (0.0, 1.5, 3.0, 0.0, 0.0)), (3800, 7200, (1.0, 1.5, 3.0, 3
 
 def first_offsets() -> Tensor:
     """Return the table of offsets that training begins with, [NUM_RATE_KNOTS, bands] octaves."""
-    edges = torch.tensor(BAND_EDGES) * (SAMPLE_RATE / (2 * HOP_LENGTH))
+    edges = torch.tensor(BAND_EDGES_HZ)
     centres = (edges[:-1] + edges[1:]) / 2
     offsets = torch.zeros(NUM_RATE_KNOTS, NUM_BANDS)
     for low, high, octaves in FINER:

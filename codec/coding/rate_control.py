@@ -203,7 +203,7 @@ def fill_frame(model, state, coefficients, frame_bits, costs):
     """Lower magnitudes of a frame that is a little too large until it fits; False if it never does.
 
     ``costs`` are what it takes and what it may take, 1/256 bit. Lowered are the magnitudes that
-    were rounded up by most: where that costs the least quality.
+    were rounded up by most: where that costs the least quality. No other: errors stay below a step.
     """
     frame = state.frame
     excess = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)
@@ -212,7 +212,7 @@ def fill_frame(model, state, coefficients, frame_bits, costs):
         for block in range(BLOCKS_PER_FRAME):
             magnitude = abs(frame.levels[block, k])
             rest = abs(coefficients[block, k] * inverse) - np.float32(magnitude)
-            excess[block, k] = rest if magnitude > 0 else _NEVER
+            excess[block, k] = rest if magnitude > 0 and rest < 0 else _NEVER
     cost, budget = costs
     for _ in range(FILL_TRIALS):
         while cost > budget:

@@ -119,8 +119,7 @@ def fill_layer(layer: Any, weights: np.ndarray, bias: np.ndarray, one: int) -> N
     limits = size.sum(0) / WEIGHT_SUM, size.max(0) / (2**15 - 1), np.abs(bias) * one / BIAS_LIMIT
     unit = np.maximum.reduce(limits)
     unit[unit == 0] = 1.0
-    scaled = weights / unit
-    layer["weights"] = pack(np.rint(scaled, out=scaled).astype(np.int16))
+    layer["weights"] = pack(np.rint(weights / unit).astype(np.int16))
     layer["bias"][: len(bias)] = np.rint(bias / (unit / one)).astype(np.int64)
     layer["scale"] = unit / one
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from codec import Codec
-from codec.config import BAND_EDGES, HOP_LENGTH, SAMPLE_RATE
+from codec.config import BAND_EDGES_HZ, SAMPLE_RATE
 from codec.io.audio import list_audio
 from evaluation.scoring import read_reference
 
@@ -29,7 +29,7 @@ def band_powers(x: np.ndarray) -> np.ndarray:
     frames = x[: len(x) // FRAME * FRAME].reshape(-1, FRAME).astype(np.float64)
     power = np.square(np.abs(np.fft.rfft(frames * np.hanning(FRAME))))
     frequency = np.fft.rfftfreq(FRAME, 1 / SAMPLE_RATE)
-    edges = np.array(BAND_EDGES) * SAMPLE_RATE / 2 / HOP_LENGTH
+    edges = np.array(BAND_EDGES_HZ)
     inside = (frequency[:, None] >= edges[:-1]) & (frequency[:, None] < edges[1:])
     return 10 * np.log10(power @ inside + 1e-12)
 
@@ -54,7 +54,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     codec = Codec.load(options.weights)
     clips = [read_reference(p) for p in list_audio(options.directory)[: options.max_clips]]
-    centres = (np.array(BAND_EDGES[:-1]) + BAND_EDGES[1:]) / 2 * SAMPLE_RATE / 2 / HOP_LENGTH
+    edges = np.array(BAND_EDGES_HZ)
+    centres = (edges[:-1] + edges[1:]) / 2
     print("kbit/s" + "".join(f"{f'{low}-{high} Hz':>22}" for low, high in RANGES_HZ))
     for rate in options.rates.split(","):
         pairs = [

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_pesq import PesqLoss
 
-from codec.config import BAND_EDGES, HOP_LENGTH, SAMPLE_RATE
+from codec.config import BAND_EDGES_HZ, HOP_LENGTH, SAMPLE_RATE
 from models.dsp import autocorrelation, lag_window, levinson_durbin
 from models.training.config import TrainConfig
 
@@ -174,7 +174,7 @@ class LevelLoss(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         frequency = torch.fft.rfftfreq(self.FRAME, 1 / SAMPLE_RATE)
-        edges = torch.tensor(BAND_EDGES) * SAMPLE_RATE / 2 / HOP_LENGTH
+        edges = torch.tensor(BAND_EDGES_HZ)
         inside = (frequency[:, None] >= edges[:-1]) & (frequency[:, None] < edges[1:])
         self.register_buffer("bands", inside.float(), persistent=False)
         self.register_buffer("window", torch.hann_window(self.FRAME), persistent=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,7 @@ from torch import Tensor
 
 from codec.config import CodecConfig
 from models.codec_net import CodecNet, quantize_level
-from models.detail import DetailMSVQ, with_last
-from models.msvq import PredictiveMSVQ
+from models.detail import with_last
 from models.training.config import PARTS, TrainConfig
 from models.training.data import CropSampler
 from models.training.distributed import ALONE, ProcessGroup
@@ -25,6 +24,8 @@ CONCEALMENT = ("loss_inputs.", "lost_outputs.")
 ADAM_BETAS = (0.9, 0.98)
 # Crops from which predictor and codebooks start; from which those of the detail are fitted again.
 FIRST_CROPS, DETAIL_CROPS = 240, 960
+# Quantizers of details, and of the envelopes that they refine.
+ENVELOPE_OF = {"detail": "msvq", "intra_detail": "intra_msvq"}
 
 
 @dataclass
@@ -99,25 +100,33 @@ def initialise_msvq(net: CodecNet, sampler: CropSampler, crops: int = FIRST_CROP
     shape = envelope - quantize_level(envelope)
     net.msvq.initialise(shape)
     net.intra_msvq.initialise(shape)
-    fit_detail(net, net.msvq, net.detail, sampler, crops)
-    fit_detail(net, net.intra_msvq, net.intra_detail, sampler, crops)
+    fit_detail(net, sampler, crops)
 
 
 @torch.no_grad()
 def fit_detail(
-    net: CodecNet, msvq: PredictiveMSVQ, detail: DetailMSVQ, sampler: CropSampler, crops: int
+    net: CodecNet, sampler: CropSampler, crops: int, parts: Collection[str] = tuple(ENVELOPE_OF)
 ) -> None:
-    """Fit predictor and codebooks of detail to that of envelopes as ``msvq`` quantizes them."""
-    wanted, shapes = [], []
+    """Fit predictors and codebooks of details to envelopes as they are quantized.
+
+    Parameters
+    ----------
+    crops : int     a multiple of 8
+    parts : names   of ``ENVELOPE_OF``
+    """
+    examples: dict[str, tuple[list[Tensor], list[Tensor]]] = {part: ([], []) for part in parts}
     for waveform in draw_crops(net, sampler, crops):
-        _, envelope = net.analyse(waveform, num_frames(sampler.crop_samples))
+        _, envelope = net.analyse(waveform, num_frames(waveform.shape[1]))
         level = quantize_level(envelope)
         stages = torch.full((len(envelope),), net.config.num_stages, device=level.device)
-        coded = msvq.decode(*msvq.search(envelope - level, stages), stages)
-        # Of envelopes that are quantized, since detail mends their errors as well.
-        wanted.append(detail.find(waveform, coded + level))
-        shapes.append(with_last(coded, net.msvq.initial))
-    detail.initialise_from(torch.cat(wanted), torch.cat(shapes))
+        for part, (wanted, shapes) in examples.items():
+            msvq = getattr(net, ENVELOPE_OF[part])
+            coded = msvq.decode(*msvq.search(envelope - level, stages), stages)
+            # Not of the envelopes as they are: detail mends the errors of their quantizer as well.
+            wanted.append(getattr(net, part).find(waveform, coded + level))
+            shapes.append(with_last(coded, net.msvq.initial))
+    for part, (wanted, shapes) in examples.items():
+        getattr(net, part).initialise_from(torch.cat(wanted), torch.cat(shapes))
 
 
 @torch.no_grad()
@@ -133,14 +142,13 @@ def refit_detail(
     Codebooks of detail that gradients train end .15 dB (of intra frames .4 dB) above k-means.
     """
     net = state.net
-    torch.manual_seed(config.seed + 1)
-    for msvq, name in ((net.msvq, "detail"), (net.intra_msvq, "intra_detail")):
-        detail = getattr(net, name)
-        if detail.codebooks.requires_grad:
-            if group.main:
-                fit_detail(net, msvq, detail, sampler, crops)
-            group.broadcast_(detail.parameters())
-            getattr(state.average, name).load_state_dict(detail.state_dict())
+    parts = [part for part in ENVELOPE_OF if getattr(net, part).codebooks.requires_grad]
+    if parts and group.main:
+        torch.manual_seed(config.seed + 1)
+        fit_detail(net, sampler, crops, parts)
+    for part in parts:
+        group.broadcast_(getattr(net, part).parameters())
+        getattr(state.average, part).load_state_dict(getattr(net, part).state_dict())
 
 
 @torch.no_grad()

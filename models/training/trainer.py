@@ -229,7 +229,7 @@ def train_graph(
         while state.step < config.steps:
             if config.search_every and state.step and state.step % config.search_every == 0:
                 search_allocation(config, state, loss_fn, sampler, group)
-            if state.step == hard_from(config) and not config.coded:
+            if state.step == hard_from(config):
                 refit_detail(config, state, sampler, group)
             values = timed_step(config, state, loss_fn, sampler, group, coded)
             if not values["skipped"]:

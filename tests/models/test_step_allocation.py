@@ -2,17 +2,15 @@
 
 import torch
 
-from codec.config import BAND_EDGES, NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
+from codec.config import BAND_EDGES_HZ, NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
 from models.allocation import OFFSET_LIMIT, StepAllocation
-
-HZ_PER_COEFFICIENT = 50
 
 
 def test_steps_begin_finer_above_3_khz() -> None:
     """More so at higher rates; nothing of it is beyond what the soft limit lets through."""
     table = StepAllocation(CodecConfig()).rate_offsets
     assert table.shape == (NUM_RATE_KNOTS, NUM_BANDS)
-    low = torch.tensor(BAND_EDGES[1:]) * HZ_PER_COEFFICIENT <= 3000
+    low = torch.tensor(BAND_EDGES_HZ[1:]) <= 3000
     assert (table[:, low] == 0).all() and (table <= 0).all()
     assert (table > -OFFSET_LIMIT).all()
     finest = table.amin(1)
