@@ -2,7 +2,8 @@
 
     python -m experiments.measure.training_curve RUN_DIR OUT.png
 
-Reads ``train.csv`` and ``latest.pt`` of the run folder that ``codec train --out`` writes.
+Reads ``train.csv`` and ``latest.pt`` of the run folder that ``codec train --out`` writes. Of a
+recipe's, the stages follow one another, with a line between them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import csv
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from experiments.extra import without_package
 
@@ -23,7 +25,35 @@ try:
 except ImportError as error:
     without_package(error)
 
+LOG, CHECKPOINT = "train.csv", "latest.pt"
 TERMS = {"pesq": "PESQ disturbance", "error": "ln(weighted error)", "spectral": "spectral"}
+
+
+def stages(run_dir: Path) -> list[Path]:
+    """Return the folders of a run's stages: its own, or those of a recipe."""
+    if (run_dir / CHECKPOINT).is_file():
+        return [run_dir]
+    found = sorted(path.parent for path in run_dir.glob(f"*/{CHECKPOINT}"))
+    if not found:
+        raise SystemExit(f"no '{CHECKPOINT}' in '{run_dir}': name the folder of a run")
+    return found
+
+
+def load_run(run_dir: Path) -> tuple[dict[str, list[float]], list[dict[str, Any]], list[int]]:
+    """Return the log's columns, the validations, and the last step of each stage."""
+    columns: dict[str, list[float]] = {name: [] for name in ("step", *TERMS)}
+    history: list[dict[str, Any]] = []
+    ends = [0]
+    for folder in stages(run_dir):
+        with (folder / LOG).open(newline="") as file:
+            for row in csv.DictReader(file):
+                columns["step"].append(ends[-1] + int(row["step"]))
+                for name in TERMS:
+                    columns[name].append(float(row[name]))
+        saved = torch.load(folder / CHECKPOINT, weights_only=True)
+        history += [entry | {"step": ends[-1] + entry["step"]} for entry in saved["history"]]
+        ends.append(ends[-1] + saved["step"])
+    return columns, history, ends[1:]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -34,17 +64,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("out", type=Path)
     options = parser.parse_args(arguments)
-    for name in ("train.csv", "latest.pt"):
-        if not (options.run_dir / name).is_file():
-            raise SystemExit(f"no '{name}' in '{options.run_dir}': name the folder of a run")
-    with (options.run_dir / "train.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    history = torch.load(options.run_dir / "latest.pt", weights_only=True)["history"]
+    columns, history, ends = load_run(options.run_dir)
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.6), layout="constrained")
-    steps = [int(r["step"]) for r in rows]
     for name, label in TERMS.items():
-        left.plot(steps, [float(r[name]) for r in rows], label=label)
+        left.plot(columns["step"], columns[name], label=label)
     left.set(xlabel="step", ylabel="loss term, smoothed", title="training")
     left.legend(frameon=False)
     for i in range(len(history[0]["valid"]) if history else 0):
@@ -54,6 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     right.set(xlabel="step", ylabel="PESQ (wideband)", title="validation, weight average")
     right.legend(frameon=False, ncol=2)
     for axis in (left, right):
+        for end in ends[:-1]:
+            axis.axvline(end, color="0.6", linestyle=":")
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
     figure.savefig(options.out, dpi=110)
