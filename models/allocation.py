@@ -32,7 +32,7 @@ KNOTS_PER_OCTAVE = LOG2_ONE >> integer.KNOT_SHIFT
 # Octaves by which steps are finer where a listener hears more than the losses do: lowest and
 # highest Hz of bands' centres, and a number for each row of the table. Found on validation clips
 # (docs/history.md, "bits that no loss asks for").
-FINER = ((3000, 3800, (0.0, 1.5, 3.0, 0.0, 0.0)), (3800, 7200, (1.0, 1.5, 3.0, 3.0, 3.0)))
+FINER = ((3000, 3800, (0.0, 1.5, 3.0, 0.0, 0.0)), (3800, 7200, (1.0, 1.5, 3.0, 3.5, 3.9)))
 
 
 def first_offsets() -> Tensor:
