@@ -200,13 +200,24 @@ class _Processes:
         pass
 
     def restart(self) -> bool:
+        self._kill()
         self._pool.shutdown()
         self._pool = self._make()
         return True
 
     def close(self) -> None:
         self._stop.set()
+        if self._pool._broken:
+            self._kill()
         self._pool.shutdown(cancel_futures=True)
+
+    def _kill(self) -> None:
+        """End what is left of a broken pool, which may wait for a lock that the dead one held.
+
+        The pool itself only sends SIGTERM, which workers ignore, and then waits for them.
+        """
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
 
 
 class _Cluster:

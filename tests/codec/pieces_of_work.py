@@ -41,3 +41,24 @@ def tries(folder: Path, number: int) -> int:
     """Return how often a number was tried."""
     path = folder / f"try.{number}"
     return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+SLEEP_SECONDS = 60.0
+
+
+class Sleeper:
+    """Setup of work that sleeps, or ends its process once another sleeps."""
+
+    def __init__(self, folder: Path) -> None:
+        self.asleep = folder / "asleep"
+
+    def __call__(self):
+        return self.work
+
+    def work(self, item: str, stop: object) -> None:
+        if item == "sleep":
+            self.asleep.touch()
+            time.sleep(SLEEP_SECONDS)
+        while not self.asleep.exists():
+            time.sleep(0.05)
+        os._exit(9)

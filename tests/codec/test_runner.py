@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
-from pieces_of_work import Squares, tries
+from pieces_of_work import SLEEP_SECONDS, Sleeper, Squares, tries
 
 from codec.errors import WeightsError
-from codec.places import DEATHS, Place
+from codec.places import DEATHS, Place, open_place
 from codec.runner import BATCH_ITEMS, in_batches, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,6 +73,18 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
     os.kill(pids[0], signal.SIGKILL)
     done += results
     assert sorted(came.result for came in done) == [n * n for n in range(60)]
+
+
+def test_a_dead_worker_takes_the_waiting_ones_along(tmp_path: Path) -> None:
+    """They may wait for a lock that it held, and would do so for ever."""
+    engine = open_place(Place(2))
+    engine.submit(Sleeper(tmp_path), ["sleep"])
+    with pytest.raises(BrokenProcessPool):
+        engine.submit(Sleeper(tmp_path), ["die"]).result()
+    begun = time.monotonic()
+    assert engine.restart()
+    engine.close()
+    assert time.monotonic() - begun < SLEEP_SECONDS / 2
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
