@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         values = [h["valid"][i]["pesq_wb"] for h in history]
         right.plot([h["step"] for h in history], values, "o-", label=f"{rate:g} kbit/s")
     right.set(xlabel="step", ylabel="PESQ (wideband)", title="validation, weight average")
-    right.legend(frameon=False, ncol=2)
+    right.legend(frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     for axis in (left, right):
         for end in ends[:-1]:
             axis.axvline(end, color="0.6", linestyle=":")
