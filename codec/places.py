@@ -200,24 +200,21 @@ class _Processes:
         pass
 
     def restart(self) -> bool:
-        self._kill()
-        self._pool.shutdown()
+        self._end()
         self._pool = self._make()
         return True
 
     def close(self) -> None:
         self._stop.set()
+        self._end()
+
+    def _end(self) -> None:
         if self._pool._broken:
-            self._kill()
+            # Those that are left may wait for a lock that the dead one held; the pool would wait
+            # for them, having sent a SIGTERM that workers ignore.
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
         self._pool.shutdown(cancel_futures=True)
-
-    def _kill(self) -> None:
-        """End what is left of a broken pool, which may wait for a lock that the dead one held.
-
-        The pool itself only sends SIGTERM, which workers ignore, and then waits for them.
-        """
-        for process in list((self._pool._processes or {}).values()):
-            process.kill()
 
 
 class _Cluster:
