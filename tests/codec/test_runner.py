@@ -78,9 +78,11 @@ def test_a_worker_that_is_killed_costs_nothing(tmp_path: Path) -> None:
 def test_a_dead_worker_takes_the_waiting_ones_along(tmp_path: Path) -> None:
     """They may wait for a lock that it held, and would do so for ever."""
     engine = open_place(Place(2))
-    engine.submit(Sleeper(tmp_path), ["sleep"])
+    setup = Sleeper(tmp_path)
+    # The third one makes the pool look after the second one's worker, which it has started since.
+    futures = [engine.submit(setup, [item]) for item in ("sleep", "die", "sleep")]
     with pytest.raises(BrokenProcessPool):
-        engine.submit(Sleeper(tmp_path), ["die"]).result()
+        futures[1].result(SLEEP_SECONDS / 2)
     begun = time.monotonic()
     assert engine.restart()
     engine.close()
