@@ -216,13 +216,13 @@ def test_same_as_one_process_with_the_doubled_batch(
     for name, value in gradients.items():
         difference = torch.linalg.vector_norm(shared[name] - value)
         assert difference <= 5e-3 * torch.linalg.vector_norm(value) + 1e-7, name
-    for n, (one, both) in enumerate(zip(steps, two, strict=True)):
+    # Two different runs from REPLACE_AT on: each replaces unused codewords by a random choice.
+    for n, (one, both) in enumerate(zip(steps[:REPLACE_AT], two, strict=False)):
         if n == NAN_AT:
             continue
         # Equal weights: the PESQ loss has thresholds, a level changed by 1e-7 moves it by 1e-4.
-        # Then Adam turns rounding errors of tiny gradients into steps of full size, and codewords
-        # are replaced by a random choice.
-        tolerance = 5e-4 if n <= NAN_AT else 0.005 if n < REPLACE_AT else 0.06
+        # Then Adam turns rounding errors of tiny gradients into steps of full size.
+        tolerance = 5e-4 if n < NAN_AT else 0.005
         assert both["loss"] == pytest.approx(one["loss"], rel=tolerance), n
         assert both["pesq"] == pytest.approx(one["pesq"], rel=tolerance), n
         if n == 0:
