@@ -62,9 +62,10 @@ class _Pipeline(CompilerBase):
         return [manager]
 
 
-def part(function: Callable[..., Any]) -> Any:
-    """Return a numba function that is a part of those that call it."""
+def part(function: Callable[..., Any], inline: bool) -> Any:
+    """Return a numba function that is a part of those that call it, if wanted without a call."""
     own: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+    own["forceinline"] = inline
     return numba.njit(**OPTIONS, **own, pipeline_class=_Pipeline)(function)
 
 

@@ -140,18 +140,22 @@ class Kernel:
     """A function of arrays, records and numbers that is compiled when it is first called.
 
     A kernel that calls it has it as a part of its own code; Python gets what numba makes for it.
+
+    Attributes
+    ----------
+    inline : bool   its code stands in each kernel that calls it, whatever LLVM thinks of that
     """
 
-    def __init__(self, function: Callable[..., Any]) -> None:
+    def __init__(self, function: Callable[..., Any], inline: bool = False) -> None:
         update_wrapper(self, function)
-        self.function = function
+        self.function, self.inline = function, inline
 
     @cached_property
     def part(self) -> Any:
         """What it is for kernels."""
         from codec import compiler
 
-        return compiler.part(self.function)
+        return compiler.part(self.function, self.inline)
 
     @cached_property
     def whole(self) -> Any:
@@ -245,6 +249,11 @@ def _is_set(variable: str) -> bool:
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function on its first call: strict floating point, no interpreter lock."""
     return function if _is_set("NUMBA_DISABLE_JIT") else Kernel(function)
+
+
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a kernel into each kernel that calls it, so that what is constant there is, here."""
+    return function if _is_set("NUMBA_DISABLE_JIT") else Kernel(function, inline=True)
 
 
 def by_hand(module: str, name: str) -> Callable[[Callable[..., Any]], Any]:

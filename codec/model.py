@@ -49,6 +49,7 @@ from codec.records import fill, new, record
 TOTAL_BITS = 15  # of probabilities
 TOTAL = 1 << TOTAL_BITS
 COST_ONE = 256  # code lengths are in 1/256 bit
+LAPLACE_COLUMN = 1  # of the tables: the shape that a Laplace distribution started from
 ENVELOPE_LIMIT = 8192  # |decoded shape|, Q8 octaves
 FEATURE_LIMIT = 1023  # of the context model, Q6: ±16
 HIDDEN_LIMIT = 4095  # its activations, Q8: 16
@@ -212,8 +213,9 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     level.cost, step.cost, blocks.cost   int32 [contexts, symbols], 1/256 bit
     context.cdf          rows and columns in one dimension
     context.cost         int32 [2^15 + 1], code length of a frequency, 1/256 bit
-    context.known, .recent, .second   int16, packed (see ``product.py``): the rows of w1 whose
-                         features are known before a block's levels, the others; and w2
+    context.laplace_cost  int32 [rows, symbols], of magnitudes' symbols in column LAPLACE_COLUMN
+    context.known, .recent, .whole, .second   int16, packed (see ``product.py``): the rows of w1
+                         whose features are known before a block's levels, the others, all; and w2
     context.bias         int32, b2 in whole tiles
     ==================  ===========================================================
     """
@@ -232,9 +234,11 @@ def coding_dtype(config: CodecConfig) -> np.dtype[Any]:
     tables = config.table_rows * TABLE_COLUMNS
     stages["context"]["cdf"] = (np.int32, (tables, NUM_SYMBOLS + 1))
     stages["context"]["cost"] = (np.int32, TOTAL + 1)
+    stages["context"]["laplace_cost"] = (np.int32, (config.table_rows, NUM_SYMBOLS))
     hidden = config.context_hidden
     stages["context"]["known"] = (np.int16, packed_size(NUM_FEATURES, hidden))
     stages["context"]["recent"] = (np.int16, packed_size(len(RECENT_FEATURES), hidden))
+    stages["context"]["whole"] = (np.int16, packed_size(NUM_FEATURES, hidden))
     stages["context"]["bias"] = (np.int32, padded(hidden // 2))
     stages["context"]["second"] = (np.int16, packed_size(hidden, hidden // 2))
     return record(**{stage: record(**fields) for stage, fields in stages.items()})
@@ -263,8 +267,10 @@ def coding_model(tensors: dict[str, np.ndarray], config: CodecConfig) -> Any:
         **{f"{s}.cost": code_lengths(tensors[f"{s}.cdf"]) for s in ("level", "step", "blocks")},
         "context.cdf": tensors["context.cdf"].reshape(-1, NUM_SYMBOLS + 1),
         "context.cost": frequency_costs(),
+        "context.laplace_cost": code_lengths(tensors["context.cdf"][:, LAPLACE_COLUMN]),
         "context.known": pack(known),
         "context.recent": pack(tensors["context.w1"][list(RECENT_FEATURES)]),
+        "context.whole": pack(tensors["context.w1"]),
         "context.bias": np.pad(tensors["context.b2"], (0, padded(half) - half)),
         "context.second": pack(tensors["context.w2"]),
     }

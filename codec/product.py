@@ -1,13 +1,13 @@
 """Products of int16 matrices with int32 sums, the work horse of the networks that are coded with.
 
 Integer sums have one value whatever their order, so processors may take them in the widest pieces
-that they have: two products and their sum in one instruction, eight or more sums at a time
+that they have: two products and their sum in one instruction, 8 or 16 sums at a time
 (``tile_code.py`` has the LLVM code). That is three to five times as fast as float32 in a fixed
 order.
 
-Weights are packed in tiles of 8 outputs; within a tile, inputs come in pairs::
+Weights are packed in tiles of 16 outputs; within a tile, inputs come in pairs::
 
-    tile 0: [pair 0: output 0 (input 0, input 1), output 1 (input 0, input 1), ..., output 7]
+    tile 0: [pair 0: output 0 (input 0, input 1), output 1 (input 0, input 1), ..., output 15]
             [pair 1: output 0 (input 2, input 3), ...]
     tile 1: ...
 """
@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from codec.jit import by_hand, kernel
+from codec.jit import by_hand, inlined, kernel
 
-TILE = 8  # outputs
+TILE = 16  # outputs
 ROWS = 8  # at a time, of one tile: weights that are read once serve all of them
 TILES = 4  # at a time, where there is one row: inputs that are read once serve all of them
 
@@ -80,7 +80,7 @@ def _tile_of_a_row(arrays, places):
     _add(1, 1, arrays, places)
 
 
-@kernel
+@inlined
 def multiply_row(x, weights, start, start_at, out):
     """Write ``start[start_at :] + x @ weights`` to ``out``: :func:`multiply` for one row ``x``."""
     places = (0, x.size // 2, start_at, 0)
@@ -124,7 +124,7 @@ def _rows(arrays, rows_of_x, width, step):
         _row(arrays, (first + r * stride, pairs, r * step, r * width), width)
 
 
-@kernel
+@inlined
 def _row(arrays, places, width):
     """Do one row, several tiles at a time."""
     first, pairs, start_at, out_at = places

@@ -1,13 +1,15 @@
 """LLVM code of the innermost loop of ``product.py``; imported only while kernels are compiled.
 
-For each pair of inputs: load the weights of 8 outputs, multiply them as int16 by the pair of each
-row, and add neighbours, <16 x i16> to <8 x i32>. Written in this form, LLVM finds the one
-instruction for it (``vpmaddwd`` on x86-64); on processors without it, it finds others. The result
-is the same, since all of it is whole numbers.
+For each pair of inputs: load the weights of 16 outputs, multiply them as int16 by the pair of each
+row, and add neighbours, <32 x i16> to <16 x i32>. Written in this form, LLVM finds the one
+instruction for it (``vpmaddwd`` or ``vpdpwssd`` on x86-64), in two pieces where registers are
+narrower; on processors without it, it finds others. How many sums are kept in registers at a time
+depends on the processor. The result does not, since all of it is whole numbers.
 """
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 from llvmlite import ir
@@ -24,7 +26,8 @@ _PAIRS = ir.VectorType(_I16, 2 * TILE)
 _PRODUCTS = ir.VectorType(_I32, 2 * TILE)
 _EVEN = ir.Constant(_SUMS, list(range(0, 2 * TILE, 2)))
 _ODD = ir.Constant(_SUMS, list(range(1, 2 * TILE, 2)))
-_NO_LANE = ir.Constant(_SUMS, [0] * TILE)
+_ZEROS = ir.Constant(_SUMS, [0] * TILE)
+CHAINS = 4  # of sums for the same outputs, at most
 
 
 def _load(builder: Any, pointer: Any, offset: Any, kind: ir.Type) -> Any:
@@ -36,10 +39,10 @@ def _load(builder: Any, pointer: Any, offset: Any, kind: ir.Type) -> Any:
 
 
 def _spread(builder: Any, pair: Any) -> Any:
-    """Return a pair of int16 (as one int32) eight times, as int32 numbers."""
+    """Return a pair of int16 (as one int32) for every output, as int32 numbers."""
     undefined = ir.Constant(_SUMS, ir.Undefined)
     one = builder.insert_element(undefined, pair, ir.Constant(_I32, 0))
-    every = builder.shuffle_vector(one, undefined, _NO_LANE)
+    every = builder.shuffle_vector(one, undefined, _ZEROS)
     return builder.sext(builder.bitcast(every, _PAIRS), _PRODUCTS)
 
 
@@ -51,8 +54,11 @@ def _add(builder: Any, sums: Any, pair: Any, weights: Any) -> Any:
     return builder.add(sums, builder.add(even, odd))
 
 
-def _emit(builder: Any, arrays: Any, places: Any, rows: int, tiles: int) -> None:
-    """Write the loop over the pairs, with the sums of all rows and tiles in registers."""
+def _emit(builder: Any, arrays: Any, places: Any, rows: range, tiles: int, chains: int) -> None:
+    """Write the loop over the pairs for some rows and tiles, with all sums in registers.
+
+    Sums are taken in ``chains`` that do not wait for each other, and put together in the end.
+    """
     x, weights, start, out = arrays
     first, stride, weights_at, pairs, start_at, start_stride, out_at, out_stride = places
 
@@ -64,27 +70,43 @@ def _emit(builder: Any, arrays: Any, places: Any, rows: int, tiles: int) -> None
         return builder.add(there, number(tile * TILE))
 
     sums = {}
-    for row in range(rows):
-        for tile in range(tiles):
-            slot = sums[row, tile] = alloca_once(builder, _SUMS)  # LLVM keeps it in a register
-            begin = place(start_at, start_stride, row, tile)
-            builder.store(_load(builder, start, begin, _SUMS), slot)
+    for row, tile, chain in product(rows, range(tiles), range(chains)):
+        slot = sums[row, tile, chain] = alloca_once(builder, _SUMS)  # LLVM keeps it in a register
+        begin = place(start_at, start_stride, row, tile)
+        builder.store(_load(builder, start, begin, _SUMS) if chain == 0 else _ZEROS, slot)
     size = builder.mul(pairs, number(2 * TILE))
-    with for_range(builder, pairs) as loop:
-        offset = builder.add(weights_at, builder.mul(loop.index, number(2 * TILE)))
+
+    def add_pair(index: Any, chain: int) -> None:
+        offset = builder.add(weights_at, builder.mul(index, number(2 * TILE)))
         own = []
         for tile in range(tiles):
             packed = _load(builder, weights, place(offset, size, tile), _PAIRS)
             own.append(builder.sext(packed, _PRODUCTS))
-        twice = builder.add(first, builder.mul(loop.index, number(2)))
-        for row in range(rows):
+        twice = builder.add(first, builder.mul(index, number(2)))
+        for row in rows:
             pair = _spread(builder, _load(builder, x, place(twice, stride, row), _I32))
             for tile in range(tiles):
-                slot = sums[row, tile]
+                slot = sums[row, tile, chain]
                 builder.store(_add(builder, builder.load(slot), pair, own[tile]), slot)
-    for (row, tile), slot in sums.items():
+
+    turns = builder.udiv(pairs, number(chains))
+    with for_range(builder, turns) as loop:
+        begin = builder.mul(loop.index, number(chains))
+        for chain in range(chains):
+            add_pair(builder.add(begin, number(chain)), chain)
+    with for_range(builder, pairs, start=builder.mul(turns, number(chains))) as loop:
+        add_pair(loop.index, 0)
+    for row, tile in product(rows, range(tiles)):
+        total = builder.load(sums[row, tile, 0])
+        for chain in range(1, chains):
+            total = builder.add(total, builder.load(sums[row, tile, chain]))
         end = builder.gep(out, [place(out_at, out_stride, row, tile)])
-        builder.store(builder.load(slot), builder.bitcast(end, _SUMS.as_pointer())).align = 4
+        builder.store(total, builder.bitcast(end, _SUMS.as_pointer())).align = 4
+
+
+def _sums_at_once(context: Any) -> int:
+    """Return how many <16 x i32> numba's target keeps in registers, with room for the rest."""
+    return 8 if "+avx512f" in context.codegen().magic_tuple()[2] else 4
 
 
 def _intrinsic(rows: int, tiles: int) -> Any:
@@ -97,7 +119,11 @@ def _intrinsic(rows: int, tiles: int) -> Any:
                 for i, kind in enumerate(signature.args[0].types)
             ]
             numbers = unpack_tuple(builder, arguments[1])
-            _emit(builder, pointers, numbers, rows, tiles)
+            most = max(_sums_at_once(context) // tiles, 1)
+            for row in range(0, rows, most):
+                some = range(row, min(row + most, rows))
+                chains = min(most // len(some), CHAINS)
+                _emit(builder, pointers, numbers, some, tiles, chains)
             return context.get_dummy_value()
 
         return types.void(arrays, types.UniTuple(types.intp, len(places))), code

@@ -39,7 +39,7 @@ from codec.config import (
 )
 from codec.jit import kernel
 from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT
-from codec.product import add_product, multiply_row, padded
+from codec.product import add_product, multiply, multiply_row, padded
 from codec.records import record
 
 TABLE_PARTS = 16  # positions between two rows or columns
@@ -87,11 +87,12 @@ def context_dtype(config: CodecConfig) -> np.dtype[Any]:
         features=(np.int16, (BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES)),
         block=np.int64,  # 0 or 1 in the frame
         first=(np.int32, HOP_LENGTH * hidden),  # layer 1: what the past tells
-        # Of one coefficient: features that depend on its own block; layer 1, and layer 2.
+        # Of one coefficient: features that depend on its own block; layer 1 of it.
         recent=(np.int16, len(RECENT_FEATURES) + len(RECENT_FEATURES) % 2),
         sums=(np.int32, hidden),
-        active=(np.int16, hidden),
-        second=(np.int32, padded(config.context_hidden // 2)),
+        # Of one coefficient, the first, or of all: activations; layer 2.
+        active=(np.int16, HOP_LENGTH * hidden),
+        second=(np.int32, HOP_LENGTH * padded(config.context_hidden // 2)),
         running=(np.int64, NUM_RUNNING),  # magnitudes below, Q4, and their decaying sums
         below=(np.int32, _PAD + HOP_LENGTH),  # compressed magnitudes of this block
         lag=np.int64,  # spacing of harmonics
@@ -198,8 +199,28 @@ def _static_features(model, known, strength, features):
 
 
 @kernel
+def _begin_block(model, known, block, context):
+    """Fill what does not depend on the block's own levels, and put layer 1's bias where it goes."""
+    lag, strength = harmonic_lag(known.past)
+    context.lag = lag
+    context.block = block
+    for i in range(NUM_RUNNING):
+        context.running[i] = 0
+    for i in range(context.below.size):
+        context.below[i] = 0
+    _static_features(model, known, strength, context.features[block])
+    outputs = model.b2.size * 2
+    width = context.first.size // HOP_LENGTH
+    for k in range(HOP_LENGTH):
+        bias = model.band[known.kind + block, BAND_OF_BIN[k]]
+        total = context.first[k * width : (k + 1) * width]
+        for o in range(outputs):
+            total[o] = bias[o]
+
+
+@kernel
 def start_block(model, known, block, context):
-    """Prepare a block: everything that does not depend on its own levels.
+    """Prepare a block whose levels are not known yet; see :func:`predict`.
 
     Parameters
     ----------
@@ -208,36 +229,15 @@ def start_block(model, known, block, context):
     block : int            0 or 1 in the frame
     context : record       work space, is filled
     """
-    lag, strength = harmonic_lag(known.past)
-    context.lag = lag
-    context.block = block
-    features = context.features[block]
-    for i in range(NUM_RUNNING):
-        context.running[i] = 0
-    for i in range(context.below.size):
-        context.below[i] = 0
-    _static_features(model, known, strength, features)
-    outputs = model.b2.size * 2
+    _begin_block(model, known, block, context)
     width = context.first.size // HOP_LENGTH
-    for k in range(HOP_LENGTH):
-        bias = model.band[known.kind + block, BAND_OF_BIN[k]]
-        total = context.first[k * width : (k + 1) * width]
-        for o in range(outputs):
-            total[o] = bias[o]
-    add_product(features, 0, NUM_FEATURES, model.known[:], width, context.first[:])
+    add_product(context.features[block], 0, NUM_FEATURES, model.known[:], width, context.first[:])
 
 
 @kernel
-def predict(model, known, context, k):
-    """Return where in the tables the distribution of coefficient ``k`` is.
-
-    Returns
-    -------
-    index : int        table below in row and column
-    fine : int         position to the next ones: 16 x row + column, each 0..16 (row 17 x)
-    """
-    running, below, lag = context.running, context.below, context.lag
-    x, width = context.recent, context.active.size
+def _recent_features(model, context, k):
+    """Fill the columns of a coefficient that depend on the levels below it in its block."""
+    running, below, lag, x = context.running, context.below, context.lag, context.recent
     i = k + _PAD
     x[0], x[1] = below[i - 1], below[i - 2]
     x[2] = _compress(model, (running[BELOW_3] + running[BELOW_4]) >> 1)
@@ -250,11 +250,18 @@ def predict(model, known, context, k):
     features = context.features[context.block, k]
     for f in range(RECENT.size):
         features[RECENT[f]] = x[f]
-    sums, active, second = context.sums, context.active, context.second
-    multiply_row(x[:], model.recent[:], context.first[:], k * width, sums[:])
-    for o in range(width):
-        active[o] = min(max(sums[o] >> 8, 0), HIDDEN_LIMIT)  # Q16 -> Q8
-    multiply_row(active[:], model.second[:], model.bias[:], 0, second[:])
+
+
+@kernel
+def _activate(sums, active):
+    """Write what layer 1 hands on: Q16 -> Q8."""
+    for o in range(sums.size):
+        active[o] = min(max(sums[o] >> 8, 0), HIDDEN_LIMIT)
+
+
+@kernel
+def _place(model, second, ratio):
+    """Return where in the tables layer 2's sums and the envelope's ratio lead; see `predict`."""
     row, column = np.int64(model.b3[0]), np.int64(model.b3[1])
     for i in range(model.b2.size):
         v = np.int64(min(max(second[i] >> 10, 0), HIDDEN_LIMIT))  # Q18 -> Q8
@@ -262,7 +269,7 @@ def predict(model, known, context, k):
         column += v * model.w3[i, 1]
     rows = model.cdf.shape[0] // TABLE_COLUMNS
     # The envelope's ratio is the baseline.
-    row = ((row + (1 << 13)) >> 14) + (known.ratio[k] >> 1) + ROW_OFFSET * TABLE_PARTS
+    row = ((row + (1 << 13)) >> 14) + (ratio >> 1) + ROW_OFFSET * TABLE_PARTS
     column = (column + (1 << 13)) >> 14
     row = min(max(row, 0), (rows - 1) * TABLE_PARTS)
     column = min(max(column, 0), (TABLE_COLUMNS - 1) * TABLE_PARTS)
@@ -273,6 +280,49 @@ def predict(model, known, context, k):
         row - first_row * TABLE_PARTS,
         column - first_column * TABLE_PARTS,
     )
+
+
+@kernel
+def predict(model, known, context, k):
+    """Return where in the tables the distribution of coefficient ``k`` is.
+
+    Returns
+    -------
+    index : int        table below in row and column
+    fine : int         position to the next ones: 16 x row + column, each 0..16 (row 17 x)
+    """
+    _recent_features(model, context, k)
+    width = context.sums.size
+    active, second = context.active[:width], context.second[: model.bias.size]
+    first = context.first[:]
+    multiply_row(context.recent[:], model.recent[:], first, k * width, context.sums[:])
+    _activate(context.sums[:], active)
+    multiply_row(active, model.second[:], model.bias[:], 0, second)
+    return _place(model, second, known.ratio[k])
+
+
+@kernel
+def predict_block(model, known, block, context, levels, positions):
+    """Do all of a block at once, whose levels are known: what :func:`predict` says of each.
+
+    Parameters
+    ----------
+    model, known, block, context   as in :func:`start_block`
+    levels : int32 [N]
+    positions : int32 [N, 3]       result
+    """
+    _begin_block(model, known, block, context)
+    for k in range(HOP_LENGTH):
+        _recent_features(model, context, k)
+        update(model, context, k, np.int64(abs(levels[k])))
+    first, width, half = context.first[:], context.sums.size, model.bias.size
+    add_product(context.features[block], 0, NUM_FEATURES, model.whole[:], width, first)
+    _activate(first, context.active[:])
+    multiply(context.active[:], 0, width, model.second[:], model.bias[:], context.second[:])
+    for k in range(HOP_LENGTH):
+        own = context.second[k * half : (k + 1) * half]
+        index, row, column = _place(model, own, known.ratio[k])
+        positions[k, 0], positions[k, 1], positions[k, 2] = index, row, column
 
 
 @kernel

@@ -31,8 +31,10 @@ from codec.model import ENVELOPE_LIMIT, TOTAL_BITS
 
 MAX_STAGES = 8
 BEAM = 8  # paths that the search keeps
+AT_ONCE = 32  # codewords that are compared with the worst of them
 # Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
 RATE_WEIGHT = np.float32(30.0)
+_NONE_YET = np.float32(np.inf)
 
 
 @kernel
@@ -97,18 +99,57 @@ def _keep_best(error, parent, best_error, best, filled):
     best_error : float32 [kept]   from small to large, the first ``filled`` of them
     best : int64 [>= kept, 2]     parent and codeword
     """
-    for i in range(error.size):
-        if filled < best_error.size or error[i] < best_error[filled - 1]:
+    worst = best_error[filled - 1] if filled == best_error.size else _NONE_YET
+    for begin in range(0, error.size, AT_ONCE):
+        some = error[begin : begin + AT_ONCE]
+        better = np.int32(0)
+        for i in range(some.size):
+            better += np.int32(some[i] < worst)
+        if better == 0:
+            continue
+        for i in range(some.size):
+            if some[i] >= worst:
+                continue
             if filled < best_error.size:
                 filled += 1
             p = filled - 1
-            while p > 0 and best_error[p - 1] > error[i]:
+            while p > 0 and best_error[p - 1] > some[i]:
                 best_error[p] = best_error[p - 1]
                 best[p, 0], best[p, 1] = best[p - 1, 0], best[p - 1, 1]
                 p -= 1
-            best_error[p] = error[i]
-            best[p, 0], best[p, 1] = parent, i
+            best_error[p] = some[i]
+            best[p, 0], best[p, 1] = parent, begin + i
+            if filled == best_error.size:
+                worst = best_error[filled - 1]
     return filled
+
+
+@kernel
+def _add_distances(columns, residual, error):
+    """Add the squared distances of two paths to all codewords, dimension by dimension.
+
+    Parameters
+    ----------
+    columns : float32 [dim, size]   codewords, dimensions first
+    residual : float32 [2, dim]
+    error : float32 [2, size]
+    """
+    dim, first, second = residual.shape[1], error[0], error[1]
+    whole = dim - dim % 4
+    for j in range(0, whole, 4):  # four at a time, to touch the errors less often
+        c0, c1, c2, c3 = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
+        a0, a1, a2, a3 = residual[0, j], residual[0, j + 1], residual[0, j + 2], residual[0, j + 3]
+        b0, b1, b2, b3 = residual[1, j], residual[1, j + 1], residual[1, j + 2], residual[1, j + 3]
+        for i in range(first.size):
+            p, q, r, s = a0 - c0[i], a1 - c1[i], a2 - c2[i], a3 - c3[i]
+            first[i] = (((first[i] + p * p) + q * q) + r * r) + s * s
+            p, q, r, s = b0 - c0[i], b1 - c1[i], b2 - c2[i], b3 - c3[i]
+            second[i] = (((second[i] + p * p) + q * q) + r * r) + s * s
+    for j in range(whole, dim):
+        column, a, b = columns[j], residual[0, j], residual[1, j]
+        for i in range(first.size):
+            first[i] += (a - column[i]) * (a - column[i])
+            second[i] += (b - column[i]) * (b - column[i])
 
 
 @kernel
@@ -129,30 +170,30 @@ def search(model, known, target, num_stages, indices):
     size, dim = model.columns.shape[2], target.size
     predicted = np.empty(dim, np.int64)
     predict(model, known, predicted)
-    residual = np.empty((2, BEAM, dim), np.float32)  # of this stage and the next
+    residual = np.zeros((2, BEAM, dim), np.float32)  # of this stage and the next
     paths = np.zeros((2, BEAM, MAX_STAGES), np.int64)
     rates = np.zeros((2, BEAM), np.float32)
     for j in range(dim):
         residual[0, 0, j] = target[j] - np.float32(predicted[j])
     alive = 1
-    error = np.empty(size, np.float32)
+    error = np.empty((2, size), np.float32)
     best_error = np.empty(BEAM, np.float32)
     best = np.empty((BEAM, 2), np.int64)  # parent, index
     for s in range(num_stages):
         here, there = s % 2, 1 - s % 2
         keep = 1 if s == num_stages - 1 else BEAM
         filled = 0
-        for a in range(alive):
-            for i in range(size):
-                error[i] = 0.0
-            for j in range(dim):
-                column, value = model.columns[s, j], residual[here, a, j]
+        for a in range(0, alive, 2):
+            both = min(2, alive - a)
+            for one in range(both):
                 for i in range(size):
-                    d = value - column[i]
-                    error[i] += d * d
-            for i in range(size):
-                error[i] += RATE_WEIGHT * (rates[here, a] + np.float32(model.index_cost[s, i]))
-            filled = _keep_best(error, a, best_error[:keep], best, filled)
+                    error[one, i] = 0.0
+            _add_distances(model.columns[s], residual[here, a : a + 2], error)
+            for one in range(both):
+                row, rate = error[one], rates[here, a + one]
+                for i in range(size):
+                    row[i] += RATE_WEIGHT * (rate + np.float32(model.index_cost[s, i]))
+                filled = _keep_best(row, a + one, best_error[:keep], best, filled)
         for p in range(filled):
             a, i = best[p, 0], best[p, 1]
             for j in range(dim):

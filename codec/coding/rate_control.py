@@ -21,7 +21,6 @@ from codec.config import (
     MAX_STEP_DELTA,
     ROUNDING,
     STEP_RESOLUTION,
-    TABLE_COLUMNS,
 )
 from codec.dsp.fixed import exp2_q8
 from codec.jit import kernel
@@ -35,7 +34,6 @@ FIRST_RATIO = 0.9  # of true cost to estimate, before the first frame
 DOUBT = 0.01  # share of the cost by which a scaled estimate may be wrong
 FILL_TRIALS = 3
 FILL_BELOW = 240  # bits: larger frames gain nothing that can be measured
-BASE_COLUMN = 1  # of the tables: the shape that a Laplace distribution started from
 _ROUNDING = np.float32(ROUNDING)
 _NEVER = np.float32(1e9)
 
@@ -72,23 +70,32 @@ def try_step(model, state, coefficients, frame_bits, choice):
 @kernel
 def estimate(model, frame, coefficients, choice):
     """Return what the levels would cost at a step under the baseline distributions, 1/256 bit."""
-    rows = model.cdf.shape[0] // TABLE_COLUMNS
+    rows = model.laplace_cost.shape[0]
     step = choice[0] + choice[1] * STEP_RESOLUTION
     total = np.int64(0)
     for k in range(HOP_LENGTH):
         log_step = step + frame.relative[k]
         row = (frame.log_scale[k] - log_step) // (2 * TABLE_PARTS) + ROW_OFFSET
-        table = model.cdf[min(max(row, 0), rows - 1) * TABLE_COLUMNS + BASE_COLUMN]
+        cost = model.laplace_cost[min(max(row, 0), rows - 1)]
         inverse = exp2_q8(-log_step)
         for block in range(BLOCKS_PER_FRAME):
             ratio = abs(coefficients[block, k] * inverse)
             symbol = magnitude_symbol(np.int64(min(ratio, LEVEL_LIMIT) + _ROUNDING))
-            total += model.cost[table[symbol + 1] - table[symbol]] + RAW_COST[symbol]
+            total += cost[symbol] + RAW_COST[symbol]
     return total
 
 
 @kernel
-def _search(model, frame, coefficients, bounds, goal):
+def _estimate_once(model, frame, coefficients, choice, known):
+    """Return the estimate of a step, from ``known`` if it was asked for before."""
+    i = choice[1] + MAX_STEP_DELTA
+    if known[i] < 0:
+        known[i] = estimate(model, frame, coefficients, choice)
+    return known[i]
+
+
+@kernel
+def _search(model, frame, coefficients, bounds, goal, known):
     """Return the finest delta whose estimate is at most ``goal``.
 
     ``bounds`` are (expected step, low, high); high if there is none: it is not looked at.
@@ -96,7 +103,7 @@ def _search(model, frame, coefficients, bounds, goal):
     expected, low, high = bounds
     while high - low > 1:
         middle = (low + high) >> 1
-        if estimate(model, frame, coefficients, (expected, middle)) <= goal:
+        if _estimate_once(model, frame, coefficients, (expected, middle), known) <= goal:
             high = middle
         else:
             low = middle
@@ -164,17 +171,19 @@ def choose_step(model, state, coefficients, sizes):
     low, high = finest - 1, MAX_STEP_DELTA + 1  # low does not fit, high does
     goal = budget / state.ratio
     cost = np.int64(0)
+    known = np.full(2 * MAX_STEP_DELTA + 1, -1, np.int64)  # estimates
     for _ in range(MAX_TRIALS):
-        delta = _search(model.context, frame, coefficients, (expected, low, high), goal)
+        delta = _search(model.context, frame, coefficients, (expected, low, high), goal, known)
         if delta == high and high <= MAX_STEP_DELTA:
             # The estimate says that the next finer step does not fit. Ask only if that is close.
-            finer = estimate(model.context, frame, coefficients, (expected, high - 1))
+            choice = (expected, high - 1)
+            finer = _estimate_once(model.context, frame, coefficients, choice, known)
             if finer * (1.0 - DOUBT) > goal and frame_bits >= FILL_BELOW:
                 break
             delta = high - 1
         delta = min(delta, MAX_STEP_DELTA)
         cost = try_step(model, coding, coefficients, frame_bits, (expected, delta))
-        guess = estimate(model.context, frame, coefficients, (expected, delta))
+        guess = _estimate_once(model.context, frame, coefficients, (expected, delta), known)
         state.ratio = max(cost / max(guess, 1), 0.1)
         goal = budget / state.ratio
         if cost <= budget:

@@ -3,8 +3,9 @@
 A frame's coefficients are those of two blocks, or the even and the odd ones of a long block: the
 same code for both, with other contexts.
 
-Every function that walks over the levels does so in coding order with the same three calls of the
-context model: ``start_block`` for each block, ``predict`` before and ``update`` after each level.
+Decoding walks over the levels with three calls of the context model: ``start_block`` for each
+block, ``predict`` before and ``update`` after each level. Encoding, which knows them all, has
+``predict_block`` instead.
 
 A level is coded as the symbol of its magnitude, raw bits where a symbol stands for several
 magnitudes, an Exp-Golomb code beyond the last one, and the sign.
@@ -18,6 +19,7 @@ from codec.coding.context import (
     MAGNITUDE_LIMIT,
     mixed_cdf,
     predict,
+    predict_block,
     rescale,
     start_block,
     update,
@@ -189,14 +191,11 @@ def price(model, state):
     for block in range(BLOCKS_PER_FRAME):
         if block > 0:
             next_block(known, levels[block - 1])
-        start_block(model, known, block, context)
+        positions = state.positions[block]
+        predict_block(model, known, block, context, levels[block], positions)
         for k in range(HOP_LENGTH):
-            index, row, column = predict(model, known, context, k)
-            magnitude = np.int64(abs(levels[block, k]))
-            position = state.positions[block, k]
-            position[0], position[1], position[2] = index, row, column
-            total += level_cost(model, magnitude, index, row, column)
-            update(model, context, k, magnitude)
+            index, row, column = positions[k, 0], positions[k, 1], positions[k, 2]
+            total += level_cost(model, np.int64(abs(levels[block, k])), index, row, column)
     return total
 
 

@@ -66,11 +66,11 @@ import numpy as np
 from codec.product import multiply, pack
 
 rng = np.random.default_rng(0)
-x, weights = (rng.integers(-(2**15), 2**15, size).astype(np.int16) for size in ((9, 10), (10, 40)))
-start, out = rng.integers(-(2**31), 2**31, 40).astype(np.int32), np.zeros(360, np.int32)
+x, weights = (rng.integers(-(2**15), 2**15, size).astype(np.int16) for size in ((9, 10), (10, 48)))
+start, out = rng.integers(-(2**31), 2**31, 48).astype(np.int32), np.zeros(432, np.int32)
 multiply(x, 0, 10, pack(weights), start, out)
 exact = x.astype(np.int64) @ weights.astype(np.int64) + start
-assert ((exact & 0xFFFFFFFF) == out.reshape(9, 40).view(np.uint32)).all()
+assert ((exact & 0xFFFFFFFF) == out.reshape(9, 48).view(np.uint32)).all()
 print("equal")
 """
 
