@@ -13,12 +13,12 @@ commands, so that `codec --help` and `codec info` answer at once. What every com
 import os
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
 from codec.config import DEFAULT_KBPS, OURS, SAMPLE_RATE
-from codec.io.storage import is_directory
+from codec.io.storage import is_directory, is_shards
 from commands import options as opt
 from commands.evaluating import (
     count_cpus,
@@ -39,6 +39,7 @@ from commands.terminal import (
     find_input,
     one_voice,
     progress,
+    run_program,
 )
 from models.training.config import TrainConfig
 
@@ -168,7 +169,7 @@ def info(
 
     Of a directory or of shards, each stream gets a line, and all together get one.
     """
-    if source.endswith(".tar"):
+    if is_shards(source):
         from commands.inspecting import describe_shards
 
         describe_shards(source, as_json, weights, opt.place_of(jobs, scheduler))
@@ -303,5 +304,10 @@ def train(config: TrainConfig) -> None:
         print(f"weights exported to {exported}")
 
 
+def main() -> NoReturn:
+    """Be the program `codec`."""
+    run_program(app)
+
+
 if __name__ == "__main__":
-    app()
+    main()

@@ -1,6 +1,6 @@
 """`python -m codec` is the command `codec`."""
 
-from cli import app
+from cli import main
 
 if __name__ == "__main__":
-    app(prog_name="codec")
+    main()

@@ -119,7 +119,7 @@ def make_model(
     """
 
     def of(name: str) -> np.ndarray:
-        return parameters[f"enhancer.{name}"].astype(np.float64)
+        return parameters[f"enhancer.{name}"].astype(np.float32)
 
     def weights(*names: str) -> np.ndarray:  # [outputs, inputs] of layers that stand together
         return np.concatenate([of(f"{name}.weight") for name in names]).T
@@ -137,13 +137,13 @@ def make_model(
     model["ltpf_response"] = band_response()
     model["detail"] = bands.interpolation(DETAIL_EDGES)
     names = ("inputs", "pitch_inputs", "detail_inputs", "loss_inputs")
-    first = [of(f"{name}.weight").T for name in names]
+    first = np.concatenate([of(f"{name}.weight") for name in names], 1).T
     last = ("comb_outputs", "detail_outputs")
     both, lost = weights("outputs", *last), weights("lost_outputs", *last)
-    nothing = np.zeros(ALL_OUTPUTS)
+    nothing = np.zeros(ALL_OUTPUTS, np.float32)
     conv = of("conv.weight").transpose(2, 1, 0).reshape(-1, hidden)
     for name, one, matrix, offset in (
-        ("inputs", ACTIVATION_ONE, np.concatenate(first), bias("inputs")),
+        ("inputs", ACTIVATION_ONE, first, bias("inputs")),
         ("conv", ACTIVATION_ONE, conv, bias("conv")),
         ("gates", ACTIVATION_ONE, of("gru.weight_ih_l0").T, of("gru.bias_ih_l0")),
         ("memory", MEMORY_ONE, of("gru.weight_hh_l0").T, of("gru.bias_hh_l0")),

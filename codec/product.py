@@ -38,17 +38,17 @@ def pack(weights: np.ndarray) -> np.ndarray:
 
     Parameters
     ----------
-    weights : integers [inputs, outputs]   within int16
+    weights : [inputs, outputs]   whole numbers within int16, of any type
 
     Returns
     -------
     int16 [packed_size(inputs, outputs)]   zeros where there is no input or output
     """
     inputs, outputs = weights.shape
-    whole = np.zeros((inputs + inputs % 2, padded(outputs)), np.int16)
-    whole[:inputs, :outputs] = weights
-    tiles = whole.reshape(-1, 2, whole.shape[1] // TILE, TILE)
-    return np.ascontiguousarray(tiles.transpose(2, 0, 3, 1)).reshape(-1)
+    whole = np.zeros((padded(outputs), inputs + inputs % 2), np.int16)
+    whole[:outputs, :inputs] = weights.T
+    pairs = whole.view(np.int32).reshape(-1, TILE, whole.shape[1] // 2)
+    return np.ascontiguousarray(pairs.transpose(0, 2, 1)).reshape(-1).view(np.int16)
 
 
 def _add(rows, tiles, arrays, places):

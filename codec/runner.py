@@ -20,15 +20,8 @@ from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, wait
 from dataclasses import dataclass
 from typing import Any
 
-from codec.places import (
-    GONE,
-    POLL_SECONDS,
-    ClusterError,
-    Engine,
-    Place,
-    Setup,
-    open_place,
-)
+from codec.engines import GONE, POLL_SECONDS, ClusterError, Engine, open_place
+from codec.places import Place, Setup
 
 BATCH_SECONDS = 60.0  # of audio
 BATCH_ITEMS = 64

@@ -31,6 +31,7 @@ from codec.io.storage import (
     exists,
     fetched,
     file_system,
+    is_shards,
     join,
     location,
     naming,
@@ -41,13 +42,7 @@ from codec.places import Setup, Work
 from codec.transcode import Coder, decode_file, encode_file, is_done
 from codec.trees import Pair, Run
 
-SUFFIX = ".tar"
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-
-
-def is_shards(name: object) -> bool:
-    """Tell whether a name is that of a shard, or of several: "corpus-{000..099}.tar"."""
-    return str(name).endswith(SUFFIX)
 
 
 def expand(pattern: str) -> list[Location]:

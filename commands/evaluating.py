@@ -40,7 +40,7 @@ def stopped_evaluation(out: Path | None) -> Generator[None]:
 
 def find_clips(directory: str, sample: int | None, seed: int) -> Sampled:
     """Return the audio files of a directory or of shards, at least one."""
-    from codec.shards import is_shards
+    from codec.io.storage import is_shards
     from evaluation.clips import ClipsOfDirectory, ClipsOfShards
 
     if is_shards(directory):

@@ -15,8 +15,7 @@ from codec.errors import BitstreamError
 from codec.info import StreamReader, read_coded, read_stream_bytes, stream_info
 from codec.io.finder import Finder
 from codec.io.storage import Location, absolute, join
-from codec.runner import Place, run
-from codec.shards import find_shards, members
+from codec.places import Place
 from codec.weights import load_weights
 from commands.terminal import (
     EXIT_SOME_FILES,
@@ -59,6 +58,8 @@ def describe_directory(root: Location, as_json: bool, weights: Path | None, plac
 
 def describe_shards(pattern: str, as_json: bool, weights: Path | None, place: Place) -> None:
     """Print a line for each stream in tar shards, and one for all."""
+    from codec.shards import find_shards, members
+
     shards = find_shards(pattern)
     if place.scheduler is not None:
         shards = [absolute(shard) for shard in shards]
@@ -76,6 +77,8 @@ def _describe_all(
     finder: Finder | None = None,
 ) -> None:
     """Print a line for each stream, one for all, and the notes of who found them."""
+    from codec.runner import run
+
     end_cleanly()
     fingerprint = load_weights(weights).fingerprint.hex()
     setup = StreamReader(weights and weights.absolute(), fingerprint)

@@ -13,7 +13,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from codec.config import MAX_SOURCE_RATE, MIN_SOURCE_RATE
-from codec.runner import Place
+from codec.places import Place
 from commands.parsers import parse_channel, parse_kbps, parse_losses, parse_names, parse_rates
 from commands.terminal import UserError
 

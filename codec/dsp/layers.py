@@ -111,15 +111,17 @@ def fill_layer(layer: Any, weights: np.ndarray, bias: np.ndarray, one: int) -> N
     Parameters
     ----------
     layer : record                        of :func:`layer_dtype`
-    weights : float64 [inputs, outputs]   multiples of 2^-24, so that their sums are exact
-    bias : float64 [outputs]
+    weights : float32 [inputs, outputs]   multiples of 2^-24, so that their sums are exact
+    bias : float32 [outputs]
     one : int                             1.0 as an integer input
     """
-    size = np.abs(weights)
-    limits = size.sum(0) / WEIGHT_SUM, size.max(0) / (2**15 - 1), np.abs(bias) * one / BIAS_LIMIT
+    size, bias = np.abs(weights), bias.astype(np.float64)
+    sums, largest = size.sum(0, np.float64), size.max(0).astype(np.float64)
+    limits = sums / WEIGHT_SUM, largest / (2**15 - 1), np.abs(bias) * one / BIAS_LIMIT
     unit = np.maximum.reduce(limits)
     unit[unit == 0] = 1.0
-    layer["weights"] = pack(np.rint(weights / unit).astype(np.int16))
+    rounded = weights / unit
+    layer["weights"] = pack(np.rint(rounded, out=rounded))
     layer["bias"][: len(bias)] = np.rint(bias / (unit / one)).astype(np.int64)
     layer["scale"] = unit / one
 

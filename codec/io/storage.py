@@ -23,6 +23,7 @@ from codec.io.files import named_path
 
 Location = Path | str  # a str is a URL, or a `Member`
 
+SHARD_SUFFIX = ".tar"
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 # In these an object is complete or not there; a rename would be a copy.
 _OBJECT_STORES = frozenset("s3 s3a gs gcs az abfs abfss adl oci oss memory".split())
@@ -80,6 +81,11 @@ class Member(str):
         if len(data) < self.size:
             raise AudioError(f"{self}: the shard is cut off")
         return data
+
+
+def is_shards(name: object) -> bool:
+    """Tell whether a name is that of a shard, or of several: "corpus-{000..099}.tar"."""
+    return str(name).endswith(SHARD_SUFFIX)
 
 
 def is_url(name: object) -> bool:

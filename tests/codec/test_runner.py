@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 from pieces_of_work import SLEEP_SECONDS, Sleeper, Squares, tries
 
+from codec.engines import DEATHS, open_place
 from codec.errors import WeightsError
-from codec.places import DEATHS, Place, open_place
+from codec.places import Place
 from codec.runner import BATCH_ITEMS, in_batches, run
 
 ROOT = Path(__file__).resolve().parents[2]
