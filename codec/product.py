@@ -54,13 +54,13 @@ def pack(weights: np.ndarray) -> np.ndarray:
 def _add(rows, tiles, arrays, places):
     """Do in Python what ``tile_code`` writes code for; arguments as in :func:`multiply`."""
     x, weights, start, out = arrays
-    first, stride, weights_at, pairs, start_at, start_stride, out_at, out_stride = places
+    first, stride, weights_at, pairs, start_at, out_at, out_stride = places
     x, size = x.ravel(), 2 * TILE * pairs
     for t in range(tiles):
         own = weights[weights_at + t * size :][:size].reshape(pairs, TILE, 2).astype(np.int32)
         for r in range(rows):
             row = x[first + r * stride :][: 2 * pairs].reshape(pairs, 1, 2).astype(np.int32)
-            begin = start[start_at + r * start_stride + t * TILE :][:TILE]
+            begin = start[start_at + t * TILE :][:TILE]
             end = out_at + r * out_stride + t * TILE
             out[end : end + TILE] = begin + (row * own).sum((0, 2), np.int32)
 
@@ -99,29 +99,16 @@ def multiply(x, first, stride, weights, start, out):
     start : int32 [width]        width: outputs in whole tiles
     out : int32 [rows * width]
     """
-    _rows((x, weights, start, out), (first, stride), start.size, 0)
-
-
-@kernel
-def add_product(x, first, stride, weights, width, out):
-    """Add ``x @ weights`` to ``out`` int32 [rows * width]; else as :func:`multiply`."""
-    _rows((x, weights, out, out), (first, stride), width, width)
-
-
-@kernel
-def _rows(arrays, rows_of_x, width, step):
-    """Do all rows; where they start from are ``step`` numbers from row to row."""
-    first, stride = rows_of_x
-    rows, pairs = arrays[3].size // width, arrays[1].size // (2 * width)
+    arrays, width = (x, weights, start, out), start.size
+    rows, pairs = out.size // width, weights.size // (2 * width)
     whole = rows - rows % ROWS
     for tile in range(0, width, TILE):
         at = 2 * tile * pairs
         for r in range(0, whole, ROWS):
-            begin, end = r * step + tile, r * width + tile
-            places = (first + r * stride, stride, at, pairs, begin, step, end, width)
+            places = (first + r * stride, stride, at, pairs, tile, r * width + tile, width)
             _rows_of_a_tile(arrays, places)
     for r in range(whole, rows):
-        _row(arrays, (first + r * stride, pairs, r * step, r * width), width)
+        _row(arrays, (first + r * stride, pairs, 0, r * width), width)
 
 
 @inlined
@@ -131,7 +118,7 @@ def _row(arrays, places, width):
     fours = width - width % (TILES * TILE)
     for o in range(0, fours, TILES * TILE):
         at = 2 * o * pairs
-        _tiles_of_a_row(arrays, (first, 0, at, pairs, start_at + o, 0, out_at + o, 0))
+        _tiles_of_a_row(arrays, (first, 0, at, pairs, start_at + o, out_at + o, 0))
     for o in range(fours, width, TILE):
         at = 2 * o * pairs
-        _tile_of_a_row(arrays, (first, 0, at, pairs, start_at + o, 0, out_at + o, 0))
+        _tile_of_a_row(arrays, (first, 0, at, pairs, start_at + o, out_at + o, 0))

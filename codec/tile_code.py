@@ -60,7 +60,7 @@ def _emit(builder: Any, arrays: Any, places: Any, rows: range, tiles: int, chain
     Sums are taken in ``chains`` that do not wait for each other, and put together in the end.
     """
     x, weights, start, out = arrays
-    first, stride, weights_at, pairs, start_at, start_stride, out_at, out_stride = places
+    first, stride, weights_at, pairs, start_at, out_at, out_stride = places
 
     def number(value: int) -> Any:
         return ir.Constant(_I64, value)
@@ -72,7 +72,7 @@ def _emit(builder: Any, arrays: Any, places: Any, rows: range, tiles: int, chain
     sums = {}
     for row, tile, chain in product(rows, range(tiles), range(chains)):
         slot = sums[row, tile, chain] = alloca_once(builder, _SUMS)  # LLVM keeps it in a register
-        begin = place(start_at, start_stride, row, tile)
+        begin = builder.add(start_at, number(tile * TILE))
         builder.store(_load(builder, start, begin, _SUMS) if chain == 0 else _ZEROS, slot)
     size = builder.mul(pairs, number(2 * TILE))
 

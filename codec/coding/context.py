@@ -39,7 +39,7 @@ from codec.config import (
 )
 from codec.jit import kernel
 from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT
-from codec.product import add_product, multiply, multiply_row, padded
+from codec.product import multiply, multiply_row, padded
 from codec.records import record
 
 TABLE_PARTS = 16  # positions between two rows or columns
@@ -128,22 +128,22 @@ def harmonic_lag(past):
     strength : int   Q6, 0..64: how much of the energy repeats at that lag
     """
     top = HARMONIC_TOP
-    level = np.empty(top, np.int64)
-    mean = np.int64(0)
+    level = np.empty(top, np.int32)  # 60 products of two fit into int32
+    mean = np.int32(0)
     for k in range(top):
         level[k] = min(past[0, k] + past[1, k], 1023)
         mean += level[k]
     mean //= top
-    energy = np.int64(1)
+    energy = np.int32(1)
     for k in range(top):
         level[k] -= mean
         energy += level[k] * level[k]
     best, best_lag = np.int64(0), 2
     for lag in range(2, MAX_HARMONIC_LAG + 1):
-        total = np.int64(0)
+        products = np.int32(0)
         for k in range(lag, top):
-            total += level[k] * level[k - lag]
-        total = total * top // (top - lag)
+            products += level[k] * level[k - lag]
+        total = np.int64(products) * top // (top - lag)
         if total > best:
             best, best_lag = total, lag
     return best_lag, min((best * 64) // energy, 64)
@@ -158,9 +158,11 @@ def _clip(value):
 def _static_features(model, known, strength, features):
     """Fill the columns that depend on earlier blocks, envelope and step."""
     last = np.zeros(HOP_LENGTH + 8, np.int64)  # four zeros on each side
-    before = np.zeros(HOP_LENGTH + 8, np.int64)
+    near = np.zeros((2, HOP_LENGTH + 4), np.int16)  # both blocks, compressed; two zeros likewise
     for k in range(HOP_LENGTH):
-        last[k + 4], before[k + 4] = known.past[0, k], known.past[1, k]
+        last[k + 4] = known.past[0, k]
+        near[0, k + 2] = _compress(model, known.past[0, k])
+        near[1, k + 2] = _compress(model, known.past[1, k])
     around = last[4] + last[5] + last[6] + last[7]
     # Decaying sums of what the envelope makes expect: a Laplace level's mean is about its scale.
     expected = wider = np.int64(0)
@@ -175,19 +177,19 @@ def _static_features(model, known, strength, features):
         x[F_LAST_RATIO] = _clip(known.last_ratio[k] >> 2)
         x[F_RATIO_UP_4] = _clip(known.ratio[min(k + 4, HOP_LENGTH - 1)] >> 2)
         x[F_RATIO_DOWN_4] = _clip(known.ratio[max(k - 4, 0)] >> 2)
-        x[F_LAST] = _compress(model, last[i])
-        x[F_LAST_DOWN_1] = _compress(model, last[i - 1])
-        x[F_LAST_UP_1] = _compress(model, last[i + 1])
-        x[F_LAST_DOWN_2] = _compress(model, last[i - 2])
-        x[F_LAST_UP_2] = _compress(model, last[i + 2])
+        x[F_LAST] = near[0, k + 2]
+        x[F_LAST_DOWN_1] = near[0, k + 1]
+        x[F_LAST_UP_1] = near[0, k + 3]
+        x[F_LAST_DOWN_2] = near[0, k]
+        x[F_LAST_UP_2] = near[0, k + 4]
         x[F_LAST_DOWN_34] = _compress(model, last[i - 3] + last[i - 4]) if k >= 4 else 0
         x[F_LAST_UP_34] = _compress(model, last[i + 3] + last[i + 4]) if k + 4 < HOP_LENGTH else 0
         x[F_LAST_AROUND] = _compress(model, around >> 3)
-        x[F_BEFORE_LAST] = _compress(model, before[i])
-        x[F_BEFORE_LAST_DOWN_1] = _compress(model, before[i - 1])
-        x[F_BEFORE_LAST_UP_1] = _compress(model, before[i + 1])
-        x[F_BEFORE_LAST_DOWN_2] = _compress(model, before[i - 2])
-        x[F_BEFORE_LAST_UP_2] = _compress(model, before[i + 2])
+        x[F_BEFORE_LAST] = near[1, k + 2]
+        x[F_BEFORE_LAST_DOWN_1] = near[1, k + 1]
+        x[F_BEFORE_LAST_UP_1] = near[1, k + 3]
+        x[F_BEFORE_LAST_DOWN_2] = near[1, k]
+        x[F_BEFORE_LAST_UP_2] = near[1, k + 4]
         x[F_FRAME_BITS], x[F_STEP_DELTA], x[F_LAST_STEP_DELTA] = bits, delta, last_delta
         x[F_HARMONIC_STRENGTH] = strength
         x[F_EXPECTED_8] = _compress(model, expected >> 3)
@@ -200,7 +202,7 @@ def _static_features(model, known, strength, features):
 
 @kernel
 def _begin_block(model, known, block, context):
-    """Fill what does not depend on the block's own levels, and put layer 1's bias where it goes."""
+    """Fill what does not depend on the block's own levels."""
     lag, strength = harmonic_lag(known.past)
     context.lag = lag
     context.block = block
@@ -209,13 +211,6 @@ def _begin_block(model, known, block, context):
     for i in range(context.below.size):
         context.below[i] = 0
     _static_features(model, known, strength, context.features[block])
-    outputs = model.b2.size * 2
-    width = context.first.size // HOP_LENGTH
-    for k in range(HOP_LENGTH):
-        bias = model.band[known.kind + block, BAND_OF_BIN[k]]
-        total = context.first[k * width : (k + 1) * width]
-        for o in range(outputs):
-            total[o] = bias[o]
 
 
 @kernel
@@ -230,8 +225,9 @@ def start_block(model, known, block, context):
     context : record       work space, is filled
     """
     _begin_block(model, known, block, context)
-    width = context.first.size // HOP_LENGTH
-    add_product(context.features[block], 0, NUM_FEATURES, model.known[:], width, context.first[:])
+    nothing = np.zeros(context.sums.size, np.int32)
+    features = context.features[block]
+    multiply(features, 0, NUM_FEATURES, model.known[:], nothing, context.first[:])
 
 
 @kernel
@@ -253,10 +249,11 @@ def _recent_features(model, context, k):
 
 
 @kernel
-def _activate(sums, active):
+def _activate(sums, bias, active):
     """Write what layer 1 hands on: Q16 -> Q8."""
-    for o in range(sums.size):
-        active[o] = min(max(sums[o] >> 8, 0), HIDDEN_LIMIT)
+    for o in range(bias.size):
+        v = np.int32(sums[o] + bias[o]) >> np.int32(8)
+        active[o] = min(max(v, np.int32(0)), np.int32(HIDDEN_LIMIT))
 
 
 @kernel
@@ -296,7 +293,8 @@ def predict(model, known, context, k):
     active, second = context.active[:width], context.second[: model.bias.size]
     first = context.first[:]
     multiply_row(context.recent[:], model.recent[:], first, k * width, context.sums[:])
-    _activate(context.sums[:], active)
+    bias = model.band[known.kind + context.block, BAND_OF_BIN[k]]
+    _activate(context.sums[:], bias, active)
     multiply_row(active, model.second[:], model.bias[:], 0, second)
     return _place(model, second, known.ratio[k])
 
@@ -316,8 +314,12 @@ def predict_block(model, known, block, context, levels, positions):
         _recent_features(model, context, k)
         update(model, context, k, np.int64(abs(levels[k])))
     first, width, half = context.first[:], context.sums.size, model.bias.size
-    add_product(context.features[block], 0, NUM_FEATURES, model.whole[:], width, first)
-    _activate(first, context.active[:])
+    nothing = np.zeros(width, np.int32)
+    multiply(context.features[block], 0, NUM_FEATURES, model.whole[:], nothing, first)
+    for k in range(HOP_LENGTH):
+        bias = model.band[known.kind + block, BAND_OF_BIN[k]]
+        own = slice(k * width, (k + 1) * width)
+        _activate(first[own], bias, context.active[own])
     multiply(context.active[:], 0, width, model.second[:], model.bias[:], context.second[:])
     for k in range(HOP_LENGTH):
         own = context.second[k * half : (k + 1) * half]

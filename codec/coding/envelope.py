@@ -31,7 +31,7 @@ from codec.model import ENVELOPE_LIMIT, TOTAL_BITS
 
 MAX_STAGES = 8
 BEAM = 8  # paths that the search keeps
-AT_ONCE = 32  # codewords that are compared with the worst of them
+AT_ONCE = 16  # codewords that are compared with the worst of them
 # Squared envelope error (Q8 octaves, summed over bands) that is worth 1/256 bit.
 RATE_WEIGHT = np.float32(30.0)
 _NONE_YET = np.float32(np.inf)

@@ -72,15 +72,20 @@ def estimate(model, frame, coefficients, choice):
     """Return what the levels would cost at a step under the baseline distributions, 1/256 bit."""
     rows = model.laplace_cost.shape[0]
     step = choice[0] + choice[1] * STEP_RESOLUTION
+    inverse = np.empty(HOP_LENGTH, np.float32)
+    magnitude = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.int32)
+    for k in range(HOP_LENGTH):
+        inverse[k] = exp2_q8(-(step + frame.relative[k]))
+    for block in range(BLOCKS_PER_FRAME):
+        for k in range(HOP_LENGTH):
+            ratio = abs(coefficients[block, k] * inverse[k])
+            magnitude[block, k] = np.int32(min(ratio, LEVEL_LIMIT) + _ROUNDING)
     total = np.int64(0)
     for k in range(HOP_LENGTH):
-        log_step = step + frame.relative[k]
-        row = (frame.log_scale[k] - log_step) // (2 * TABLE_PARTS) + ROW_OFFSET
+        row = (frame.log_scale[k] - step - frame.relative[k]) // (2 * TABLE_PARTS) + ROW_OFFSET
         cost = model.laplace_cost[min(max(row, 0), rows - 1)]
-        inverse = exp2_q8(-log_step)
         for block in range(BLOCKS_PER_FRAME):
-            ratio = abs(coefficients[block, k] * inverse)
-            symbol = magnitude_symbol(np.int64(min(ratio, LEVEL_LIMIT) + _ROUNDING))
+            symbol = magnitude_symbol(magnitude[block, k])
             total += cost[symbol] + RAW_COST[symbol]
     return total
 

@@ -95,14 +95,13 @@ def track_pitch(frame):
     count = MAX_LAG - MIN_LAG
     # correlation[i] belongs to the lag MAX_LAG - 1 - i, so that i and the samples run together.
     correlation = np.zeros(count, np.float32)
-    for n in range(0, WINDOW, 4):
-        a, b = frame[MAX_LAG + n], frame[MAX_LAG + n + 1]
-        c, d = frame[MAX_LAG + n + 2], frame[MAX_LAG + n + 3]
-        x = frame[n + 1 : n + count + 4]
+    for n in range(0, WINDOW, 8):  # eight samples at a time, added in their order
+        x, y = frame[MAX_LAG + n : MAX_LAG + n + 8], frame[n + 1 : n + count + 8]
+        a, b, c, d, e, f, g, h = x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]
         for i in range(count):
-            correlation[i] = (((correlation[i] + a * x[i]) + b * x[i + 1]) + c * x[i + 2]) + d * x[
-                i + 3
-            ]
+            total = (((correlation[i] + a * y[i]) + b * y[i + 1]) + c * y[i + 2]) + d * y[i + 3]
+            total = (((total + e * y[i + 4]) + f * y[i + 5]) + g * y[i + 6]) + h * y[i + 7]
+            correlation[i] = total
     own = np.float64(0.0)
     for n in range(WINDOW):
         own += np.float64(frame[MAX_LAG + n]) * np.float64(frame[MAX_LAG + n])

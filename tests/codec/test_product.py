@@ -12,7 +12,6 @@ from codec.product import (
     ROWS,
     TILE,
     TILES,
-    add_product,
     multiply,
     multiply_row,
     pack,
@@ -47,9 +46,6 @@ def test_integers_are_numpys(inputs: int, outputs: int, rows: int) -> None:
         row = np.zeros(width, np.int32)
         multiply_row(x[0].copy(), packed, np.append(np.zeros(5, np.int32), start), 5, row)
         np.testing.assert_array_equal(row, out[0])
-    added = np.tile(start, (rows, 1))
-    add_product(flat, 0, inputs, packed, width, added.reshape(-1))
-    np.testing.assert_array_equal(added, out)
 
 
 def test_rows_may_overlap() -> None:
