@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,6 +101,8 @@ def check_same(fingerprint: str, wanted: str | None, version: str) -> None:
     ------
     WeightsError   it has others
     """
+    import socket
+
     where = f"worker process on {socket.gethostname()}"
     if version != __version__:
         raise WeightsError(

@@ -161,6 +161,11 @@ def run_program(app: Callable[..., object]) -> NoReturn:
     os._exit(code)
 
 
+def without_blas_threads() -> None:
+    """Let NumPy start no threads when it is imported: unused here, they wait by spinning."""
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def find_input(name: str) -> Location:
     """Return the path or URL of an input that is there."""
     place = location(name)

@@ -53,8 +53,12 @@ def add_dense(x, weights, out):
         w = weights[i : i + 4]
         for f in range(0, fours, 4):
             _add_four_frames(x[f : f + 4, i : i + 4], w, out[f : f + 4])
-        w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
-        for f in range(fours, frames):
+        f = fours
+        if frames - f >= 2:
+            _add_two_frames(x[f : f + 2, i : i + 4], w, out[f : f + 2])
+            f += 2
+        if f < frames:
+            w0, w1, w2, w3 = w[0], w[1], w[2], w[3]
             a, b, c, d = x[f, i], x[f, i + 1], x[f, i + 2], x[f, i + 3]
             row = out[f]
             for o in range(row.size):
@@ -82,6 +86,19 @@ def _add_four_frames(x, weights, out):
         b[o] = (((b[o] + b0 * s) + b1 * t) + b2 * u) + b3 * v
         c[o] = (((c[o] + c0 * s) + c1 * t) + c2 * u) + c3 * v
         d[o] = (((d[o] + d0 * s) + d1 * t) + d2 * u) + d3 * v
+
+
+@kernel
+def _add_two_frames(x, weights, out):
+    """Add four inputs of two frames, as :func:`_add_four_frames` those of four."""
+    a0, a1, a2, a3 = x[0, 0], x[0, 1], x[0, 2], x[0, 3]
+    b0, b1, b2, b3 = x[1, 0], x[1, 1], x[1, 2], x[1, 3]
+    w0, w1, w2, w3 = weights[0], weights[1], weights[2], weights[3]
+    a, b = out[0], out[1]
+    for o in range(a.size):
+        s, t, u, v = w0[o], w1[o], w2[o], w3[o]
+        a[o] = (((a[o] + a0 * s) + a1 * t) + a2 * u) + a3 * v
+        b[o] = (((b[o] + b0 * s) + b1 * t) + b2 * u) + b3 * v
 
 
 @kernel
