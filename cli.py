@@ -89,6 +89,7 @@ def encode(
     vbr: opt.VbrOption = False,
     intra_only: opt.IntraOption = False,
     keep_offset: opt.KeepOffsetOption = False,
+    effort: opt.EffortOption = opt.Effort.normal,
     channel: opt.ChannelOption = "mix",
     raw: opt.RawInputOption = None,
     sample_rate: opt.RawRateOption = SAMPLE_RATE,
@@ -120,7 +121,7 @@ def encode(
     from codec.pieces import EncodeOptions
     from commands.coding import CodingRun
 
-    coding = EncodeOptions(bitrate, vbr, intra_only, channel, keep_offset)
+    coding = EncodeOptions(bitrate, vbr, intra_only, channel, keep_offset, effort.value)
     where = opt.place_of(jobs, scheduler)
     run = CodingRun(coding, weights, where, skip_existing, dry_run, force)
     run(place, target, samples)
@@ -208,6 +209,7 @@ def evaluate(
     scheduler: opt.SchedulerOption = None,
     vbr: opt.EvalVbrOption = False,
     independent: opt.EvalIntraOption = False,
+    effort: opt.EffortOption = opt.Effort.normal,
     loss: opt.LossOption = "",  # type: ignore[assignment]
     weights: opt.WeightsOption = None,
 ) -> None:
@@ -237,6 +239,7 @@ def evaluate(
             resume=resume,
             vbr=vbr,
             independent=independent,
+            effort=effort.value,
             losses=loss,
             metrics=metrics,
             name=name.strip(),

@@ -87,9 +87,11 @@ class Codec:
         """Tell whether the kernels are in the cache (else the first call takes long)."""
         return is_cached("encode_frames", "decode_spectra", "enhance_spectra")
 
-    def frame_encoder(self, header: Header, keep_offset: bool = False) -> FrameEncoder:
+    def frame_encoder(
+        self, header: Header, keep_offset: bool = False, effort: str = "normal"
+    ) -> FrameEncoder:
         """Return an encoder of the frames of a file with this header."""
-        return FrameEncoder(self._encoder, self.config, header.num_stages, keep_offset)
+        return FrameEncoder(self._encoder, self.config, header.num_stages, keep_offset, effort)
 
     def frame_decoder(self, header: Header) -> FrameDecoder:
         """Return a decoder of the frames of a file with this header."""
@@ -104,6 +106,7 @@ class Codec:
         independent: bool = False,
         channel: int | str = MIX,
         keep_offset: bool = False,
+        effort: str = "normal",
     ) -> bytes:
         """Encode a waveform to the bytes of a file.
 
@@ -118,6 +121,7 @@ class Codec:
         channel : 'mix' or int  downmix of all channels, or the number of one, from 1
         keep_offset : bool      code the mean of the signal (DC) as well. It takes bits that
                                 nobody hears, so it is taken off else
+        effort : str            'normal', or 'high' to try several envelopes and both block lengths
 
         Returns
         -------
@@ -125,19 +129,24 @@ class Codec:
 
         Raises
         ------
-        ValueError                  bitrate out of range or a wave of wrong shape
+        ValueError                  bitrate out of range, a wave of wrong shape, unknown effort
         codec.errors.AudioError     NaN or infinite samples
         """
         mono = to_mono(wave, channel)
         header = self.header(len(mono), sample_rate, bitrate, vbr, independent)
-        return self.encode_codec_rate(to_codec_rate(mono, sample_rate), header, keep_offset)
+        at_codec_rate = to_codec_rate(mono, sample_rate)
+        return self.encode_codec_rate(at_codec_rate, header, keep_offset, effort)
 
     def encode_codec_rate(
-        self, waveform: np.ndarray, header: Header, keep_offset: bool = False
+        self,
+        waveform: np.ndarray,
+        header: Header,
+        keep_offset: bool = False,
+        effort: str = "normal",
     ) -> bytes:
         """Encode a waveform that is at 16 kHz already, float32 [T], under a header."""
         count = num_packets(num_codec_samples(header))
-        coder = self.frame_encoder(header, keep_offset)
+        coder = self.frame_encoder(header, keep_offset, effort)
         spectra, proposed = coder.analyse(waveform, count)
         if header.vbr:
             sizes = self.vbr_packet_sizes(header, [proposed], frame_energies(spectra))

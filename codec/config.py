@@ -30,6 +30,7 @@ LPC_ORDER = 16
 MIN_BITRATE_BPS, MAX_BITRATE_BPS = 8000, 32000
 MIN_KBPS, MAX_KBPS = MIN_BITRATE_BPS / 1000, MAX_BITRATE_BPS / 1000
 DEFAULT_KBPS = 13.2
+EFFORTS = ("normal", "high")  # of the encoder
 MAX_FRAME_BYTES = 255  # of a VBR frame, whose length takes one byte
 MAX_FRAME_BITS = 2048  # what allocation and context model know of a frame's size ends here
 FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it

@@ -5,6 +5,9 @@
     waveform ─► MDCT, envelope analysis ─► envelope search ─► step allocation ─► block length ─┐
                                                                                                │
                 packet ◄─ range coder ◄─ levels and their distributions ◄─ rate control ◄──────┘
+
+With high effort, several envelopes and both block lengths are tried to the end of rate control, and
+the best result is kept.
 """
 
 from __future__ import annotations
@@ -16,34 +19,27 @@ import numpy as np
 
 from codec.analysis import analyse, analysis_dtype
 from codec.analysis import make_model as make_analysis
-from codec.coding import allocation, detail, envelope, rate_control
+from codec.coding import detail, envelope, rate_control
+from codec.coding.choices import TRIED_ENVELOPES, choose_frame
 from codec.coding.frame import (
-    known_of_detail,
     limited_bits,
     put_frame,
-    reset,
-    set_detail,
-    set_envelope,
-    shape_steps,
     start,
     update,
 )
 from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import (
     BLOCKS_PER_FRAME,
-    DETAIL_KNOWN,
     DETAIL_SIZE,
+    EFFORTS,
     FRAME_LENGTH,
     HOP_LENGTH,
-    LEVEL_RESOLUTION,
     NUM_BANDS,
     NUM_PROPOSED,
     CodecConfig,
 )
-from codec.dsp import mdct
-from codec.dsp.fixed import exp2_q8, log2
 from codec.jit import entry, kernel
-from codec.model import COST_ONE, coding_dtype, coding_model
+from codec.model import coding_dtype, coding_model
 from codec.records import new, record
 from codec.weights import Weights
 
@@ -86,6 +82,10 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
         detail=(np.float32, DETAIL_SIZE),  # wanted, Q8
         spectrum=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # of the blocks that are coded
         best=rate_control.BEST,
+        effort=np.int64,  # envelopes that are tried; 1: neither they nor block lengths are
+        choices=(np.int64, (TRIED_ENVELOPES, envelope.MAX_STAGES)),  # their indices,
+        costs=(np.float32, TRIED_ENVELOPES),  # and what their search minimised
+        weights=(np.float32, HOP_LENGTH),  # of errors, where results are compared
         stages=(np.int64, 2),  # of the envelope, in predicted and in intra frames
     )
 
@@ -138,90 +138,6 @@ def analyse_frames(model, state, samples, spectra, proposed):
         analyse(model.analysis, seen, spectra[p], proposed[p])
         for n in range(HOP_LENGTH):
             state.past[n] = seen[FRAME_LENGTH + n]
-
-
-@kernel
-def choose_blocks(state, transform, spectrum, expected):
-    """Choose two blocks or a long one; ``state.spectrum`` is what will be coded.
-
-    The bits of a coefficient are taken to be log2(1 + ratio²) / 2, of its ratio to the step that
-    the envelope makes expect: none for what is far below it.
-    """
-    frame = state.coding.frame
-    mdct.to_long(transform, spectrum, state.spectrum)
-    sizes = np.empty((2, BLOCKS_PER_FRAME * HOP_LENGTH), np.float32)
-    for k in range(HOP_LENGTH):
-        inverse = exp2_q8(-(expected + frame.relative[k]))
-        for block in range(BLOCKS_PER_FRAME):
-            i = block * HOP_LENGTH + k
-            short, long = spectrum[block, k] * inverse, state.spectrum[block, k] * inverse
-            sizes[0, i] = np.float32(1.0) + short * short
-            sizes[1, i] = np.float32(1.0) + long * long
-    log2(sizes[0], sizes[0])
-    log2(sizes[1], sizes[1])
-    gain = np.float32(0.0)
-    for i in range(sizes.shape[1]):
-        gain += sizes[0, i] - sizes[1, i]
-    frame.long = 1 if gain > 0 else 0
-    if frame.long == 0:
-        for block in range(BLOCKS_PER_FRAME):
-            for k in range(HOP_LENGTH):
-                state.spectrum[block, k] = spectrum[block, k]
-
-
-@kernel
-def choose_detail(model, state, levels):
-    """Choose the detail of a frame whose envelope is decoded.
-
-    ``levels`` float32 [2 bands] are those of its bands, Q8. Returns the bits that it takes beyond
-    those that the rest of the frame does without, in 1/256.
-    """
-    frame, indices = state.coding.frame, state.coding.frame.detail_indices
-    if frame.detail_stages > 0:
-        smooth = np.empty(HOP_LENGTH, np.int32)
-        known = np.empty(DETAIL_KNOWN, np.int32)
-        allocation.interpolate(model.allocation, frame.envelope, smooth)
-        detail.find(levels, smooth, state.detail)
-        known_of_detail(state.coding, known)
-        envelope.search(model.detail, known, state.detail, frame.detail_stages, indices)
-    set_detail(model, state.coding)
-    cost = envelope.price(model.detail, indices, frame.detail_stages)
-    return cost - COST_ONE * detail.bits_of(frame.detail_stages)
-
-
-@kernel
-def choose_frame(model, transform, state, proposed, spectrum, kind):
-    """Choose all integers of a frame: envelope, blocks, step, levels, in ``state.coding.frame``.
-
-    Parameters
-    ----------
-    model : record              coding model of the frame's kind
-    transform : mdct.TRANSFORM
-    state : record              of the encoder; its past is reset before an intra frame
-    proposed : float32 [NUM_PROPOSED]   envelope and levels of detail, Q8
-    spectrum : float32 [2, N]
-    kind : (frame_bits, intra, num_stages)
-    """
-    frame_bits, intra, num_stages = kind
-    coding = state.coding
-    past, indices = coding.past, coding.frame.indices
-    if intra:
-        reset(model, past)
-    level = envelope.find_level(proposed)
-    coding.frame.level_delta = level - past.level
-    for b in range(NUM_BANDS):
-        state.shape[b] = proposed[b] - np.float32(level * LEVEL_RESOLUTION)
-    envelope.search(model.envelope, past.shape, state.shape, num_stages, indices)
-    side = envelope.price(model.envelope, indices, num_stages)
-    side += envelope.level_cost(model.level, past.level_delta, coding.frame.level_delta)
-    set_envelope(model, coding, intra, num_stages)
-    coding.frame.detail_stages = detail.stages_of(frame_bits)
-    side += choose_detail(model, state, proposed[NUM_BANDS:])
-    rest = frame_bits - detail.bits_of(coding.frame.detail_stages)
-    expected = shape_steps(model, coding, rest, num_stages)
-    choose_blocks(state, transform, spectrum, expected)
-    side += model.blocks.cost[past.long, coding.frame.long]
-    rate_control.choose_step(model, state, state.spectrum, (expected, rest, side))
 
 
 @kernel
@@ -286,15 +202,28 @@ class FrameEncoder:
     config : CodecConfig
     num_stages : int     envelope stages of a predicted frame
     keep_offset : bool   code the mean of the signal (DC) as well
+    effort : str         of EFFORTS
+
+    Raises
+    ------
+    ValueError   an effort that is none of EFFORTS
     """
 
     def __init__(
-        self, model: Any, config: CodecConfig, num_stages: int, keep_offset: bool = False
+        self,
+        model: Any,
+        config: CodecConfig,
+        num_stages: int,
+        keep_offset: bool = False,
+        effort: str = "normal",
     ) -> None:
+        if effort not in EFFORTS:
+            raise ValueError(f"effort {effort!r}: use {' or '.join(EFFORTS)}")
         self.model = model
         self.state = new(state_dtype(config))
         start(model["coding"], self.state["coding"]["past"])
         self.state["keep_offset"] = keep_offset
+        self.state["effort"] = TRIED_ENVELOPES if effort == "high" else 1
         self.state["ratio"] = rate_control.FIRST_RATIO
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
 

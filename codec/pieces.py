@@ -67,6 +67,7 @@ class EncodeOptions:
     intra_only : bool    no packet needs another
     channel : 'mix' | int   of the source: mix all, or take one, counted from 1
     keep_offset : bool   code the mean of the signal (DC) as well
+    effort : str         'normal' or 'high', see :meth:`codec.Codec.encode`
     """
 
     bitrate: float = DEFAULT_KBPS
@@ -74,6 +75,7 @@ class EncodeOptions:
     intra_only: bool = False
     channel: str | int = MIX
     keep_offset: bool = False
+    effort: str = "normal"
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,9 @@ def _encode_cbr(
     open_end: bool,
 ) -> Header:
     """Encode at a constant bitrate, while the blocks come in; return the header at the end."""
-    encoder = StreamEncoder(codec, options.bitrate, options.intra_only, options.keep_offset)
+    encoder = StreamEncoder(
+        codec, options.bitrate, options.intra_only, options.keep_offset, options.effort
+    )
     header = replace(encoder.header, source_sample_rate=resampler.old, open_end=open_end)
     out.begin(header)
     for block in blocks:
@@ -206,7 +210,7 @@ def _encode_vbr(
 ) -> Header:
     """Encode at a variable bitrate, when all blocks have come; return the header."""
     header = codec.header(0, resampler.old, options.bitrate, True, options.intra_only)
-    with TwoPassEncoder(codec, header, options.keep_offset) as encoder:
+    with TwoPassEncoder(codec, header, options.keep_offset, options.effort) as encoder:
         for block in blocks:
             encoder.push(resampler.push(block))
         encoder.push(resampler.finish())

@@ -39,6 +39,7 @@ class StreamEncoder:
     bitrate : float      kbit/s, 8 to 32
     independent : bool   no packet needs another to be decoded: for networks that lose packets
     keep_offset : bool   code the mean of the signal (DC) as well
+    effort : str         'normal' or 'high', see :meth:`codec.Codec.encode`
 
     Attributes
     ----------
@@ -47,7 +48,7 @@ class StreamEncoder:
 
     Raises
     ------
-    ValueError   bitrate out of range
+    ValueError   bitrate out of range, unknown effort
 
     Examples
     --------
@@ -67,11 +68,12 @@ class StreamEncoder:
         bitrate: float = 13.2,
         independent: bool = False,
         keep_offset: bool = False,
+        effort: str = "normal",
     ) -> None:
         self.codec = codec
         self.header = codec.header(0, 16000, bitrate, independent=independent, open_end=True)
         self.num_samples = 0
-        self._encoder = codec.frame_encoder(self.header, keep_offset)
+        self._encoder = codec.frame_encoder(self.header, keep_offset, effort)
         self._frame = 0  # number of the next one
         self._rest = np.zeros(0, np.float32)  # samples that do not fill a frame yet
 

@@ -40,14 +40,17 @@ class TwoPassEncoder:
     codec : Codec
     header : Header   of the stream; its number of samples does not matter yet
     keep_offset : bool   code the mean of the signal (DC) as well
+    effort : str         'normal' or 'high'
 
     Use it in a ``with`` block: its temporary files go when that ends.
     """
 
-    def __init__(self, codec: Codec, header: Header, keep_offset: bool = False) -> None:
+    def __init__(
+        self, codec: Codec, header: Header, keep_offset: bool = False, effort: str = "normal"
+    ) -> None:
         self.codec = codec
         self.header = header
-        self._encoder = codec.frame_encoder(header, keep_offset)
+        self._encoder = codec.frame_encoder(header, keep_offset, effort)
         self._rest = np.zeros(0, np.float32)  # samples that do not fill a frame yet
         self._energy: list[np.ndarray] = []
         self._spectra = _Rows((BLOCKS_PER_FRAME, HOP_LENGTH))

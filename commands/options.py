@@ -117,6 +117,21 @@ KeepOffsetOption = Annotated[
     bool,
     typer.Option("--keep-offset", help="Encode the mean of the signal (DC), too."),
 ]
+
+
+class Effort(StrEnum):
+    """What the encoder tries."""
+
+    normal = "normal"
+    high = "high"
+
+
+EffortOption = Annotated[
+    Effort,
+    typer.Option(
+        help="What the encoder tries: high is a little better, and takes several times as long."
+    ),
+]
 ChannelOption = Annotated[
     str,
     typer.Option(

@@ -36,6 +36,7 @@ class EvalConfig:
     resume : go on with what is in that directory
     vbr : encode with variable bitrate
     independent : encode with independent packets
+    effort : of the encoder, "normal" or "high"
     losses : percent of packets that get lost on the way, see `scoring.lost_packets`; each clip is
         scored once for each of them; packets are independent then
     metrics : optional metrics beside the default ones, see `metrics.OPTIONAL_METRICS`; they have
@@ -68,6 +69,7 @@ class EvalConfig:
     resume: bool = False
     vbr: bool = False
     independent: bool = False
+    effort: str = "normal"
     losses: Sequence[float] = ()
     metrics: Sequence[str] = ()
     name: str = OURS

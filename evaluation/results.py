@@ -108,6 +108,7 @@ class RunInfo:
     independent: bool = False
     weights: str | None = None
     wall_s: float = 0.0
+    effort: str = "normal"
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,7 @@ class EvalResult:
             "weights": info.weights,
             "vbr": info.vbr,
             "independent": info.independent,
+            "effort": info.effort,
             "rates_kbps": sorted(set(own.rate.tolist())),
             "losses": list(info.losses),
             "metrics": list(info.metrics),

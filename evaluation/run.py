@@ -99,6 +99,7 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
         job.independent,
         job.fingerprint,
         time.perf_counter() - start,
+        job.effort,
     )
     scored = AllScores(journal, [codec for codec, _ in kinds])
     scored.add_published(published, config.clips, metrics, others)
@@ -140,6 +141,7 @@ def _job(config: EvalConfig, metrics: Sequence[str], slow: Sequence[str]) -> Job
         tuple(config.baselines),
         _fingerprint(codec),
         bool(slow),
+        effort=config.effort,
     )
 
 
@@ -152,6 +154,7 @@ def _settings(config: EvalConfig, job: Job, metrics: Sequence[str]) -> dict[str,
         "losses": list(job.losses),
         "vbr": job.vbr,
         "independent": job.independent,
+        "effort": job.effort,
         "metrics": list(metrics),
         "codecs": [baseline.name for baseline in config.baselines],
         "clips": len(config.clips),

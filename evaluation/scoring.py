@@ -59,6 +59,7 @@ class Job:
     fingerprint: str | None = None  # of the weights that are meant
     keeps_wave: bool = False  # for slow metrics
     version: str = __version__
+    effort: str = "normal"  # of our encoder
 
     def prepare(self) -> Callable[[Task, object], list[ClipScore]]:
         """Load the codec, and return the function that does a task with it.
@@ -79,6 +80,8 @@ class Job:
         options: dict[str, Any] = {"bitrate": rate, "vbr": self.vbr}
         if self.independent:
             options["independent"] = True
+        if self.effort != "normal":
+            options["effort"] = self.effort
         return bytes(codec.encode(wave, SAMPLE_RATE, **options))
 
 

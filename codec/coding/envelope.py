@@ -154,7 +154,16 @@ def _add_distances(columns, residual, error):
 
 @kernel
 def search(model, known, target, num_stages, indices):
-    """Choose codewords by an M-best search; ties go to the lowest index.
+    """Choose codewords, to ``indices`` int64 [>= S]; else as :func:`search_best`."""
+    choices, costs = np.empty((1, MAX_STAGES), np.int64), np.empty(1, np.float32)
+    search_best(model, known, target, num_stages, (choices, costs))
+    for s in range(num_stages):
+        indices[s] = choices[0, s]
+
+
+@kernel
+def search_best(model, known, target, num_stages, results):
+    """Find the best choices of codewords by an M-best search; ties go to the lowest index.
 
     What is minimised is the squared error plus ``RATE_WEIGHT`` times the bits of the indices.
 
@@ -165,8 +174,14 @@ def search(model, known, target, num_stages, indices):
                                  detail, that of the same frame
     target : float32             wanted shape, Q8
     num_stages : int
-    indices : int64 [>= S]       result
+    results : int64 [K, >= S], float32 [K]   indices of the K <= BEAM best choices, the best one
+                                 first, and what was minimised
+
+    Returns
+    -------
+    int   how many there are: K, or fewer where there are not so many codewords
     """
+    choices, costs = results
     size, dim = model.columns.shape[2], target.size
     predicted = np.empty(dim, np.int64)
     predict(model, known, predicted)
@@ -181,7 +196,7 @@ def search(model, known, target, num_stages, indices):
     best = np.empty((BEAM, 2), np.int64)  # parent, index
     for s in range(num_stages):
         here, there = s % 2, 1 - s % 2
-        keep = 1 if s == num_stages - 1 else BEAM
+        keep = costs.size if s == num_stages - 1 else BEAM
         filled = 0
         for a in range(0, alive, 2):
             both = min(2, alive - a)
@@ -203,8 +218,11 @@ def search(model, known, target, num_stages, indices):
             paths[there, p, s] = i
             rates[there, p] = rates[here, a] + np.float32(model.index_cost[s, i])
         alive = filled
-    for s in range(num_stages):
-        indices[s] = paths[num_stages % 2, 0, s]
+    for p in range(alive):
+        costs[p] = best_error[p]
+        for s in range(num_stages):
+            choices[p, s] = paths[num_stages % 2, p, s]
+    return alive
 
 
 @kernel

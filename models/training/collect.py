@@ -9,12 +9,13 @@ from typing import NamedTuple
 import numpy as np
 
 from codec.analysis import make_model
+from codec.coding.choices import choose_frame
 from codec.coding.detail import bits_of
 from codec.coding.envelope import MAX_STAGES
 from codec.coding.frame import limited_bits, look_around, update
 from codec.coding.spectrum import price
 from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH, NUM_FEATURES, CodecConfig
-from codec.encoder import FrameEncoder, choose_frame, model_dtype
+from codec.encoder import FrameEncoder, model_dtype
 from codec.jit import kernel
 from codec.model import coding_model
 from codec.records import new

@@ -24,6 +24,7 @@ from cli_helpers import (
 )
 
 from codec.bitstream import read_header
+from codec.config import EFFORTS
 from codec.io.wav import Samples
 
 
@@ -88,6 +89,15 @@ def test_intra_only(wav: Path, tmp_path: Path, option: str) -> None:
     assert result.exit_code == 0, result.output
     assert read_header((tmp_path / "a.bin").read_bytes())[0].independent
     assert "independent" in run("info", tmp_path / "a.bin").stdout
+
+
+def test_effort(wav: Path, tmp_path: Path) -> None:
+    files = [tmp_path / f"{effort}.bin" for effort in EFFORTS]
+    for effort, file in zip(EFFORTS, files, strict=True):
+        assert run("encode", wav, file, "--effort", effort).exit_code == 0
+        assert run("decode", file, tmp_path / "out.wav", "--force").exit_code == 0
+    assert len(files[0].read_bytes()) == len(files[1].read_bytes())
+    assert files[0].read_bytes() != files[1].read_bytes()
 
 
 def test_keep_offset(tmp_path: Path) -> None:

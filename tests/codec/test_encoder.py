@@ -10,6 +10,7 @@ from codec import Codec
 from codec.bitstream import cbr_packet_sizes
 from codec.coding import frame
 from codec.config import (
+    EFFORTS,
     FRAME_LENGTH,
     HOP_LENGTH,
     LEVEL_RESOLUTION,
@@ -192,3 +193,33 @@ def test_slow_sounds_keep_their_phase(codec: Codec, frequency: float, worst_db: 
     spectra, plain = analysed(codec, wave)
     error = np.square((spectra - plain)[100:]).sum() / np.square(plain[100:]).sum()
     assert 10 * np.log10(error) < worst_db
+
+
+# --------------------------------------------------------------------------------------------------
+# Effort
+
+
+@pytest.mark.parametrize("rate", [8.0, 13.2, 24.4])
+def test_high_effort_comes_nearer(codec: Codec, demo_speech: np.ndarray, rate: float) -> None:
+    """In as many bytes, for the same decoder."""
+    wave, error = demo_speech[: 500 * FRAME_LENGTH], {}
+    for effort in EFFORTS:
+        data = codec.encode(wave, SAMPLE_RATE, rate, effort=effort)
+        error[effort] = np.square(codec.decode(data) - wave).sum(), len(data)
+    assert error["high"][0] < 0.99 * error["normal"][0]
+    assert error["high"][1] == error["normal"][1]
+
+
+@pytest.mark.parametrize("vbr", [False, True])
+def test_high_effort_in_pieces(codec: Codec, speech: np.ndarray, vbr: bool) -> None:
+    wave = speech[: 60 * FRAME_LENGTH + 77]
+    data = codec.encode(wave, bitrate=9.6, vbr=vbr, effort="high")
+    assert data != codec.encode(wave, bitrate=9.6, vbr=vbr)
+    options, file = EncodeOptions(9.6, vbr, effort="high"), io.BytesIO()
+    encode_blocks(codec, np.array_split(wave, 7), options, Outcome("-", "-"), file.write, file.seek)
+    assert file.getvalue() == data
+
+
+def test_unknown_effort(codec: Codec) -> None:
+    with pytest.raises(ValueError, match="effort 'best': use normal or high"):
+        codec.encode(np.zeros(FRAME_LENGTH), effort="best")

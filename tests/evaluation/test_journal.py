@@ -108,7 +108,13 @@ def test_what_was_stopped_is_not_lost_by_mistake(clips: list[Path], tmp_path: Pa
     before = (tmp_path / JOURNAL_NAME).read_bytes()
     with pytest.raises(ValueError, match=r"clips\.jsonl: .* go on with --resume, or remove"):
         toy(clips, [8], journal=tmp_path)
-    for change in ({"rates": [8, 16]}, {"vbr": True}, {"name": "x"}, {"files": clips[:4]}):
+    for change in (
+        {"rates": [8, 16]},
+        {"vbr": True},
+        {"effort": "high"},
+        {"name": "x"},
+        {"files": clips[:4]},
+    ):
         options = {"files": clips, "rates": [8], **change}
         with pytest.raises(ValueError, match="begun with other settings"):
             toy(journal=tmp_path, resume=True, **options)

@@ -20,6 +20,7 @@ from codec.coding.envelope import (
     put_level,
     reconstruct,
     search,
+    search_best,
 )
 from codec.coding.range_coder import STATE_SIZE, dec_init, enc_finish, enc_init, enc_tell_bits
 from codec.config import (
@@ -83,6 +84,22 @@ def test_prediction_is_rounded() -> None:
     previous, predicted, _ = case(model, 1)
     wanted = ((model["predictor"].astype(np.int64) @ previous + 2048) >> 12) + model["bias"]
     assert predicted.tolist() == wanted.tolist()
+
+
+@pytest.mark.parametrize("count", [1, 3, BEAM])
+def test_the_best_choices_in_order(count: int) -> None:
+    """Of two stages, which are searched in full: the smallest sums of error and rate."""
+    model = make_model()
+    books, cost = model["codebooks"].astype(np.int64), model["index_cost"]
+    sums, bits = books[0][:, None] + books[1], cost[0][:, None] + cost[1]
+    for seed in range(10):
+        previous, predicted, target = case(model, seed)
+        choices, costs = np.zeros((count, 8), np.int64), np.zeros(count, np.float32)
+        assert search_best(model, previous, target, 2, (choices, costs)) == count
+        total = np.square(target - predicted - sums).sum(-1) + float(RATE_WEIGHT) * bits
+        np.testing.assert_allclose(costs, np.sort(total.ravel())[:count], rtol=1e-5)
+        np.testing.assert_allclose(total[choices[:, 0], choices[:, 1]], costs, rtol=1e-5)
+        assert choices[0, :2].tolist() == chosen(model, previous, target, 2)
 
 
 @pytest.mark.parametrize("stages", [1, 2])
