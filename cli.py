@@ -40,7 +40,7 @@ from commands.terminal import (
     one_voice,
     progress,
     run_program,
-    without_blas_threads,
+    start_quickly,
 )
 from models.training.config import TrainConfig
 
@@ -107,7 +107,7 @@ def encode(
     Standard input is an audio file, or samples (16 bits, 16 kHz, mono, little-endian, unless --raw
     says otherwise); samples and WAV are coded while they come in.
     """
-    without_blas_threads()
+    start_quickly()
     place = find_input(source)
     samples = None
     if raw is not None:
@@ -149,7 +149,7 @@ def decode(
     .wav, .flac, .ogg, .opus, .mp3, .aiff and others. A directory is decoded file by file into OUT:
     the tree is kept, NAME.bin becomes NAME.wav. Standard input is decoded while it comes in.
     """
-    without_blas_threads()
+    start_quickly()
     place = find_input(source)
     from codec.pieces import DecodeOptions
     from commands.coding import CodingRun
@@ -173,7 +173,7 @@ def info(
 
     Of a directory or of shards, each stream gets a line, and all together get one.
     """
-    without_blas_threads()
+    start_quickly()
     if is_shards(source):
         from commands.inspecting import describe_shards
 

@@ -145,7 +145,6 @@ class Group(TyperGroup):
 
 def run_program(app: Callable[..., object]) -> NoReturn:
     """Run the command line as a process of its own, and end the process."""
-    gc.set_threshold(100_000)  # looking for garbage while modules are imported takes 15 ms
     code: object = 0
     try:
         app(prog_name="codec")
@@ -161,9 +160,11 @@ def run_program(app: Callable[..., object]) -> NoReturn:
     os._exit(code)
 
 
-def without_blas_threads() -> None:
-    """Let NumPy start no threads when it is imported: unused here, they wait by spinning."""
+def start_quickly() -> None:
+    """Leave out what coding does not need, before anything large is imported."""
+    # NumPy's BLAS would start threads, which wait for work by spinning.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    gc.set_threshold(100_000)  # looking for garbage while modules are imported takes 15 ms
 
 
 def find_input(name: str) -> Location:
