@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,8 +19,8 @@ HEAVY = {"pydantic", "torch", "torchaudio", "scipy.signal", "scipy.fft", "matplo
         (["--help"], HEAVY | {"numba", "soundfile", "soxr", "numpy"}),
         (["encode", "--help"], HEAVY | {"numba", "soundfile", "soxr", "numpy"}),
         (["info", "STREAM"], HEAVY | {"soundfile", "soxr"}),
-        (["encode", "WAV", "OUT.bin"], HEAVY | {"numba"}),
-        (["decode", "STREAM", "OUT.wav"], HEAVY | {"numba"}),
+        (["encode", "WAV", "OUT.bin"], HEAVY | {"numba", "multiprocessing", "tarfile"}),
+        (["decode", "STREAM", "OUT.wav"], HEAVY | {"numba", "multiprocessing", "soundfile"}),
     ],
 )
 def test_imports(arguments: list[str], forbidden: set[str], tmp_path: Path) -> None:
@@ -37,6 +38,41 @@ def test_imports(arguments: list[str], forbidden: set[str], tmp_path: Path) -> N
         subprocess.run([*CLI, *arguments], cwd=ROOT, capture_output=True, timeout=600, check=True)
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize("given, wanted", [(None, "1"), ("3", "3")])
+def test_coding_starts_no_blas_threads(given: str | None, wanted: str) -> None:
+    """They would spin. Whoever sets their number is obeyed."""
+    code = (
+        "import os, sys, cli\n"
+        "try: cli.app(sys.argv[1:])\n"
+        "except SystemExit: print(os.environ['OPENBLAS_NUM_THREADS'])"
+    )
+    environment = {k: v for k, v in os.environ.items() if k != "OPENBLAS_NUM_THREADS"}
+    if given is not None:
+        environment["OPENBLAS_NUM_THREADS"] = given
+    command = [sys.executable, "-c", code, "info", shared_stream()]
+    output = subprocess.check_output(command, cwd=ROOT, env=environment, text=True, timeout=300)
+    assert output.splitlines()[-1] == wanted
+
+
+def test_the_end_comes_at_once_but_not_too_early() -> None:
+    """What is to be done at exit is done, what is printed arrives, and threads are waited for."""
+    code = (
+        "import atexit, sys, threading, time\n"
+        "from commands.terminal import run_program\n"
+        "def late(): time.sleep(0.3); print('thread')\n"
+        "def app(prog_name):\n"
+        "    atexit.register(print, 'exit')\n"
+        "    if sys.argv[1:]: threading.Thread(target=late).start()\n"
+        "    print(prog_name)\n"
+        "    sys.exit(3)\n"
+        "run_program(app)"
+    )
+    for arguments, lines in (([], ["codec", "exit"]), (["wait"], ["codec", "thread", "exit"])):
+        command = [sys.executable, "-c", code, *arguments]
+        result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert (result.returncode, result.stdout.split()) == (3, lines)
 
 
 def test_every_option_has_help() -> None:
