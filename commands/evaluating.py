@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codec.io.storage import exists, is_directory, location
+from codec.io.storage import exists, is_directory, is_shards, location
 from commands.terminal import Interrupted, UserError, brought_by, complain, note
 
 if TYPE_CHECKING:
@@ -40,7 +40,6 @@ def stopped_evaluation(out: Path | None) -> Generator[None]:
 
 def find_clips(directory: str, sample: int | None, seed: int) -> Sampled:
     """Return the audio files of a directory or of shards, at least one."""
-    from codec.io.storage import is_shards
     from evaluation.clips import ClipsOfDirectory, ClipsOfShards
 
     if is_shards(directory):
