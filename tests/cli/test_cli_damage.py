@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +16,12 @@ import soundfile
 from cli_helpers import OLD, run, run_process, shared_stream, start, voice
 
 
-def limit_files_to_1_kb() -> None:
+def limit_files(num_bytes: int) -> None:
+    """Let a process that begins write no larger file, as if the disk were full."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # an error of write(), not a signal
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, num_bytes))
+    # Else Python keeps the beginning of a .pyc file, and nobody can import that module again.
+    os.environ["PYTHONDONTWRITEBYTECODE"] = "1"
 
 
 @pytest.mark.parametrize("suffix", [".bin", ".wav", ".flac", ".ogg", ".mp3"])
@@ -31,7 +35,7 @@ def test_full_disk(suffix: str, tmp_path: Path) -> None:
         soundfile.write(source, np.tile(voice(16000), 3), 16000)
     target = folder / f"old{suffix}"
     target.write_bytes(OLD)
-    result = run_process(command, source, target, preexec_fn=limit_files_to_1_kb, text=True)
+    result = run_process(command, source, target, preexec_fn=partial(limit_files, 1024), text=True)
     assert result.returncode == 2, result.stderr
     assert result.stdout == ""
     assert len(result.stderr.splitlines()) == 1, result.stderr
@@ -44,11 +48,7 @@ def test_full_disk(suffix: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("vbr", [(), ("--vbr",)])
 def test_a_live_recording_that_fills_the_disk_is_kept(tmp_path: Path, vbr: tuple) -> None:
     """The seconds that fit into 4 kB, in a file and on standard output."""
-
-    def limit() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4000, 4000))
-
+    limit = partial(limit_files, 4000)
     pcm = (np.tile(voice(16000), 4) * 30000).astype("<i2").tobytes()
     command = ("encode", "--bitrate", "13.2", *vbr, "-")
     file = run_process(*command, tmp_path / "a.bin", input=pcm, preexec_fn=limit)
@@ -75,7 +75,7 @@ def test_full_disk_in_a_directory_run(tmp_path: Path) -> None:
     assert run("encode", tmp_path / "short.wav", source / "b.bin").exit_code == 0
     for name in ("a.bin", "c.bin"):
         (source / name).write_bytes(shared_stream().read_bytes())
-    result = run_process("decode", source, target, preexec_fn=limit_files_to_1_kb, text=True)
+    result = run_process("decode", source, target, preexec_fn=partial(limit_files, 1024), text=True)
     assert result.returncode == 1, result.stderr
     assert result.stdout.startswith(f"decoded 1 of 3 files into {target}: ")
     lines = result.stderr.splitlines()
