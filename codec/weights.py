@@ -197,7 +197,8 @@ def check_config(config: CodecConfig) -> None:
 def _within(value: np.ndarray, field: Field) -> bool:
     """Tell whether all numbers (one at least) lie in the field's range; NaN does not."""
     if value.dtype == np.float16:
-        # Without their signs, bits are in the order of the numbers, and quicker to compare.
+        # Without their signs, bits are in the order of the numbers, and quicker to compare. Ranges
+        # of networks are symmetric.
         size = (value.view(np.uint16) & 0x7FFF).max().view(np.float16)
         return bool(size <= field.high)
     return float(value.min()) >= field.low and float(value.max()) <= field.high

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec.config import OURS
+from codec.config import EFFORTS, OURS
 from codec.io.storage import absolute
 from evaluation.baselines.base import Baseline
 from evaluation.clips import Clips, ClipsOfFiles, wav_names
@@ -55,8 +55,8 @@ class EvalConfig:
 
     Raises
     ------
-    ValueError   no files, no rates, jobs below 1, a wrong loss or name, or losses together with
-                 other codecs
+    ValueError   no files, no rates, jobs below 1, a wrong effort, loss or name, or losses together
+                 with other codecs
     """
 
     codec_loader: Callable[[], Any]
@@ -87,6 +87,8 @@ class EvalConfig:
             raise ValueError("no rates to evaluate")
         if self.jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {self.jobs}")
+        if self.effort not in EFFORTS:
+            raise ValueError(f"effort {self.effort!r}: use {' or '.join(EFFORTS)}")
         for loss in self.losses:
             if not 0 <= loss <= 100:
                 raise ValueError(f"loss of {loss:g} % is outside 0..100 %")

@@ -27,6 +27,8 @@ _FIELDS = (
     "decode_s", "scores", "failures",
 )  # fmt: skip
 
+_UNSAID = {"effort": "normal"}  # settings that runs of earlier versions do not name
+
 
 class Journal:
     """The lines of one run; of each task, only where its line begins is in memory.
@@ -125,6 +127,7 @@ class Journal:
                 )
             self._places[:] = -1
             return False
+        former = _UNSAID | former
         different = [key for key in settings if former.get(key) != settings[key]]
         if different:
             key = different[0]

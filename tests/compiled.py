@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from codec import Codec, jit
+from codec.coding.context import predict, start_block, update
 from codec.coding.frame import put_frame
 from codec.coding.range_coder import enc_finish
 from codec.coding.rate_control import fill_frame
+from codec.config import HOP_LENGTH
 from codec.info import stream_info
 
 GOLDEN = Path(__file__).resolve().parent / "golden"
@@ -46,6 +48,16 @@ def frame_was_filled(model, state, coefficients, frame_bits, bits):
 def packet_was_finished(state, buffer, num_bytes):
     """End a packet, see `codec.coding.range_coder.enc_finish`."""
     return 1 if enc_finish(state, buffer, num_bytes) else 0
+
+
+@jit.entry
+def block_was_predicted(model, known, context, levels, positions):
+    """Predict a frame's second block as the decoder does, see `codec.coding.context.predict`."""
+    start_block(model, known, 1, context)
+    for k in range(HOP_LENGTH):
+        index, row, column = predict(model, known, context, k)
+        positions[k, 0], positions[k, 1], positions[k, 2] = index, row, column
+        update(model, context, k, np.int64(abs(levels[k])))
 
 
 def compile_entries(first: int) -> None:

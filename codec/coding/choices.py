@@ -98,7 +98,8 @@ def take_envelope(model, state, proposed, kind, choice):
 def take_blocks(model, transform, state, spectrum, sizes, long):
     """Take a block length (or BY_ESTIMATE), then the step and the levels that fill the frame.
 
-    ``sizes`` are what :func:`take_envelope` returned. Returns how close a call an estimate was.
+    ``sizes`` are what :func:`take_envelope` returned. Returns how close a call an estimate was, and
+    whether the levels fit.
     """
     expected, rest, side = sizes
     frame, close = state.coding.frame, np.float32(0.0)
@@ -106,15 +107,15 @@ def take_blocks(model, transform, state, spectrum, sizes, long):
         close = choose_blocks(state, transform, spectrum, expected)
     else:
         frame.long = long
-    if frame.long == 1:
-        mdct.to_long(transform, spectrum, state.spectrum)
-    else:
+        if long == 1:
+            mdct.to_long(transform, spectrum, state.spectrum)
+    if frame.long == 0:
         for block in range(BLOCKS_PER_FRAME):
             for k in range(HOP_LENGTH):
                 state.spectrum[block, k] = spectrum[block, k]
     side += model.blocks.cost[state.coding.past.long, frame.long]
-    rate_control.choose_step(model, state, state.spectrum, (expected, rest, side))
-    return close
+    fits = rate_control.choose_step(model, state, state.spectrum, (expected, rest, side))
+    return close, fits
 
 
 @kernel
@@ -152,9 +153,9 @@ def try_choices(model, transform, state, proposed, spectrum, kind, count):
         long = BY_ESTIMATE
         for _ in range(2):
             state.ratio = ratio
-            close = take_blocks(model, transform, state, spectrum, sizes, long)
+            close, fits = take_blocks(model, transform, state, spectrum, sizes, long)
             result = squared_error(state) * np.float64(state.costs[choice])
-            if result < lowest:
+            if fits and result < lowest:
                 lowest, best, best_long = result, choice, state.coding.frame.long
             if close > CLOSE_CALL:
                 break

@@ -11,9 +11,10 @@ frame's step), one harmonic spacing below, and how far the step lies from the ex
 tells how compressible the whole frame is. The network corrects a baseline: with all weights zero,
 the row is that of the envelope over the step. The four tables around the position are mixed.
 
-Most features depend on earlier blocks alone: their share of the first layer is computed for the
-whole block at once (:func:`start_block`), the rest coefficient by coefficient (:func:`predict`,
-:func:`update`).
+Most features depend on earlier blocks alone: in the decoder their share of the first layer is
+computed for the whole block at once (:func:`start_block`), the rest coefficient by coefficient
+(:func:`predict`, :func:`update`). The encoder knows all levels: it does all of a block at once
+(:func:`predict_block`).
 
 References
 ----------
@@ -86,7 +87,7 @@ def context_dtype(config: CodecConfig) -> np.dtype[Any]:
     return record(
         features=(np.int16, (BLOCKS_PER_FRAME, HOP_LENGTH, NUM_FEATURES)),
         block=np.int64,  # 0 or 1 in the frame
-        first=(np.int32, HOP_LENGTH * hidden),  # layer 1: what the past tells
+        first=(np.int32, HOP_LENGTH * hidden),  # layer 1 without bias; in the decoder of the past
         # Of one coefficient: features that depend on its own block; layer 1 of it.
         recent=(np.int16, len(RECENT_FEATURES) + len(RECENT_FEATURES) % 2),
         sums=(np.int32, hidden),
@@ -289,11 +290,10 @@ def predict(model, known, context, k):
     fine : int         position to the next ones: 16 x row + column, each 0..16 (row 17 x)
     """
     _recent_features(model, context, k)
-    width = context.sums.size
-    active, second = context.active[:width], context.second[: model.bias.size]
+    width, bias = context.sums.size, model.band[known.kind + context.block, BAND_OF_BIN[k]]
+    active, second = context.active[: bias.size], context.second[: model.bias.size]
     first = context.first[:]
     multiply_row(context.recent[:], model.recent[:], first, k * width, context.sums[:])
-    bias = model.band[known.kind + context.block, BAND_OF_BIN[k]]
     _activate(context.sums[:], bias, active)
     multiply_row(active, model.second[:], model.bias[:], 0, second)
     return _place(model, second, known.ratio[k])

@@ -155,7 +155,7 @@ def _add_distances(columns, residual, error):
 @kernel
 def search(model, known, target, num_stages, indices):
     """Choose codewords, to ``indices`` int64 [>= S]; else as :func:`search_best`."""
-    choices, costs = np.empty((1, MAX_STAGES), np.int64), np.empty(1, np.float32)
+    choices, costs = np.zeros((1, MAX_STAGES), np.int64), np.empty(1, np.float32)
     search_best(model, known, target, num_stages, (choices, costs))
     for s in range(num_stages):
         indices[s] = choices[0, s]

@@ -168,6 +168,11 @@ def choose_step(model, state, coefficients, sizes):
                                     steps, whose step and levels are set; ``ratio`` moves on
     coefficients : float32 [2, N]
     sizes : (expected step Q8, frame_bits, envelope's code length in 1/256 bit)
+
+    Returns
+    -------
+    bool   False: nothing fits (a click in a tiny frame). The step is the coarsest then, and the
+           caller drops levels
     """
     coding, best, frame = state.coding, state.best, state.coding.frame
     expected, frame_bits, side = sizes
@@ -203,13 +208,13 @@ def choose_step(model, state, coefficients, sizes):
         if frame.delta != low:
             cost = try_step(model, coding, coefficients, frame_bits, (expected, low))
         if fill_frame(model, coding, coefficients, frame_bits, (cost, budget)):
-            return
+            return True
     if high > MAX_STEP_DELTA:
-        # Nothing fits (a click in a tiny frame): the coarsest step; the caller drops levels.
         try_step(model, coding, coefficients, frame_bits, (expected, MAX_STEP_DELTA))
-        return
+        return False
     set_step(frame, expected, high)
     _restore(coding, best)
+    return True
 
 
 @kernel

@@ -7,9 +7,9 @@ product serves dense layers, the recurrent one, and convolutions, whose rows ove
 
 **Float32 layers** (:func:`add_dense`): the transforms, and the encoder's analysis. Weights lie
 input-major, ``[inputs, outputs]``: an output's sum runs over the inputs from first to last whatever
-the width of the machine's vectors, which run over the outputs. Four inputs of four frames at a time
-are taken, to touch outputs and weights less often; the order of additions is still that of the
-inputs.
+the width of the machine's vectors, which run over the outputs. Four inputs of four or two frames at
+a time are taken, to touch outputs and weights less often; the order of additions is still that of
+the inputs.
 
 Frames of a batch do not meet each other, so a frame's result does not depend on its neighbours.
 """

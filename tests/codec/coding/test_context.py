@@ -1,9 +1,11 @@
 """Context model: features and positions against NumPy, mixed tables, spacing of harmonics."""
 
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from compiled import block_was_predicted, direct
 from frames import chosen_frames
 
 from codec import Codec
@@ -11,10 +13,12 @@ from codec.coding import context as c
 from codec.coding.context import harmonic_lag, mixed_cdf, rescale
 from codec.coding.frame import look_around
 from codec.coding.spectrum import price
-from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, NUM_SYMBOLS, TABLE_COLUMNS
-from codec.model import FEATURE_LIMIT, HIDDEN_LIMIT, TOTAL
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, NUM_SYMBOLS, TABLE_COLUMNS, CodecConfig
+from codec.model import FEATURE_LIMIT, FIELDS, HIDDEN_LIMIT, TOTAL, coding_model, field_shape
+from codec.records import new
 
 BYTES = 33
+predict_block = direct(c.predict_block)
 
 
 class Seen(NamedTuple):
@@ -41,6 +45,28 @@ def seen(request: pytest.FixtureRequest, codec: Codec, speech: np.ndarray) -> li
                  coding["context"]["features"].astype(np.int64), coding["positions"].copy())
         )  # fmt: skip
     return found
+
+
+@pytest.mark.parametrize("hidden", [24, 40])
+def test_a_block_at_once_is_what_its_coefficients_are(codec: Codec, hidden: int) -> None:
+    """Of networks of any width, whole tiles or not, with random weights."""
+    rng, config = np.random.default_rng(hidden), CodecConfig(context_hidden=hidden)
+    tensors = dict(codec.weights.of_kind(intra=False))
+    for name, limit in (("w1", 200), ("band", 2**18), ("w2", 200), ("b2", 2**18), ("w3", 2000)):
+        field = next(field for field in FIELDS if field.name == f"context.{name}")
+        values = rng.integers(-limit, limit, field_shape(field, config))
+        tensors[field.name] = values.astype(field.dtype)
+    model = coding_model(tensors, replace(codec.config, context_hidden=hidden))["context"]
+    known, context = new(c.NEIGHBOURS), new(c.context_dtype(config))
+    known["ratio"] = rng.integers(-1500, 800, HOP_LENGTH)
+    known["last_ratio"], known["past"] = known["ratio"], rng.integers(0, 90, (2, HOP_LENGTH))
+    levels = rng.integers(-4, 5, HOP_LENGTH).astype(np.int32)
+    positions = np.zeros((HOP_LENGTH, 3), np.int32)
+    predict_block(model, known, 1, context, levels, positions)
+    one_by_one = np.zeros_like(positions)
+    block_was_predicted(model, known, context, levels, one_by_one)
+    np.testing.assert_array_equal(positions, one_by_one)
+    assert len(np.unique(positions[:, 0])) > 20  # it is not all the same
 
 
 # --------------------------------------------------------------------------------------------------
