@@ -67,7 +67,7 @@ def make_model(weights: Weights) -> Any:
     model["coding"] = coding_model(weights.of_kind(intra=False), config)
     model["intra"] = coding_model(weights.of_kind(intra=True), config)
     interpolation = tensors["allocation.interpolation"]
-    model["enhancer"] = enhancer_network.make_model(tensors, interpolation, config)
+    enhancer_network.fill_model(model["enhancer"], tensors, interpolation, config)
     return model
 
 

@@ -43,7 +43,7 @@ from codec.dsp.layers import (
 )
 from codec.dsp.ltpf import band_response
 from codec.jit import kernel
-from codec.records import new, record
+from codec.records import record
 
 # Octaves by which the level may change from frame to frame, as far as the network is told.
 LEVEL_STEP = np.float32(6.0)
@@ -110,10 +110,10 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
     )
 
 
-def make_model(
-    parameters: dict[str, np.ndarray], interpolation: np.ndarray, config: CodecConfig
-) -> Any:
-    """Return the record of the parameters of stage ``enhancer``, by field name.
+def fill_model(
+    model: Any, parameters: dict[str, np.ndarray], interpolation: np.ndarray, config: CodecConfig
+) -> None:
+    """Fill a record of :func:`network_dtype` with the parameters of stage ``enhancer``.
 
     ``interpolation`` is the field of the allocation: (band, Q8 weight of the band above).
     """
@@ -132,7 +132,7 @@ def make_model(
         spare = taps.shape[1] % 2
         return np.pad(taps, ((0, 0), (0, spare), (0, 0))).reshape(-1, taps.shape[2])
 
-    model, hidden = new(network_dtype(config)), config.enhancer_hidden
+    hidden = config.enhancer_hidden
     model["interpolation"] = interpolation * np.array([1.0, 1 / 256])
     model["ltpf_response"] = band_response()
     model["detail"] = bands.interpolation(DETAIL_EDGES)
@@ -156,7 +156,6 @@ def make_model(
         ("local3", ACTIVATION_ONE, over_frequency("local_outputs"), bias("local_outputs")),
     ):
         fill_layer(model[name], matrix, offset, one)
-    return model
 
 
 @kernel
