@@ -17,7 +17,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from codec.config import DEFAULT_KBPS, OURS, SAMPLE_RATE
+from codec.config import DEFAULT_KBPS, OURS, SAMPLE_RATE, Effort
 from codec.io.storage import is_directory, is_shards
 from commands import options as opt
 from commands.evaluating import (
@@ -89,7 +89,7 @@ def encode(
     vbr: opt.VbrOption = False,
     intra_only: opt.IntraOption = False,
     keep_offset: opt.KeepOffsetOption = False,
-    effort: opt.EffortOption = opt.Effort.normal,
+    effort: opt.EffortOption = Effort.normal,
     channel: opt.ChannelOption = "mix",
     raw: opt.RawInputOption = None,
     sample_rate: opt.RawRateOption = SAMPLE_RATE,
@@ -121,7 +121,7 @@ def encode(
     from codec.pieces import EncodeOptions
     from commands.coding import CodingRun
 
-    coding = EncodeOptions(bitrate, vbr, intra_only, channel, keep_offset, effort.value)
+    coding = EncodeOptions(bitrate, vbr, intra_only, channel, keep_offset, effort)
     where = opt.place_of(jobs, scheduler)
     run = CodingRun(coding, weights, where, skip_existing, dry_run, force)
     run(place, target, samples)
@@ -209,7 +209,7 @@ def evaluate(
     scheduler: opt.SchedulerOption = None,
     vbr: opt.EvalVbrOption = False,
     independent: opt.EvalIntraOption = False,
-    effort: opt.EffortOption = opt.Effort.normal,
+    effort: opt.EffortOption = Effort.normal,
     loss: opt.LossOption = "",  # type: ignore[assignment]
     weights: opt.WeightsOption = None,
 ) -> None:
@@ -227,8 +227,6 @@ def evaluate(
         from evaluation.published import read_scores
         from evaluation.tables import all_tables
 
-        published = read_scores(scores or ())
-        baselines = installed_codecs(against)
         config = evaluation.EvalConfig(
             partial(load_codec, weights),
             find_clips(test_dir, sample, seed),
@@ -239,12 +237,12 @@ def evaluate(
             resume=resume,
             vbr=vbr,
             independent=independent,
-            effort=effort.value,
+            effort=effort,
             losses=loss,
             metrics=metrics,
             name=name.strip(),
-            baselines=baselines,
-            published=published,
+            baselines=installed_codecs(against),
+            published=read_scores(scores or ()),
             baseline=baseline,
             save_audio=out / "decoded" if out is not None and save_audio else None,
             page_clips=page_clips if out is not None else 0,

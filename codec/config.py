@@ -8,7 +8,8 @@ other is in :class:`CodecConfig`, which every checkpoint and weights file carrie
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar
+from enum import StrEnum
+from typing import Any, ClassVar, NoReturn
 
 OURS = "nsvq"  # how this codec is called beside others, unless a run names it otherwise
 
@@ -30,7 +31,6 @@ LPC_ORDER = 16
 MIN_BITRATE_BPS, MAX_BITRATE_BPS = 8000, 32000
 MIN_KBPS, MAX_KBPS = MIN_BITRATE_BPS / 1000, MAX_BITRATE_BPS / 1000
 DEFAULT_KBPS = 13.2
-EFFORTS = ("normal", "high")  # of the encoder
 MAX_FRAME_BYTES = 255  # of a VBR frame, whose length takes one byte
 MAX_FRAME_BITS = 2048  # what allocation and context model know of a frame's size ends here
 FINGERPRINT_BYTES = 4  # of the weights' SHA-256, as files carry it
@@ -108,6 +108,17 @@ TABLE_COLUMNS = 4  # shapes of the distributions; rows are their scales
 NUM_LTPF_BANDS = 3  # of the long-term postfilter
 NUM_LOSS_FEATURES = 3  # what the enhancer is told of lost packets
 GRU_LEAK = 0.98  # share of the enhancer's memory that a frame leaves to the next
+
+
+class Effort(StrEnum):
+    """What the encoder tries; ``Effort(text)`` raises ``ValueError`` for any other text."""
+
+    normal = "normal"
+    high = "high"
+
+    @classmethod
+    def _missing_(cls, value: object) -> NoReturn:
+        raise ValueError(f"effort {value!r}: use {' or '.join(cls)}")
 
 
 @dataclass(frozen=True)

@@ -31,12 +31,12 @@ from codec.coding.frame import state_dtype as coding_state_dtype
 from codec.config import (
     BLOCKS_PER_FRAME,
     DETAIL_SIZE,
-    EFFORTS,
     FRAME_LENGTH,
     HOP_LENGTH,
     NUM_BANDS,
     NUM_PROPOSED,
     CodecConfig,
+    Effort,
 )
 from codec.jit import entry, kernel
 from codec.model import coding_dtype, coding_model
@@ -202,11 +202,11 @@ class FrameEncoder:
     config : CodecConfig
     num_stages : int     envelope stages of a predicted frame
     keep_offset : bool   code the mean of the signal (DC) as well
-    effort : str         of EFFORTS
+    effort : Effort, or its text
 
     Raises
     ------
-    ValueError   an effort that is none of EFFORTS
+    ValueError   an unknown effort
     """
 
     def __init__(
@@ -217,13 +217,11 @@ class FrameEncoder:
         keep_offset: bool = False,
         effort: str = "normal",
     ) -> None:
-        if effort not in EFFORTS:
-            raise ValueError(f"effort {effort!r}: use {' or '.join(EFFORTS)}")
         self.model = model
         self.state = new(state_dtype(config))
         start(model["coding"], self.state["coding"]["past"])
         self.state["keep_offset"] = keep_offset
-        self.state["effort"] = TRIED_ENVELOPES if effort == "high" else 1
+        self.state["effort"] = TRIED_ENVELOPES if Effort(effort) == Effort.high else 1
         self.state["ratio"] = rate_control.FIRST_RATIO
         self.state["stages"] = num_stages, config.intra_stages(num_stages)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
-from codec.config import MAX_SOURCE_RATE, MIN_SOURCE_RATE
+from codec.config import MAX_SOURCE_RATE, MIN_SOURCE_RATE, Effort
 from codec.places import Place
 from commands.parsers import parse_channel, parse_kbps, parse_losses, parse_names, parse_rates
 from commands.terminal import UserError
@@ -117,13 +117,6 @@ KeepOffsetOption = Annotated[
     bool,
     typer.Option("--keep-offset", help="Encode the mean of the signal (DC), too."),
 ]
-
-
-class Effort(StrEnum):
-    """What the encoder tries."""
-
-    normal = "normal"
-    high = "high"
 
 
 EffortOption = Annotated[

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from codec.config import EFFORTS, OURS
+from codec.config import OURS, Effort
 from codec.io.storage import absolute
 from evaluation.baselines.base import Baseline
 from evaluation.clips import Clips, ClipsOfFiles, wav_names
@@ -36,7 +36,7 @@ class EvalConfig:
     resume : go on with what is in that directory
     vbr : encode with variable bitrate
     independent : encode with independent packets
-    effort : of the encoder, "normal" or "high"
+    effort : `codec.config.Effort` of our encoder
     losses : percent of packets that get lost on the way, see `scoring.lost_packets`; each clip is
         scored once for each of them; packets are independent then
     metrics : optional metrics beside the default ones, see `metrics.OPTIONAL_METRICS`; they have
@@ -87,8 +87,7 @@ class EvalConfig:
             raise ValueError("no rates to evaluate")
         if self.jobs < 1:
             raise ValueError(f"jobs must be at least 1, got {self.jobs}")
-        if self.effort not in EFFORTS:
-            raise ValueError(f"effort {self.effort!r}: use {' or '.join(EFFORTS)}")
+        Effort(self.effort)
         for loss in self.losses:
             if not 0 <= loss <= 100:
                 raise ValueError(f"loss of {loss:g} % is outside 0..100 %")

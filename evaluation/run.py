@@ -85,11 +85,7 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     except BaseException:
         journal.close()
         raise
-    if journal.resumed:
-        text = f"{journal.resumed} of {journal.num_tasks} scores are of the run that was stopped"
-        notes.append(text)
-    if note := _sample_note(config.clips):
-        notes.append(note)
+    notes += _notes(journal, config.clips)
     info = RunInfo(
         config.name,
         baseline,
@@ -162,13 +158,19 @@ def _settings(config: EvalConfig, job: Job, metrics: Sequence[str]) -> dict[str,
     }
 
 
-def _sample_note(clips: Clips) -> str:
-    if not isinstance(clips, ClipsOfDirectory) or len(clips) == clips.total:
-        return ""
-    return (
-        f"a sample of {len(clips)} of {clips.total} clips, drawn with seed {clips.seed}; intervals "
-        "say what another sample would have given"
-    )
+def _notes(journal: Journal, clips: Clips) -> list[str]:
+    """Return what is to be said of a run that went on, and of a sample of clips."""
+    notes = []
+    if journal.resumed:
+        notes.append(
+            f"{journal.resumed} of {journal.num_tasks} scores are of the run that was stopped"
+        )
+    if isinstance(clips, ClipsOfDirectory) and len(clips) != clips.total:
+        notes.append(
+            f"a sample of {len(clips)} of {clips.total} clips, drawn with seed {clips.seed}; "
+            "intervals say what another sample would have given"
+        )
+    return notes
 
 
 def _score(

@@ -125,16 +125,18 @@ def _keep_best(error, parent, best_error, best, filled):
 
 
 @kernel
-def _add_distances(columns, residual, error):
-    """Add the squared distances of two paths to all codewords, dimension by dimension.
+def _distances(columns, residual, error):
+    """Write the squared distances of two paths to all codewords, dimension by dimension.
 
     Parameters
     ----------
     columns : float32 [dim, size]   codewords, dimensions first
     residual : float32 [2, dim]
-    error : float32 [2, size]
+    error : float32 [2, size]       result
     """
     dim, first, second = residual.shape[1], error[0], error[1]
+    for i in range(first.size):
+        first[i] = second[i] = 0.0
     whole = dim - dim % 4
     for j in range(0, whole, 4):  # four at a time, to touch the errors less often
         c0, c1, c2, c3 = columns[j], columns[j + 1], columns[j + 2], columns[j + 3]
@@ -199,12 +201,8 @@ def search_best(model, known, target, num_stages, results):
         keep = costs.size if s == num_stages - 1 else BEAM
         filled = 0
         for a in range(0, alive, 2):
-            both = min(2, alive - a)
-            for one in range(both):
-                for i in range(size):
-                    error[one, i] = 0.0
-            _add_distances(model.columns[s], residual[here, a : a + 2], error)
-            for one in range(both):
+            _distances(model.columns[s], residual[here, a : a + 2], error)
+            for one in range(min(2, alive - a)):
                 row, rate = error[one], rates[here, a + one]
                 for i in range(size):
                     row[i] += RATE_WEIGHT * (rate + np.float32(model.index_cost[s, i]))

@@ -24,7 +24,7 @@ from cli_helpers import (
 )
 
 from codec.bitstream import read_header
-from codec.config import EFFORTS
+from codec.config import Effort
 from codec.io.wav import Samples
 
 
@@ -92,8 +92,8 @@ def test_intra_only(wav: Path, tmp_path: Path, option: str) -> None:
 
 
 def test_effort(wav: Path, tmp_path: Path) -> None:
-    files = [tmp_path / f"{effort}.bin" for effort in EFFORTS]
-    for effort, file in zip(EFFORTS, files, strict=True):
+    files = [tmp_path / f"{effort}.bin" for effort in Effort]
+    for effort, file in zip(Effort, files, strict=True):
         assert run("encode", wav, file, "--effort", effort).exit_code == 0
         assert run("decode", file, tmp_path / "out.wav", "--force").exit_code == 0
     assert len(files[0].read_bytes()) == len(files[1].read_bytes())

@@ -10,13 +10,13 @@ from codec import Codec
 from codec.bitstream import cbr_packet_sizes
 from codec.coding import frame
 from codec.config import (
-    EFFORTS,
     FRAME_LENGTH,
     HOP_LENGTH,
     LEVEL_RESOLUTION,
     LOG_ONE,
     NUM_BANDS,
     SAMPLE_RATE,
+    Effort,
 )
 from codec.decoder import DecodedIntegers
 from codec.dsp import mdct
@@ -203,7 +203,7 @@ def test_slow_sounds_keep_their_phase(codec: Codec, frequency: float, worst_db: 
 def test_high_effort_comes_nearer(codec: Codec, demo_speech: np.ndarray, rate: float) -> None:
     """In as many bytes, for the same decoder."""
     wave, error = demo_speech[: 500 * FRAME_LENGTH], {}
-    for effort in EFFORTS:
+    for effort in Effort:
         data = codec.encode(wave, SAMPLE_RATE, rate, effort=effort)
         error[effort] = np.square(codec.decode(data) - wave).sum(), len(data)
     assert error["high"][0] < 0.99 * error["normal"][0]
