@@ -44,6 +44,7 @@ from codec.records import new, record
 from codec.weights import Weights
 
 BATCH = 8
+ANY_NORM = np.float32(1e30)  # of a block of which nothing is known
 AT_ONCE = 512  # frames between two stages: bounds the memory of long signals
 _LOG_ONE = np.float32(LOG_ONE)
 
@@ -79,7 +80,8 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
         coding=coding_state_dtype(config),
         plc=plc.STATE,
         coded_overlap=(np.float32, HOP_LENGTH),  # of the inverse MDCT before the enhancer,
-        overlap=(np.float32, HOP_LENGTH),  # and after it
+        overlap=(np.float32, HOP_LENGTH),  # and after it,
+        norm=np.float32,  # of the last block there
         coded=(np.float32, ltpf.FRAME),  # finished samples before the enhancer
         enhancer=enhancer_network.state_dtype(config),
         ltpf=ltpf.FILTER_STATE,
@@ -220,6 +222,11 @@ def synthesize(model, state, parameters, enhanced, gains, samples):
         mdct.inverse(model.transform, enhanced[p], state.overlap, plain)
         for block in range(BLOCKS_PER_FRAME):
             first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH
+            # A lost frame tells of no silence.
+            lost = parameters[p].loss[0] > np.float32(0.5)
+            norm = ANY_NORM if lost else mdct.norm(enhanced[p, block])
+            mdct.keep_silence(model.transform, state.norm, norm, plain[first:last])
+            state.norm = norm
             out = samples[p * FRAME_LENGTH + first : p * FRAME_LENGTH + last]
             lag = parameters[p].lag[block]
             ltpf.postfilter(state.ltpf, plain[first:last], lag, gains[p, block], out)

@@ -46,6 +46,7 @@ from codec.weights import Weights
 # Frames whose mean is taken for an offset (-3 dB at 0.25 Hz). A filter at 20 Hz, even at 3 Hz,
 # would turn the phase of what is above it, which is more noise than is coded at the upper rates.
 MEAN_FRAMES = 32
+SILENT_RUN = 32  # zeros at either end of a frame, from which on they are digital silence
 DROPPED_AT_ONCE = 4  # coefficients from the top, where nothing else makes a frame fit
 
 
@@ -91,11 +92,23 @@ def state_dtype(config: CodecConfig) -> np.dtype[Any]:
 
 
 @kernel
+def silent_ends(samples):
+    """Return how many samples at the beginning and at the end of a frame are digital silence."""
+    first = last = 0
+    while first < samples.size and samples[first] == 0:
+        first += 1
+    while last < samples.size - first and samples[samples.size - 1 - last] == 0:
+        last += 1
+    return first if first >= SILENT_RUN else 0, last if last >= SILENT_RUN else 0
+
+
+@kernel
 def block_dc(state, samples, out):
     """Take the mean of the last frames off a frame; from the old mean to the new one in a line.
 
-    Beyond the end of the signal there is silence, without a step from the offset to it. What is in
-    a frame that is not full is no offset yet.
+    Beyond the end of the signal there is silence, without a step from the offset to it, and what is
+    digital silence stays it. What is in a frame that is not full, or not heard all through, is no
+    offset yet.
     """
     for n in range(samples.size, out.size):
         out[n] = 0.0
@@ -104,7 +117,8 @@ def block_dc(state, samples, out):
             out[n] = samples[n]
         return
     before = state.mean
-    if samples.size == out.size:
+    first, last = silent_ends(samples)
+    if samples.size == out.size and first + last == 0:
         total = 0.0
         for n in range(samples.size):
             total += np.float64(samples[n])
@@ -114,7 +128,8 @@ def block_dc(state, samples, out):
             before = state.mean
     for n in range(samples.size):
         mean = before + (state.mean - before) * (n / samples.size)
-        out[n] = np.float32(np.float64(samples[n]) - mean)
+        silent = n < first or n >= samples.size - last
+        out[n] = 0.0 if silent else np.float32(np.float64(samples[n]) - mean)
 
 
 @entry

@@ -41,6 +41,7 @@ from models.dsp import (
     band_interpolation,
     comb_filter,
     inverse_mdct,
+    keep_silence,
     mdct,
     random_noise,
     to_long,
@@ -184,7 +185,7 @@ class CodecNet(nn.Module):
         band_step = step[..., None] + offset
         frames = self.conceal(quantized, detail, decoded, band_step, log_bits, long, lost)
         enhanced, comb = self.enhance(frames, random_noise(frames.periodicity), preroll)
-        out = self.synthesize(enhanced, frames.lag, comb, waveform.shape[1])
+        out = self.synthesize(enhanced, frames, comb, waveform.shape[1])
         depth = frames.band_step - frames.envelope
         return CodecOutput(
             out, envelope, vq, detail_vq, wanted, quantized.levels, long, bits, step, depth
@@ -383,8 +384,14 @@ class CodecNet(nn.Module):
         after = self.enhancer(frames.cut(preroll, None), noise[:, preroll:], before[2])
         return torch.cat([before[0], after[0]], 1), torch.cat([before[1], after[1]], 1)
 
-    def synthesize(self, spectrum: Tensor, lag: Tensor, comb: Tensor, length: int) -> Tensor:
+    def synthesize(
+        self, spectrum: Tensor, frames: DecodedFrames, comb: Tensor, length: int
+    ) -> Tensor:
         """Return the waveform [B, length] of a spectrum, comb filtered."""
-        out = inverse_mdct(spectrum.flatten(1, 2), length)
+        lost = None
+        if frames.loss is not None:
+            lost = (frames.loss[..., 0] > 0.5).repeat_interleave(BLOCKS_PER_FRAME, 1)
+        blocks = spectrum.flatten(1, 2)
+        out = keep_silence(inverse_mdct(blocks, length), blocks, lost)
         out = torch.nn.functional.pad(out, (HISTORY, 0))
-        return comb_filter(out, lag.flatten(1), comb.flatten(1, 2))
+        return comb_filter(out, frames.lag.flatten(1), comb.flatten(1, 2))

@@ -86,6 +86,12 @@ def mdst_matrix() -> Tensor:
 
 
 @lru_cache(maxsize=1)
+def window_rise() -> Tensor:
+    """Return the first half of the window, float32, shape [N]."""
+    return _lasting(torch.from_numpy(make_transform()["rise"]))
+
+
+@lru_cache(maxsize=1)
 def long_matrix() -> Tensor:
     """Return the matrix from a frame's two blocks to its long block, float32, shape [2N, 2N]."""
     return _lasting(torch.from_numpy(make_transform()["to_long"]))
@@ -194,6 +200,26 @@ def inverse_mdct(spectrum: Tensor, num_samples: int) -> Tensor:
     head, tail = frames[..., :HOP_LENGTH], frames[..., HOP_LENGTH:]
     summed = head[:, 1:] + tail[:, :-1]  # [B, F-1, N]
     return summed.flatten(1)[:, :num_samples]
+
+
+def keep_silence(waveform: Tensor, spectrum: Tensor, lost: Tensor | None = None) -> Tensor:
+    """Hold samples to what the norms of both blocks that they lie in can tell of.
+
+    As ``codec.dsp.mdct.keep_silence`` does.
+
+    Parameters
+    ----------
+    waveform : float Tensor, shape [B, T]        of :func:`inverse_mdct`
+    spectrum : float Tensor, shape [B, F, N]     it was made of; the limits have no gradient
+    lost : bool Tensor, shape [B, F], optional   blocks that tell of no silence
+    """
+    norm = spectrum.detach().square().sum(-1).sqrt()
+    if lost is not None:
+        norm = torch.where(lost, torch.inf, norm)
+    rise = window_rise().to(norm)
+    limit = torch.minimum(norm[:, :-1, None] / rise.flip(0), norm[:, 1:, None] / rise)
+    limit = limit.flatten(1)[:, : waveform.shape[1]]
+    return torch.maximum(torch.minimum(waveform, limit), -limit)
 
 
 # --- linear prediction ----------------------------------------------------------------------------

@@ -39,14 +39,16 @@ from codec.dsp.layers import add_dense
 from codec.jit import kernel
 from codec.records import new, record
 
-# The windowed basis, its transpose, the same with sines in place of cosines (MDST), and the matrix
-# from two blocks [2N] to one long block [2N], even coefficients first, then the odd ones.
+# The windowed basis, its transpose, the same with sines in place of cosines (MDST), the matrix from
+# two blocks [2N] to one long block [2N], even coefficients first, then the odd ones, and its
+# transpose; the rising half of the window.
 TRANSFORM = record(
     forward=(np.float32, (2 * HOP_LENGTH, HOP_LENGTH)),
     inverse=(np.float32, (HOP_LENGTH, 2 * HOP_LENGTH)),
     quadrature=(np.float32, (2 * HOP_LENGTH, HOP_LENGTH)),
     to_long=(np.float32, (2 * HOP_LENGTH, 2 * HOP_LENGTH)),
     to_short=(np.float32, (2 * HOP_LENGTH, 2 * HOP_LENGTH)),
+    rise=(np.float32, HOP_LENGTH),
 )
 
 
@@ -86,6 +88,7 @@ def make_transform() -> Any:
     transform["quadrature"] = _basis(HOP_LENGTH, window, quadrature=True)
     matrix = _long_from_short()
     transform["to_long"], transform["to_short"] = matrix, matrix.T
+    transform["rise"] = window[:HOP_LENGTH]
     return transform
 
 
@@ -132,6 +135,34 @@ def inverse(transform, spectrum, overlap, samples):
         for n in range(size):
             samples[b * size + n] = both[b, n] + overlap[n]
             overlap[n] = both[b, size + n]
+
+
+@kernel
+def norm(spectrum):
+    """Return the square root of a block's energy; float32 [N] in."""
+    total = np.float64(0.0)
+    for k in range(spectrum.size):
+        total += np.float64(spectrum[k]) * np.float64(spectrum[k])
+    return np.float32(np.sqrt(total))
+
+
+@kernel
+def keep_silence(transform, before, now, samples):
+    """Hold samples to what both blocks that they lie in can tell of.
+
+    Quantization noise spreads over all of a block, into silence as well: an echo before an onset,
+    and one behind an end. The silent block beside it tells that there is nothing: but for its
+    alias, no windowed sample is larger than the block's norm.
+
+    Parameters
+    ----------
+    transform : TRANSFORM
+    before, now : float32     norms of the block whose second half this is, and of the next one
+    samples : float32 [N]
+    """
+    for n in range(HOP_LENGTH):
+        limit = min(before / transform.rise[HOP_LENGTH - 1 - n], now / transform.rise[n])
+        samples[n] = min(max(samples[n], -limit), limit)
 
 
 @kernel

@@ -107,7 +107,7 @@ def decoder_step(
     """Run a step of the decoder alone, on frames that the runtime has coded."""
     net, begin = state.net, batch.preroll * FRAME_LENGTH
     spectrum, comb = net.enhance(frames, random_noise(frames.periodicity), batch.preroll)
-    out = net.synthesize(spectrum, frames.lag, comb, batch.waveform.shape[1])
+    out = net.synthesize(spectrum, frames, comb, batch.waveform.shape[1])
     loss, terms = loss_fn(batch.waveform[:, begin:], out[:, begin:], batch.rate_kbps, batch.speech)
     norm = descend(state, loss.mean(), learning_rate_at(config, state.step), group)
     update_average(state, config.ema)

@@ -180,7 +180,7 @@ def test_an_offset_that_is_kept_comes_back(codec: Codec, speech: np.ndarray, vbr
 
 def test_an_offset_that_begins_fades(codec: Codec) -> None:
     """The mean is of the last 32 frames: each frame takes off one part in 32 of what is left."""
-    wave = np.repeat([0.0, 0.5], 200 * FRAME_LENGTH)
+    wave = np.repeat([1e-3, 0.5], 200 * FRAME_LENGTH)
     level = np.sqrt(np.square(analysed(codec, wave)[0]).mean((1, 2)))
     assert level[201] > 0.4
     np.testing.assert_allclose(level[210:300] / level[209:299], 31 / MEAN_FRAMES, rtol=1e-2)

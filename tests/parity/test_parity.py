@@ -314,12 +314,12 @@ def test_enhancer(net: CodecNet, decoded: Decoded) -> None:
 
 def test_synthesis(net: CodecNet, decoded: Decoded) -> None:
     """Inverse transform and postfilter of the same spectra and gains."""
-    lag = tensor(decoded.parameters["lag"])
+    frames = decoded_frames(decoded.parameters[None], decoded.spectra[None], True)
     length = len(decoded.samples) - HOP_LENGTH
     got = decoded.samples[HOP_LENGTH:]
     # The graph's segments begin one hop later than the decoder's: 2F - 1 blocks are complete.
     comb = tensor(decoded.gains)
-    wanted = net.synthesize(tensor(decoded.enhanced), lag, comb, length)[0].numpy()
+    wanted = net.synthesize(tensor(decoded.enhanced), frames, comb, length)[0].numpy()
     assert snr(wanted, got) > 80
 
 

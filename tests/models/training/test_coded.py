@@ -74,7 +74,7 @@ def test_the_crops_come_back(config: TrainConfig) -> None:
         with torch.no_grad():
             noise = torch.ones_like(frames.coefficients)
             spectrum, comb = net.enhance(frames, noise)
-            out = net.synthesize(spectrum, frames.lag, comb, batch.waveform.shape[1])
+            out = net.synthesize(spectrum, frames, comb, batch.waveform.shape[1])
         error = (out - batch.waveform).square().mean(-1)
         ratios += (batch.waveform.square().mean(-1) / error)[~batch.lost.any(-1)].tolist()
     assert len(ratios) > 1 and np.median(ratios) > 10 ** (6.0 / 10)
