@@ -59,7 +59,7 @@ from codec.dsp.ltpf import (
     band_filters,
 )
 from codec.dsp.ltpf import FRAME as PITCH_FRAME
-from codec.dsp.mdct import make_transform
+from codec.dsp.mdct import ALIAS, make_transform
 from codec.dsp.noise import (
     GROUP,
     SEQUENCE_LENGTH,
@@ -218,6 +218,7 @@ def keep_silence(waveform: Tensor, spectrum: Tensor, lost: Tensor | None = None)
         norm = torch.where(lost, torch.inf, norm)
     rise = window_rise().to(norm)
     limit = torch.minimum(norm[:, :-1, None] / rise.flip(0), norm[:, 1:, None] / rise)
+    limit = float(ALIAS) * limit
     limit = limit.flatten(1)[:, : waveform.shape[1]]
     return torch.maximum(torch.minimum(waveform, limit), -limit)
 

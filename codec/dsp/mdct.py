@@ -39,6 +39,9 @@ from codec.dsp.layers import add_dense
 from codec.jit import kernel
 from codec.records import new, record
 
+# No windowed sample is larger than the norm of its block's coefficients, but where its alias takes
+# off some of it. Twice the norm leaves all sounds alone.
+ALIAS = np.float32(2.0)
 # The windowed basis, its transpose, the same with sines in place of cosines (MDST), the matrix from
 # two blocks [2N] to one long block [2N], even coefficients first, then the odd ones, and its
 # transpose; the rising half of the window.
@@ -151,8 +154,8 @@ def keep_silence(transform, before, now, samples):
     """Hold samples to what both blocks that they lie in can tell of.
 
     Quantization noise spreads over all of a block, into silence as well: an echo before an onset,
-    and one behind an end. The silent block beside it tells that there is nothing: but for its
-    alias, no windowed sample is larger than the block's norm.
+    and one behind an end. The silent block beside it tells that there is nothing: no windowed
+    sample is much larger than the block's norm.
 
     Parameters
     ----------
@@ -162,6 +165,7 @@ def keep_silence(transform, before, now, samples):
     """
     for n in range(HOP_LENGTH):
         limit = min(before / transform.rise[HOP_LENGTH - 1 - n], now / transform.rise[n])
+        limit *= ALIAS
         samples[n] = min(max(samples[n], -limit), limit)
 
 

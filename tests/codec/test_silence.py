@@ -51,7 +51,7 @@ def test_no_echo_in_silence(codec: Codec, speech: np.ndarray, rate: float) -> No
     decoded = codec.decode(codec.encode(wave, bitrate=rate))
     level = np.sqrt(np.square(wave[~silent]).mean())
     for end in range(HEARD - HOP_LENGTH, len(wave), PERIOD):
-        assert np.abs(decoded[end + 32 : end + 800]).max() < 0.04 * level
+        assert np.abs(decoded[end + 32 : end + 800]).max() < 0.06 * level
 
 
 def test_what_sounds_is_left_alone() -> None:
@@ -69,7 +69,7 @@ def test_what_sounds_is_left_alone() -> None:
         signals.append(rng.standard_normal(len(time)) * fading)
     for signal in signals:
         blocks = (signal[: 2 * HOP_LENGTH] @ basis, signal[HOP_LENGTH:] @ basis)
-        norms = [np.float32(0.5 * norm(block.astype(np.float32))) for block in blocks]
+        norms = [np.float32(0.25 * norm(block.astype(np.float32))) for block in blocks]
         shared = signal[HOP_LENGTH : 2 * HOP_LENGTH].astype(np.float32)
         held = shared.copy()
         keep_silence(transform, norms[0], norms[1], held)
