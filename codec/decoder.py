@@ -32,6 +32,7 @@ from codec.config import (
     HOP_LENGTH,
     LOG_ONE,
     MAX_STEP_DELTA,
+    MIN_LEVEL,
     NUM_BANDS,
     NUM_DETAIL_BANDS,
     NUM_LTPF_BANDS,
@@ -149,6 +150,7 @@ def describe_frame(model, frame, num_bytes, parameters):
     bits = limited_bits(num_bytes) - detail.bits_of(frame.detail_stages)
     log_bits = model.coding.allocation.log2_bits[bits]
     parameters.log_bits = np.float32(log_bits) / np.float32(1024)
+    parameters.silent = 1 if frame.level == MIN_LEVEL and not frame.levels.any() else 0
 
 
 @kernel
@@ -216,9 +218,16 @@ def enhance_spectra(model, state, parameters, spectra, enhanced, gains):
 
 @entry
 def synthesize(model, state, parameters, enhanced, gains, samples):
-    """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N]."""
+    """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N].
+
+    Those of silent frames are cleared.
+    """
     plain = np.empty(FRAME_LENGTH, np.float32)
     for p in range(enhanced.shape[0]):
+        if parameters[p].silent:
+            for block in range(BLOCKS_PER_FRAME):
+                for k in range(HOP_LENGTH):
+                    enhanced[p, block, k] = 0
         mdct.inverse(model.transform, enhanced[p], state.overlap, plain)
         for block in range(BLOCKS_PER_FRAME):
             first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH

@@ -73,6 +73,7 @@ PARAMETERS = record(
     periodicity=(np.float32, BLOCKS_PER_FRAME),  # 0..1
     detail=(np.float32, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)),  # octaves; 0: none was sent
     loss=(np.float32, NUM_LOSS_FEATURES),  # lost; length of the gap; time since
+    silent=np.int64,  # 1: the lowest level and nothing coded, which is digital silence
 )
 
 

@@ -133,6 +133,7 @@ def _describe(state, parameters):
     for block in range(BLOCKS_PER_FRAME):
         parameters.lag[block] = state.lag
         parameters.periodicity[block] = state.periodicity
+    parameters.silent = 0
     parameters.loss[0] = np.float32(1.0)
     parameters.loss[1] = np.float32(min(state.gap, LONGEST_GAP)) / np.float32(LONGEST_GAP)
     parameters.loss[2] = np.float32(0.0)

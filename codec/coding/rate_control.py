@@ -176,6 +176,10 @@ def choose_step(model, state, coefficients, sizes):
     """
     coding, best, frame = state.coding, state.best, state.coding.frame
     expected, frame_bits, side = sizes
+    if not coefficients.any():
+        # Nothing tells of a step: the next frame finds what the last one left.
+        try_step(model, coding, coefficients, frame_bits, (expected, coding.past.delta))
+        return True
     budget = frame_bits * COST_ONE - side - END_BITS
     finest = finest_delta(frame, coefficients, expected)
     low, high = finest - 1, MAX_STEP_DELTA + 1  # low does not fit, high does

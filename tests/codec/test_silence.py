@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from codec import Codec
-from codec.config import HOP_LENGTH
+from codec.config import HOP_LENGTH, MIN_LEVEL
 from codec.dsp.mdct import keep_silence, make_transform, norm
 
 PERIOD, HEARD = 4800, 3200  # 200 of 300 ms, as a voice activity detector leaves them
@@ -42,6 +42,29 @@ def test_clicks_in_silence_stay(codec: Codec, rate: float) -> None:
         near = decoded[place - 2 : place + 3]
         assert 0.05 < np.abs(near).max() < 1.5
         assert np.abs(decoded[place + 400 : place + 2800]).max() < 1e-3
+
+
+@pytest.mark.parametrize("independent", [False, True])
+def test_silence_is_zeros(codec: Codec, speech: np.ndarray, independent: bool) -> None:
+    """From the second block behind a sound on, and all of a file that has none."""
+    wave = np.concatenate([speech[8000:12000], np.zeros(4000, np.float32), speech[12000:16000]])
+    decoded = codec.decode(codec.encode(wave, bitrate=13.2, independent=independent))
+    assert not decoded[4000 + 3 * HOP_LENGTH : 8000 - 3 * HOP_LENGTH].any()
+    silence = np.zeros(16000, np.float32)
+    assert not codec.decode(codec.encode(silence, bitrate=13.2, independent=independent)).any()
+
+
+def test_what_follows_silence_is_coded_as_before_it(codec: Codec, speech: np.ndarray) -> None:
+    """Silence leaves the step delta, and the ratio of true costs to estimates, as they were."""
+    wave = np.concatenate([speech[8000:11200], np.zeros(3200, np.float32)])
+    encoder = codec.frame_encoder(codec.header(0, 16000, 13.2))
+    spectra, proposed = encoder.analyse(wave)
+    seen = []
+    for p in range(len(spectra)):
+        encoder.encode(spectra[p : p + 1], proposed[p : p + 1], np.array([33]), np.array([p == 0]))
+        past = encoder.state["coding"]["past"]
+        seen.append((int(past["delta"]), float(encoder.state["ratio"]), int(past["level"])))
+    assert seen[-1] == seen[-8] and seen[-1][2] == MIN_LEVEL
 
 
 @pytest.mark.parametrize("rate", [8.0, 24.4])
