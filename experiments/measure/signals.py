@@ -133,12 +133,15 @@ def bounded_signals() -> dict[str, np.ndarray]:
     return {name: np.clip(x, -1, 1).astype(np.float32) for name, x in signals.items()}
 
 
+NOTHING = 1e-6  # of what was there: -120 dB
+
+
 def excess(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     """Return by how many dB the output's peak, and its loudest packet, exceed the input's.
 
     A packet is compared with the loudest of the input within one packet of it.
     """
-    peak = 20 * np.log10(np.abs(y).max() / np.abs(x).max())
+    peak = 20 * np.log10(max(np.abs(y).max() / np.abs(x).max(), NOTHING))
     frames = len(x) // FRAME_LENGTH
     level = [
         np.square(z[: frames * FRAME_LENGTH].reshape(frames, -1).astype(np.float64)).mean(1)
@@ -147,7 +150,8 @@ def excess(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
     padded = np.pad(level[0], 1)
     around = np.maximum.reduce([padded[:-2], padded[1:-1], padded[2:]])
     floor = 1e-9 + 1e-6 * level[0].max()
-    return float(peak), float(10 * np.log10((level[1] / (around + floor)).max()))
+    loudest = (level[1] / (around + floor)).max()
+    return float(peak), float(10 * np.log10(max(loudest, NOTHING**2)))
 
 
 def spoilt_speech(x: np.ndarray, others: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
