@@ -218,16 +218,9 @@ def enhance_spectra(model, state, parameters, spectra, enhanced, gains):
 
 @entry
 def synthesize(model, state, parameters, enhanced, gains, samples):
-    """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N].
-
-    Those of silent frames are cleared.
-    """
+    """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N]."""
     plain = np.empty(FRAME_LENGTH, np.float32)
     for p in range(enhanced.shape[0]):
-        if parameters[p].silent:
-            for block in range(BLOCKS_PER_FRAME):
-                for k in range(HOP_LENGTH):
-                    enhanced[p, block, k] = 0
         mdct.inverse(model.transform, enhanced[p], state.overlap, plain)
         for block in range(BLOCKS_PER_FRAME):
             first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH

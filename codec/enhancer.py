@@ -210,6 +210,11 @@ def _combine(model, frame, number, values, spectrum, out):
     spectrum : float32 [2, N]  dequantized
     out : float32 [2, N]       result
     """
+    if frame.silent:
+        for block in range(BLOCKS_PER_FRAME):
+            for k in range(HOP_LENGTH):
+                out[block, k] = np.float32(0.0)
+        return
     outputs, local, smooth = values
     scale = np.empty((BLOCKS_PER_FRAME, HOP_LENGTH), np.float32)  # the envelope with its detail
     lost = frame.loss[0] > np.float32(0.5)

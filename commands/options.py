@@ -117,8 +117,6 @@ KeepOffsetOption = Annotated[
     bool,
     typer.Option("--keep-offset", help="Encode the mean of the signal (DC), too."),
 ]
-
-
 EffortOption = Annotated[
     Effort,
     typer.Option(

@@ -218,8 +218,7 @@ def keep_silence(waveform: Tensor, spectrum: Tensor, lost: Tensor | None = None)
         norm = torch.where(lost, torch.inf, norm)
     rise = window_rise().to(norm)
     limit = torch.minimum(norm[:, :-1, None] / rise.flip(0), norm[:, 1:, None] / rise)
-    limit = float(ALIAS) * limit
-    limit = limit.flatten(1)[:, : waveform.shape[1]]
+    limit = float(ALIAS) * limit.flatten(1)[:, : waveform.shape[1]]
     return torch.maximum(torch.minimum(waveform, limit), -limit)
 
 

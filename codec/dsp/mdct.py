@@ -164,8 +164,7 @@ def keep_silence(transform, before, now, samples):
     samples : float32 [N]
     """
     for n in range(HOP_LENGTH):
-        limit = min(before / transform.rise[HOP_LENGTH - 1 - n], now / transform.rise[n])
-        limit *= ALIAS
+        limit = ALIAS * min(before / transform.rise[HOP_LENGTH - 1 - n], now / transform.rise[n])
         samples[n] = min(max(samples[n], -limit), limit)
 
 

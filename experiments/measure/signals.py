@@ -38,6 +38,7 @@ Coder = Callable[[np.ndarray, float], np.ndarray]
 TONES_HZ = np.round(np.geomspace(100, 7500, 30), 1)
 DTMF_LOW, DTMF_HIGH = (697, 770, 852, 941), (1209, 1336, 1477, 1633)
 KEY, PAUSE = 0.08, 0.06  # seconds
+NOTHING = 1e-6  # of what was there: -120 dB
 
 
 def our_coder(codec: Codec) -> Coder:
@@ -131,9 +132,6 @@ def bounded_signals() -> dict[str, np.ndarray]:
         "gated tone": 0.3 * np.sin(2 * np.pi * 1000 * t) * (t % 0.3 < 0.2),
     }
     return {name: np.clip(x, -1, 1).astype(np.float32) for name, x in signals.items()}
-
-
-NOTHING = 1e-6  # of what was there: -120 dB
 
 
 def excess(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
