@@ -292,10 +292,14 @@ def train(config: TrainConfig) -> None:
         raise UserError(f"{out}: is a file; name a directory with --out")
     if config.init_from and not Path(config.init_from).is_file():
         raise UserError(f"--init-from: {config.init_from}: no such file; check the path")
-    with brought_by("pip install '.[train]'"):
-        from models.training.recipe import train_recipe
-        from models.training.trainer import CHECKPOINT
-        from models.training.trainer import train as run
+    command = "pip install '.[train]'"
+    try:
+        with brought_by(command):
+            from models.training.recipe import train_recipe
+            from models.training.trainer import CHECKPOINT
+            from models.training.trainer import train as run
+    except OSError as error:  # torchaudio was built for another torch
+        raise UserError(f"torch and torchaudio do not fit together ({error}): {command}") from error
 
     try:
         exported = train_recipe(config) if config.recipe else run(config)

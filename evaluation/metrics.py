@@ -230,6 +230,8 @@ def _extra(module: str, label: str) -> Any:
         return importlib.import_module(module)
     except ImportError as exc:
         raise MetricError(f"{label} is not installed: pip install '.[eval]'") from exc
+    except OSError as exc:  # torchaudio was built for another torch
+        raise MetricError(f"{label} does not load ({exc}): pip install '.[eval]'") from exc
 
 
 def _finite(score: float, label: str) -> float:
