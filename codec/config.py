@@ -48,7 +48,7 @@ MAX_NUM_STAGES = 8
 
 MIN_SOURCE_RATE, MAX_SOURCE_RATE = 1000, 768000  # Hz
 
-# Bits per packet at the six rates of the EVS primary modes that every table reports.
+# The six rates in kbit/s, of the primary modes of EVS, that every table reports.
 REPORT_RATES_KBPS: tuple[float, ...] = (8.0, 9.6, 13.2, 16.4, 24.4, 32.0)
 
 # --- envelope and step ----------------------------------------------------------------------------

@@ -97,7 +97,7 @@ class DecodedIntegers(NamedTuple):
     envelope : int32 [P, bands]    Q8 octaves
     offset : int32 [P, bands]      step offsets, Q8
     step : int64 [P]               Q8
-    detail : int32 [P, 2 bands]    Q8 octaves over the envelope; 0 where none was sent
+    detail : int32 [P, 2 bands]    Q8 octaves over the envelope
     long : int64 [P]               1: one block of 2N, even coefficients first, then the odd ones
     levels : int32 [P, 2, N]
     received : bool [P]            False: lost, or coded in terms of a lost one; all else is 0 then

@@ -2,8 +2,9 @@
 
 ::
 
-    coefficients, envelope, steps, pitch, losses ─► network (codec/enhancer_network.py) ────┐
-              ┌── gain, value [2, N], noise level [2, bands], strength [bands], LTPF gain ◄─┘
+    coefficients, envelope, detail, steps, pitch, losses ─► network (enhancer_network.py) ──┐
+         ┌── gain, value [2, N], noise level [2, bands], strengths of envelope and detail, ◄┘
+         │   LTPF gain
               ▼
     y = coefficient * gain + envelope * (value + noise level * noise where nothing was coded)
     y ─► bands pulled to the power of envelope and detail, by a learned strength ─► bound ─►
@@ -126,7 +127,7 @@ def _obey(model, frame, strength, out):
 
 @kernel
 def _has_detail(frame):
-    """Return whether any detail was sent of a frame."""
+    """Return whether a frame has detail, sent or predicted: a lost one has none."""
     for block in range(BLOCKS_PER_FRAME):
         for j in range(NUM_DETAIL_BANDS):
             if frame.detail[block, j] != 0:

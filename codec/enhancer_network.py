@@ -5,7 +5,7 @@
     coefficients of both blocks / envelope ─┐
     step / envelope per band ───────────────┤► dense ─► conv over 3 frames ─► GRU ─┬─► outputs
     envelope shape, block length, rate ─────┤                                      └─► LTPF
-    periodicity, lag, losses ───────────────┘
+    periodicity, lag, detail, losses ───────┘
     coefficients of 2 frames ─► convolutions over frequency (local branch) ─► gain, value
 
 Everything is relative to the envelope, so the output does not depend on the level. The recurrent
@@ -71,7 +71,10 @@ PARAMETERS = record(
     uncoded=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # 1 where nothing was coded
     lag=(np.int64, BLOCKS_PER_FRAME),  # samples, of the segment that each block completes
     periodicity=(np.float32, BLOCKS_PER_FRAME),  # 0..1
-    detail=(np.float32, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)),  # octaves; 0: none was sent
+    detail=(
+        np.float32,
+        (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS),
+    ),  # octaves; what is predicted, if none was sent
     loss=(np.float32, NUM_LOSS_FEATURES),  # lost; length of the gap; time since
     silent=np.int64,  # 1: the lowest level and nothing coded, which is digital silence
 )

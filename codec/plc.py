@@ -3,7 +3,7 @@
 ::
 
     samples before the loss ─► lag ─► last period repeated ─► MDCT ─► coefficients of the lost frame
-    last envelope, step ─► held, then fading ───────────────────────► its envelope, step
+    last envelope ─► held, then fading; last step ─► held ──────────► its envelope, step
     lost, length of the gap, time since ────────────────────────────► enhancer, which knows
 
 The enhancer, trained with losses, does the rest: it turns the repeated coefficients down where the

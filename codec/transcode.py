@@ -60,7 +60,7 @@ def encode_file(
     Parameters
     ----------
     codec : Codec
-    source : path of any file that libsndfile reads
+    source : path of an audio file of any kind that `AudioReader` reads
     target : path, or an open binary file, which need not seek
     options : EncodeOptions
     stop : Event   set by another thread to give the work up

@@ -35,7 +35,7 @@ def load_codec(weights: Path | None) -> Codec:
 def _announce_compiling() -> None:
     """Say on a terminal, once, why it takes a while."""
     if sys.stderr.isatty():
-        note("compiling for this processor; this takes about 20 seconds, once")
+        note("compiling for this processor; this takes about half a minute, once")
 
 
 def compile_first(weights: Path | None) -> None:

@@ -3,6 +3,7 @@
 header    fields, checks, trailer           layout    how many packets, of which sizes
 group     one group, taken apart            writer    packets in, bytes out
 reader    bytes in, packets out             recovery  where a damaged file goes on
+output    a place that may take no more
 """
 
 from codec.bitstream.header import (

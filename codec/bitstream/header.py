@@ -5,7 +5,7 @@ Header (all numbers unsigned, big-endian)
 | byte | size | field | values |
 |---|---|---|---|
 | 0 | 4 | magic | `NSVQ` |
-| 4 | 1 | format version | 6 |
+| 4 | 1 | format version | 7 |
 | 5 | 1 | header length L, CRC included | 24; more when fields have been added |
 | 6 | 1 | flags | bit 0: variable bitrate (VBR); bit 1: intra only; bit 2: open end; others 0 |
 | 7 | 1 | number of envelope stages S | 1–8 |

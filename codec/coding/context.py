@@ -287,7 +287,7 @@ def predict(model, known, context, k):
     Returns
     -------
     index : int        table below in row and column
-    fine : int         position to the next ones: 16 x row + column, each 0..16 (row 17 x)
+    row, column : int  position between it and the next ones, each 0..16
     """
     _recent_features(model, context, k)
     width, bias = context.sums.size, model.band[known.kind + context.block, BAND_OF_BIN[k]]

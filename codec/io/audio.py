@@ -27,7 +27,7 @@ from codec.io.channels import (
     one_channel,
     to_mono,
 )
-from codec.io.files import PathLike, list_files
+from codec.io.files import PathLike
 from codec.io.flac import resume_flac
 from codec.io.media import SUFFIXES as MEDIA_SUFFIXES
 from codec.io.media import MediaFile, open_media
@@ -378,16 +378,19 @@ def list_audio(directory: PathLike, notes: list[str] | None = None) -> list[Path
 
     Parameters
     ----------
-    directory : where to look; links to folders are followed
+    directory : where to look; links to directories are followed
     notes : list of str   gets what else is there and was left out
 
     Raises
     ------
-    AudioError   `directory` does not exist or is not a directory
+    AudioError   `directory` does not exist, is not a directory or cannot be read
     """
+    from codec.io.finder import Finder  # what codes single files need not load it
+
     if not Path(directory).is_dir():
         raise AudioError(f"{directory}: no such directory")
-    found, left_out = list_files(directory, AUDIO_SUFFIXES)
+    finder = Finder(Path(directory), AUDIO_SUFFIXES)
+    found = [Path(directory) / file.name for file in finder.files()]
     if notes is not None:
-        notes += left_out
+        notes += finder.notes
     return found

@@ -10,8 +10,7 @@ import re
 import secrets
 import stat
 from bisect import bisect_right
-from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, BinaryIO
 
@@ -172,56 +171,6 @@ def _naming(label: str) -> Iterator[None]:
 
 
 # --- directories ----------------------------------------------------------------------------------
-
-
-def list_files(directory: PathLike, suffixes: Collection[str]) -> tuple[list[Path], list[str]]:
-    """Return the files below a directory that have one of these suffixes, in order of their names.
-
-    Links to folders are followed, each folder once. Hidden files are left out. Of others that are
-    left out there is a note: no regular file, another suffix, a folder that cannot be read.
-    """
-    found: list[Path] = []
-    notes: list[str] = []
-    others: Counter[str] = Counter()
-    folders, seen = [Path(directory)], set()
-    while folders:
-        folder = folders.pop()
-        try:
-            stat_ = folder.stat()
-            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
-        except OSError as error:
-            notes.append(f"{folder}: left out, cannot be read ({error.strerror or error})")
-            continue
-        if (place := (stat_.st_dev, stat_.st_ino)) in seen:
-            notes.append(f"{folder}: left out, a link to a folder that is read already")
-            continue
-        seen.add(place)
-        linked: list[Path] = []
-        for entry in entries:
-            path, suffix = Path(entry.path), os.path.splitext(entry.name)[1].lower()
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
-                # Links come last: what is there twice goes by its own name.
-                (linked if entry.is_symlink() else folders).append(path)
-            elif suffix not in suffixes:
-                others[suffix or "no suffix"] += 1
-            elif path.exists() and not path.is_file():
-                notes.append(f"{path}: left out, no regular file")
-            else:
-                found.append(path)
-        folders[:0] = linked
-    if others:
-        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
-        notes.append(f"{directory}: left out, by their names: {kinds}")
-    return sorted(found), notes
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link that leads to itself
-        return False
 
 
 def printable(text: object) -> str:

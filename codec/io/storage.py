@@ -164,20 +164,22 @@ def check_writable(place: Location) -> None:
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
     return " ".join(str(error).split()) or type(error).__name__
 
 
 @contextlib.contextmanager
-def naming(url: str, what: str) -> Iterator[None]:
-    """Turn whatever a file system raises into an `AudioError` that names the URL."""
+def naming(place: str, what: str) -> Iterator[None]:
+    """Turn whatever a file system raises into an `AudioError` that names the place."""
     try:
         yield
     except CodecError:
         raise
     except FileNotFoundError as error:
-        raise AudioError(f"{url}: no such file") from error
+        raise AudioError(f"{place}: no such file") from error
     except Exception as error:  # botocore's, paramiko's, aiohttp's, ...
-        raise AudioError(f"{url}: cannot be {what} ({_reason(error)})") from error
+        raise AudioError(f"{place}: cannot be {what} ({_reason(error)})") from error
 
 
 def exists(place: Location) -> bool:
@@ -212,7 +214,10 @@ def has_bytes(place: Location) -> bool:
 
 
 class Entry(NamedTuple):
-    """What is in a directory: kind is "file", "directory" or "other" (a pipe, a device)."""
+    """What is in a directory.
+
+    kind is "file", "directory", "link" (to a directory) or "other" (a pipe, a device).
+    """
 
     name: str
     kind: str
@@ -232,7 +237,7 @@ def list_directory(root: Location, folder: str = "") -> list[Entry]:
     AudioError   it cannot be listed
     """
     if isinstance(root, Path):
-        with os.scandir(root / folder) as entries:
+        with naming(str(root / folder), "listed"), os.scandir(root / folder) as entries:
             found = [_entry(entry) for entry in entries]
     else:
         fs, path = file_system(root)
@@ -240,7 +245,9 @@ def list_directory(root: Location, folder: str = "") -> list[Entry]:
         with naming(root, "listed"):
             found = [
                 Entry(
-                    posixpath.basename(one["name"].rstrip("/")), one["type"], one.get("size") or 0
+                    posixpath.basename(one["name"].rstrip("/")),
+                    one["type"] if one["type"] in ("file", "directory") else "other",
+                    one.get("size") or 0,
                 )
                 for one in fs.ls(base, detail=True)
                 if one["name"].strip("/") != base.strip("/")
@@ -249,12 +256,13 @@ def list_directory(root: Location, folder: str = "") -> list[Entry]:
 
 
 def _entry(entry: os.DirEntry[str]) -> Entry:
-    if entry.is_dir():  # a link to a directory is not followed
+    if not os.path.exists(entry.path):  # a link to nowhere, or to itself: an error when it is read
+        return Entry(entry.name, "file")
+    if entry.is_dir():
         return Entry(entry.name, "link" if entry.is_symlink() else "directory")
     if entry.is_file():
         return Entry(entry.name, "file", entry.stat().st_size)
-    # A link that leads nowhere is an error when it is read.
-    return Entry(entry.name, "other" if os.path.exists(entry.path) else "file")
+    return Entry(entry.name, "other")
 
 
 @contextlib.contextmanager

@@ -75,7 +75,7 @@ END
         mkdir -p d/sub; cp a.wav d/b.wav; cp a.wav d/sub/A.WAV; mkfifo d/f.wav; ln -s .. d/sub/up
         echo text > d/t.txt
         codec encode d o > said 2>&1 || echo "failed"
-        for w in 'f.wav: left out' '1 .txt' 'link to a folder' '2 of 2 files' 'times real time'; do
+        for w in 'f.wav: left out' '1 .txt' 'link to a dir' '2 of 2 files' 'times real time'; do
             grep -q "$w" said || echo "not said: $w"; done
         mv o/b.bin o/b.BIN; codec decode o p | grep -q '2 of 2 files' || echo ".BIN"
         codec encode d q --dry-run > said 2>&1; [ ! -e q ] || echo "not dry"

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 
 from codec import Codec
-from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, SAMPLE_RATE
+from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, NUM_BANDS, SAMPLE_RATE
 from codec.io.audio import list_audio
 from codec.model import FIELDS
 from evaluation.metrics import MetricError, pesq_wb, psnr
@@ -88,10 +88,13 @@ def without_enhancer(codec: Codec) -> Codec:
 
     def change(tensors: Tensors, _: bool) -> Tensors:
         zeros = {n: np.zeros_like(v) for n, v in tensors.items() if n.startswith("enhancer.")}
-        # Gains and values of both blocks come first, then the levels of the noise.
+        # Gains and values of both blocks come first, then levels of the noise, then strengths.
         levels = 2 * BLOCKS_PER_FRAME * HOP_LENGTH
+        strengths = levels + BLOCKS_PER_FRAME * NUM_BANDS
         for name in ("enhancer.outputs.bias", "enhancer.lost_outputs.bias"):
-            zeros[name][levels:] = 0.5 * (math.log(PLAIN_NOISE) + 0.7)  # see Enhancer.forward
+            zeros[name][levels:strengths] = 0.5 * (math.log(PLAIN_NOISE) + 0.7)  # Enhancer.forward
+            zeros[name][strengths:] = NEVER
+        zeros["enhancer.detail_outputs.bias"][:] = NEVER
         zeros["enhancer.comb_outputs.bias"][:] = NEVER
         return zeros
 

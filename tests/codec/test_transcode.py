@@ -17,7 +17,6 @@ import soundfile
 from codec import Codec
 from codec.errors import AudioError, BitstreamError, CodecError, WeightsError
 from codec.io.audio import read_audio
-from codec.io.files import list_files
 from codec.io.storage import Location
 from codec.io.wav import write_wav
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome, Stopped
@@ -175,36 +174,6 @@ def test_choose_target(tmp_path: Path) -> None:
     for target in (None, str(source), str(folder)):
         with pytest.raises(CodecError):
             choose_target(folder, target, ".bin", True)
-
-
-def test_list_files(tmp_path: Path) -> None:
-    for name in ("b.wav", "a/c.WAV", "a/b.flac", "a.txt", ".x.wav", ".d/x.wav", "e/Makefile"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).touch()
-    found, notes = list_files(tmp_path, {".wav", ".flac"})
-    assert found == [tmp_path / name for name in ("a/b.flac", "a/c.WAV", "b.wav")]
-    assert notes == [f"{tmp_path}: left out, by their names: 1 .txt, 1 no suffix"]
-
-
-def test_list_files_follows_links_once(tmp_path: Path) -> None:
-    """And says what it cannot read: nothing goes without a word."""
-    outside = tmp_path / "outside"
-    root = tmp_path / "root"
-    for name in ("outside/a.wav", "root/b.wav", "root/sub/c.wav"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    (root / "link").symlink_to(outside)
-    (root / "sub" / "up").symlink_to(root)
-    (root / "self").symlink_to("self")
-    (root / "folder.wav").mkdir()
-    found, notes = list_files(root, {".wav"})
-    assert found == [root / name for name in ("b.wav", "link/a.wav", "sub/c.wav")]
-    assert notes == [
-        f"{root / 'sub' / 'up'}: left out, a link to a folder that is read already",
-        f"{root}: left out, by their names: 1 no suffix",
-    ]
-    found, notes = list_files(tmp_path / "missing", {".wav"})
-    assert found == [] and "cannot be read (No such file or directory)" in notes[0]
 
 
 def test_without_a_folder_for_temporary_files(

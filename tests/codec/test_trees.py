@@ -133,7 +133,7 @@ def peak():
     lines = open("/proc/self/status").read().splitlines()
     return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
-def list_directory(root, folder):
+def list_directory(root, folder=""):
     if folder:
         return [Entry(f"{n:03}.wav", "file", 100_000) for n in range(1000)]
     return [Entry(f"{n:04}", "directory") for n in range(folders)]

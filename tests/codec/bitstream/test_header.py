@@ -66,6 +66,7 @@ def test_docstring_and_docs_have_the_same_tables() -> None:
     rows = table_rows(header.__doc__)
     assert len(rows) == 13 and [row for row in rows if row not in docs] == []
     assert f"format version {FORMAT_VERSION}" in DOCS.read_text().splitlines()[0]
+    assert rows[1][2:] == ["format version", str(FORMAT_VERSION)]
     offset = 0
     for row in rows[:9]:
         assert int(row[0]) == offset

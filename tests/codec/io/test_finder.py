@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
+from codec.errors import AudioError
 from codec.io.finder import Finder, Found
 
 
@@ -43,7 +46,54 @@ def test_pipes_and_links(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "in" / "pipe.wav")
     (tmp_path / "in" / "link.wav").symlink_to(tmp_path / "other" / "b.wav")
     (tmp_path / "in" / "nowhere.wav").symlink_to(tmp_path / "gone.wav")
-    (tmp_path / "in" / "folder").symlink_to(tmp_path / "other")
+    (tmp_path / "in" / "self.wav").symlink_to("self.wav")
+    (tmp_path / "in" / "self").symlink_to("self")
     finder = Finder(tmp_path / "in", {".wav"})
-    assert [found.name for found in finder.files()] == ["a.wav", "link.wav", "nowhere.wav"]
-    assert finder.notes == [f"{tmp_path / 'in' / 'pipe.wav'}: left out, no regular file"]
+    names = [found.name for found in finder.files()]
+    assert names == ["a.wav", "link.wav", "nowhere.wav", "self.wav"]
+    assert finder.notes == [
+        f"{tmp_path / 'in' / 'pipe.wav'}: left out, no regular file",
+        f"{tmp_path / 'in'}: left out, by their names: 1 no suffix",
+    ]
+
+
+def test_links_to_directories_are_followed_once(tmp_path: Path) -> None:
+    """What is there twice goes by its own name, or else by the first one."""
+    root = tmp_path / "in"
+    make(tmp_path, "in/s/c.wav", "in/.hidden/d.wav", "other/b.wav", "other/deep/e.wav")
+    (root / "aa").symlink_to(root / "s")
+    (root / "ab").symlink_to(tmp_path / "other" / "deep")
+    (root / "ac").symlink_to(tmp_path / "other")
+    (root / "ad").symlink_to(tmp_path / "other")
+    (root / "h").symlink_to(root / ".hidden")
+    (root / "s" / "up").symlink_to(root)
+    (tmp_path / "other" / "around").symlink_to(tmp_path / "other")
+    (tmp_path / "other" / "back").symlink_to(root)
+    finder = Finder(root, {".wav"})
+    assert [found.name for found in finder.files()] == [
+        "ab/e.wav", "ac/b.wav", "h/d.wav", "s/c.wav",
+    ]  # fmt: skip
+    twice = ["aa", "ac/around", "ac/back", "ac/deep", "ad", "s/up"]
+    assert finder.notes == [
+        f"{root / name}: left out, a link to a directory that is read already" for name in twice
+    ]
+
+
+def test_a_directory_that_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is named, and the others are read; the root itself is an error."""
+    make(tmp_path, "a/x.wav", "b/y.wav")
+    scandir = os.scandir
+
+    def refuse(path: Path) -> object:
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    closed = tmp_path / "a"
+    finder = Finder(tmp_path, {".wav"})
+    assert [found.name for found in finder.files()] == ["b/y.wav"]
+    assert finder.notes == [f"left out: {closed}: cannot be listed (Permission denied)"]
+    closed = tmp_path
+    with pytest.raises(AudioError, match="cannot be listed"):
+        list(Finder(tmp_path, {".wav"}).files())
