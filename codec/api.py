@@ -26,7 +26,7 @@ from codec.coding.vbr import frame_energies, vbr_sizes
 from codec.config import DEFAULT_KBPS, HOP_LENGTH, MAX_KBPS, MIN_KBPS, SAMPLE_RATE
 from codec.decoder import DecodedIntegers, FrameDecoder
 from codec.encoder import FrameEncoder
-from codec.io.channels import MIX, to_mono
+from codec.io.channels import MIX, check_samples, to_mono
 from codec.io.resample import from_codec_rate, to_codec_rate
 from codec.jit import is_cached
 from codec.weights import Weights, load_weights
@@ -130,7 +130,7 @@ class Codec:
         Raises
         ------
         ValueError                  bitrate out of range, a wave of wrong shape, unknown effort
-        codec.errors.AudioError     NaN or infinite samples
+        codec.errors.AudioError     NaN, infinite or absurdly large samples
         """
         mono = to_mono(wave, channel)
         header = self.header(len(mono), sample_rate, bitrate, vbr, independent)
@@ -144,7 +144,13 @@ class Codec:
         keep_offset: bool = False,
         effort: str = "normal",
     ) -> bytes:
-        """Encode a waveform that is at 16 kHz already, float32 [T], under a header."""
+        """Encode a waveform that is at 16 kHz already, float32 [T], under a header.
+
+        Raises
+        ------
+        codec.errors.AudioError   NaN, infinite or absurdly large samples
+        """
+        check_samples(waveform, "the wave")
         count = num_packets(num_codec_samples(header))
         coder = self.frame_encoder(header, keep_offset, effort)
         spectra, proposed = coder.analyse(waveform, count)

@@ -45,7 +45,6 @@ from codec.records import new, record
 from codec.weights import Weights
 
 BATCH = 8
-ANY_NORM = np.float32(1e30)  # of a block of which nothing is known
 AT_ONCE = 512  # frames between two stages: bounds the memory of long signals
 _LOG_ONE = np.float32(LOG_ONE)
 
@@ -219,19 +218,21 @@ def enhance_spectra(model, state, parameters, spectra, enhanced, gains):
 @entry
 def synthesize(model, state, parameters, enhanced, gains, samples):
     """Transform enhanced spectra [P, 2, N] back and filter them, to ``samples`` [P * 2N]."""
-    plain = np.empty(FRAME_LENGTH, np.float32)
+    windowed = np.empty((BLOCKS_PER_FRAME, 2 * HOP_LENGTH), np.float32)
+    plain = np.empty(HOP_LENGTH, np.float32)
     for p in range(enhanced.shape[0]):
-        mdct.inverse(model.transform, enhanced[p], state.overlap, plain)
+        mdct.inverse_blocks(model.transform, enhanced[p], windowed)
+        lost = parameters[p].loss[0] > np.float32(0.5)
         for block in range(BLOCKS_PER_FRAME):
-            first, last = block * HOP_LENGTH, (block + 1) * HOP_LENGTH
-            # A lost frame tells of no silence.
-            lost = parameters[p].loss[0] > np.float32(0.5)
-            norm = ANY_NORM if lost else mdct.norm(enhanced[p, block])
-            mdct.keep_silence(model.transform, state.norm, norm, plain[first:last])
+            norm = mdct.ANY_NORM if lost else mdct.norm(enhanced[p, block])
+            spreads = mdct.spreads(state.norm, norm, state.overlap, windowed[block])
+            mdct.overlap_add(state.overlap, windowed[block], plain)
+            if spreads:
+                mdct.keep_silence(model.transform, state.norm, norm, plain)
             state.norm = norm
-            out = samples[p * FRAME_LENGTH + first : p * FRAME_LENGTH + last]
-            lag = parameters[p].lag[block]
-            ltpf.postfilter(state.ltpf, plain[first:last], lag, gains[p, block], out)
+            first = p * FRAME_LENGTH + block * HOP_LENGTH
+            out = samples[first : first + HOP_LENGTH]
+            ltpf.postfilter(state.ltpf, plain, parameters[p].lag[block], gains[p, block], out)
 
 
 @entry

@@ -9,10 +9,10 @@ only; whatever else is needed (2^x, log2, tanh) is made of those in ``codec.dsp.
 machine code is kept in a file, and later processes call it without numba (``machine_code.py``).
 
 The cache's folder is named after a hash of all sources that kernels are made of, so that a changed
-source never meets old machine code. Folders of other hashes are removed when one is made. It lies
-in ``NUMBA_CACHE_DIR`` if that is set, else beside this package, else in the user's cache folder,
-else in a temporary folder of the user's own. Where none can be written, kernels are compiled anew
-in every process.
+source never meets old machine code. The last used folders of other hashes are kept: they may be
+another installation's. It lies in ``NUMBA_CACHE_DIR`` if that is set, else beside this package,
+else in the user's cache folder, else in a temporary folder of the user's own. Where none can be
+written, kernels are compiled anew in every process.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ PACKAGE = Path(__file__).resolve().parent
 PREFIX = "kernels-"
 # Beside the modules that have kernels of their own: constants, and how kernels are compiled.
 HASHED = ("config.py", "model.py", "jit.py", "compiler.py", "tile_code.py")
+_OTHERS_KEPT = 3  # folders of kernels
 SAME_CODE = ("NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS")  # variables that do not change machine code
 
 # Called before an entry is compiled, which takes some seconds.
@@ -99,8 +100,10 @@ def cache_folder() -> Path | None:
                 pass
         except OSError:
             continue
-        for old in root.glob(PREFIX + "*"):
-            if old != folder:
+        with contextlib.suppress(OSError):
+            os.utime(folder)
+            others = (path for path in root.glob(PREFIX + "*") if path != folder)
+            for old in sorted(others, key=os.path.getmtime)[:-_OTHERS_KEPT]:
                 shutil.rmtree(old, ignore_errors=True)
         return folder
     return None

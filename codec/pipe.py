@@ -17,12 +17,23 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, Any
+
+import numpy as np
 
 from codec.config import SAMPLE_RATE
 from codec.errors import AudioError
-from codec.io.audio import AudioReader, check_samples, loud_note
-from codec.io.channels import BLOCK_SAMPLES, MIX, Downmix, FloatArray, downmix, one_channel
+from codec.io.audio import AudioReader, loud_note
+from codec.io.channels import (
+    BLOCK_SAMPLES,
+    MAX_PEAK,
+    MIX,
+    Downmix,
+    FloatArray,
+    check_samples,
+    downmix,
+    one_channel,
+)
 from codec.io.files import WriteThrough
 from codec.io.resample import check_rate
 from codec.io.sniff import HEAD_BYTES, head_size, is_audio_file
@@ -38,6 +49,7 @@ RAW_DEFAULT = Samples("s16le", SAMPLE_RATE, 1)
 _CHUNKS = (b"LIST", b"fact", b"bext", b"iXML", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"PEAK", b"JUNK")
 _HEADER_SPACE = 1 << 16  # a header that is longer is not read while it comes in
 _LISTEN_SECONDS = 1.0  # of several channels, by which their downmix is chosen
+_HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
 _LAST_BYTES = 1 << 20  # that may lie in a pipe when a recording is stopped
 
 
@@ -95,7 +107,8 @@ class PipeInput:
 class LiveStop:
     """Let INT, TERM and HUP end the input instead of the program.
 
-    A recording that is stopped is coded to its end and kept. A second signal ends the program.
+    A recording that is stopped is coded to its end and kept. A second INT or TERM does what it did
+    before; HUP may come twice, from the shell and from the system, when a terminal is closed.
 
     Parameters
     ----------
@@ -108,6 +121,7 @@ class LiveStop:
 
     def __init__(self, file: IO[bytes]) -> None:
         self.signal = 0
+        self._former: dict[int, Any] = {}
         self._file = file
         self._left = _LAST_BYTES
         self._wake, self._woken = os.pipe()
@@ -119,18 +133,15 @@ class LiveStop:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        signals = [signal.SIGINT, signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)]
-        former = {
-            number: signal.signal(number, self._note)
-            for number in signals
-            if signal.getsignal(number) != signal.SIG_IGN  # a background job, or nohup
-        }
+        for number in {signal.SIGINT, signal.SIGTERM, _HANGUP}:
+            if signal.getsignal(number) != signal.SIG_IGN:  # a background job, or nohup
+                self._former[number] = signal.signal(number, self._note)
         wakeup = signal.set_wakeup_fd(self._woken)
         try:
             yield self
         finally:
             signal.set_wakeup_fd(wakeup)
-            for number, handler in former.items():
+            for number, handler in self._former.items():
                 signal.signal(number, handler)
             os.close(self._wake)
             os.close(self._woken)
@@ -152,8 +163,10 @@ class LiveStop:
             return not self.signal
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.signal and number == _HANGUP:
+            return
         if self.signal:
-            signal.signal(number, signal.SIG_DFL)
+            signal.signal(number, self._former[number])
             signal.raise_signal(number)
         self.signal = number
 
@@ -316,13 +329,14 @@ def _mono_blocks(
 ) -> Iterator[FloatArray]:
     """Yield mono samples; a downmix is chosen by the first second in which there is sound."""
     peak = 0.0
+    problems: list[Exception] = []
     first: list[FloatArray] = []
     gains: Downmix | None = None
     if samples.channels == 1:
         gains = Downmix((1.0,))
     if channel != MIX:
         gains = one_channel(int(channel), samples.channels, name)
-    for block in frames:
+    for block in _up_to_a_problem(frames, name, problems):
         peak = max(peak, check_samples(block, name))
         if gains is not None:
             yield gains(block)
@@ -339,6 +353,22 @@ def _mono_blocks(
         yield from (gains(kept) for kept in first)
     outcome.notes += [gains.note] if gains.note else []
     outcome.notes += loud_note(peak)
+    if problems:
+        raise problems[0]
+
+
+def _up_to_a_problem(
+    frames: Iterator[FloatArray], name: str, problems: list[Exception]
+) -> Iterator[FloatArray]:
+    """Yield samples up to the first that cannot be read or coded; `problems` gets the reason."""
+    try:
+        for block in frames:
+            good = (np.abs(block) <= MAX_PEAK).all(axis=1)  # NaN is not
+            end = len(block) if good.all() else int(good.argmin())
+            yield block[:end]
+            check_samples(block, name)
+    except (AudioError, OSError) as error:
+        problems.append(error)
 
 
 def _choose(blocks: list[FloatArray], channels: int) -> Downmix:

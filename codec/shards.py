@@ -37,7 +37,7 @@ from codec.io.storage import (
     naming,
     stored,
 )
-from codec.pieces import DecodeOptions, EncodeOptions, Outcome
+from codec.pieces import EncodeOptions, Outcome
 from codec.places import Setup, Work
 from codec.transcode import Coder, decode_file, encode_file, is_done
 from codec.trees import Pair, Run
@@ -170,6 +170,8 @@ def code_shard(
     AudioError   the shard cannot be read or written; there is no output then
     """
     outcomes = []
+    names: set[str] = set()  # of all that was written
+    coded: set[str] = set()
     try:
         with fetched(pair.source) as here, stored(pair.target) as there:
             there.parent.mkdir(parents=True, exist_ok=True)
@@ -180,15 +182,29 @@ def code_shard(
             ):
                 for member in shard:
                     data = shard.extractfile(member) if member.isreg() else None
-                    if data is None:
-                        out.addfile(member)
-                    elif Path(member.name).suffix.lower() not in suffixes:
+                    is_audio = data and Path(member.name).suffix.lower() in suffixes
+                    name = _coded_name(coder, member.name) if is_audio else member.name
+                    if name in (names if is_audio else coded):
+                        label = f"{pair.source}/{member.name}"
+                        text = f"{label}: another file has the same output name; rename one of them"
+                        outcomes.append(Outcome(label, label, error=text))
+                        continue
+                    names.add(name)
+                    if data is None or not is_audio:
                         out.addfile(member, data)
-                    else:
-                        outcomes.append(_code_member(coder, codec, pair, member, data, out, stop))
+                        continue
+                    coded.add(name)
+                    outcomes.append(_code_member(coder, codec, pair, member, data, out, stop))
     except tarfile.TarError as error:
         raise AudioError(f"{pair.source}: is no tar file, or cut off ({error})") from error
     return ShardOutcome(outcomes)
+
+
+def _coded_name(coder: Coder, name: str) -> str:
+    """Return what a file is called when it is coded."""
+    options = coder.options
+    suffix = "bin" if isinstance(options, EncodeOptions) else options.format or "wav"
+    return f"{os.path.splitext(name)[0]}.{suffix}"
 
 
 def _code_member(
@@ -208,19 +224,16 @@ def _code_member(
         here.write_bytes(data.read())
         try:
             if isinstance(coder.options, EncodeOptions):
-                suffix = ".bin"
                 outcome = encode_file(codec, here, coded, coder.options, stop)
             else:
-                kind = coder.options.format or "wav"
-                suffix = f".{kind}"
-                options: DecodeOptions = replace(coder.options, format=kind)
+                options = replace(coder.options, format=coder.options.format or "wav")
                 outcome = decode_file(codec, here, coded, options, stop)
         except WeightsError:
             raise
         except (CodecError, MemoryError) as error:
             text = str(error).replace(str(here), name) or "not enough memory"
             return Outcome(name, name, error=text if name in text else f"{name}: {text}")
-    info = tarfile.TarInfo(os.path.splitext(member.name)[0] + suffix)
+    info = tarfile.TarInfo(_coded_name(coder, member.name))
     info.size, info.mtime, info.mode = coded.tell(), member.mtime, member.mode
     coded.seek(0)
     out.addfile(info, coded)

@@ -22,7 +22,7 @@ import numpy as np
 
 from codec.bitstream import Header, cbr_bytes, intra_packets, num_packets
 from codec.config import DELAY_SAMPLES, FRAME_LENGTH, HOP_LENGTH
-from codec.errors import AudioError
+from codec.io.channels import check_samples
 
 if TYPE_CHECKING:
     from codec.api import Codec
@@ -87,15 +87,14 @@ class StreamEncoder:
         Raises
         ------
         ValueError                 not floats of shape [T]
-        codec.AudioError     NaN or infinite samples
+        codec.AudioError           NaN, infinite or absurdly large samples
         """
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(
                 f"samples are {samples.dtype} of shape {samples.shape}: give floats of shape [T]"
             )
-        if not np.isfinite(samples).all():
-            raise AudioError("the signal holds NaN or infinite samples: repair it before encoding")
+        check_samples(samples, "the signal")
         self.num_samples += len(samples)
         return self._take(samples.astype(np.float32))
 

@@ -14,7 +14,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -78,6 +77,10 @@ class Durations:
         self._known[suffix] = known[0] + seconds, known[1] + size
 
 
+_COLUMNS = ["file", "reason"]
+_FIRST_LINE = ",".join(_COLUMNS).encode()
+
+
 class Failures:
     """What went wrong with which file: in ``failures.csv`` at once, the first thousand here too.
 
@@ -103,7 +106,7 @@ class Failures:
         with self._catching():
             if self._file is None:
                 self._file = self._open()
-                csv.writer(self._file).writerow(("file", "reason"))
+                csv.writer(self._file).writerow(_COLUMNS)
             csv.writer(self._file).writerow((source, reason))
             self._file.flush()
 
@@ -111,16 +114,24 @@ class Failures:
         """Yield what the file of an earlier run has: sources and reasons."""
         if self._folder is None or not is_done(place := join(self._folder, FAILURES_NAME)):
             return
-        with fetched(place) as path, path.open(encoding="utf-8", newline="") as file:
-            yield from (
-                (row[0], row[1]) for row in islice(csv.reader(file), 1, None) if len(row) == 2
-            )
+        with (
+            fetched(place) as path,
+            path.open(encoding="utf-8", errors="replace", newline="") as file,
+            contextlib.suppress(csv.Error),  # what is no table names no file
+        ):
+            rows = (row for row in csv.reader(file) if len(row) == len(_COLUMNS))
+            if next(rows, None) == _COLUMNS:
+                yield from ((source, reason) for source, reason in rows)
 
     def clear(self) -> None:
-        """Remove the file of an earlier run."""
+        """Remove the file of an earlier run, or keep off one that is of something else."""
         with self._catching():
             if isinstance(self._folder, Path):
-                (self._folder / FAILURES_NAME).unlink(missing_ok=True)
+                there = self._folder / FAILURES_NAME
+                if there.is_file() and not there.read_bytes().startswith(_FIRST_LINE):
+                    self._folder = None
+                    raise ValueError("one is there that is of something else")
+                there.unlink(missing_ok=True)
             elif self._folder is not None and is_done(join(self._folder, FAILURES_NAME)):
                 fs, path = file_system(str(join(self._folder, FAILURES_NAME)))
                 fs.rm_file(path)

@@ -40,8 +40,14 @@ def code_directory(run: CodingRun, source: Location, target: Location) -> None:
         suffix=run.suffix,
     )
     if run.dry_run:
+        tree.failures = Failures(None)
         for pair in tree.pairs():
             say(f"{pair.source} -> {pair.target}")
+        for text in finder.notes:
+            note(text)
+        _report_failures(tree.failures)
+        if tree.failures.count:
+            raise typer.Exit(EXIT_SOME_FILES)
         return
     compile_first(run.weights)
     total = None

@@ -25,6 +25,7 @@ from commands.terminal import (
     STANDARD,
     UserError,
     closed_streams,
+    end_cleanly,
     name_of,
     note,
     open_input,
@@ -48,6 +49,7 @@ def _check(run: CodingRun, source: Location, target: str | None) -> None:
 def code_pipe(run: CodingRun, source: Location, target: str | None, raw: Samples | None) -> None:
     """Code what can be read once only, or goes to standard output."""
     _check(run, source, target)
+    end_cleanly()
     codec = load_codec(run.weights)
     out = STANDARD if target == "-" else run.choose(source, target)
     if not (isinstance(source, Path) and isinstance(out, Path)):

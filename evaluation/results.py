@@ -311,6 +311,6 @@ def write_results(result: EvalResult, out_dir: str | os.PathLike[str]) -> list[P
     scores, summary = folder / SCORES_NAME, folder / SUMMARY_NAME
     with atomic_open(scores) as file:
         for piece in result.csv_pieces():
-            file.write(piece.encode())
+            file.write(piece.encode(errors="backslashreplace"))  # names may be no text
     atomic_write(summary, result.to_json().encode())
     return [scores, summary]

@@ -262,7 +262,8 @@ def lost_packets(file: str, count: int, loss: float) -> NDArray[np.bool_]:
     -------
     bool array, shape [count]
     """
-    generator = np.random.Generator(np.random.PCG64(zlib.crc32(file.encode())))
+    seed = zlib.crc32(file.encode("utf-8", "surrogateescape"))
+    generator = np.random.Generator(np.random.PCG64(seed))
     lost = generator.random(count) < loss / 100
     lost[:_NEVER_LOST] = False
     return lost

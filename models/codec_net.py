@@ -41,8 +41,8 @@ from models.dsp import (
     band_interpolation,
     comb_filter,
     inverse_mdct,
-    keep_silence,
     mdct,
+    quiet_inverse_mdct,
     random_noise,
     to_long,
     to_short,
@@ -392,6 +392,6 @@ class CodecNet(nn.Module):
         if frames.loss is not None:
             lost = (frames.loss[..., 0] > 0.5).repeat_interleave(BLOCKS_PER_FRAME, 1)
         blocks = spectrum.flatten(1, 2)
-        out = keep_silence(inverse_mdct(blocks, length), blocks, lost)
+        out = quiet_inverse_mdct(blocks, length, lost)
         out = torch.nn.functional.pad(out, (HISTORY, 0))
         return comb_filter(out, frames.lag.flatten(1), comb.flatten(1, 2))

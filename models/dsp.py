@@ -59,7 +59,7 @@ from codec.dsp.ltpf import (
     band_filters,
 )
 from codec.dsp.ltpf import FRAME as PITCH_FRAME
-from codec.dsp.mdct import ALIAS, make_transform
+from codec.dsp.mdct import ALIAS, SHARE, make_transform
 from codec.dsp.noise import (
     GROUP,
     SEQUENCE_LENGTH,
@@ -202,24 +202,34 @@ def inverse_mdct(spectrum: Tensor, num_samples: int) -> Tensor:
     return summed.flatten(1)[:, :num_samples]
 
 
-def keep_silence(waveform: Tensor, spectrum: Tensor, lost: Tensor | None = None) -> Tensor:
-    """Hold samples to what the norms of both blocks that they lie in can tell of.
+def quiet_inverse_mdct(spectrum: Tensor, num_samples: int, lost: Tensor | None = None) -> Tensor:
+    """Rebuild the waveform, and hold samples to what both blocks that they lie in can tell of.
 
-    As ``codec.dsp.mdct.keep_silence`` does.
+    As ``codec.dsp.mdct.keep_silence`` does, where ``spreads`` says so.
 
     Parameters
     ----------
-    waveform : float Tensor, shape [B, T]        of :func:`inverse_mdct`
-    spectrum : float Tensor, shape [B, F, N]     it was made of; the limits have no gradient
+    spectrum : float Tensor, shape [B, F, N]     the limits have no gradient
+    num_samples : int                            T <= (F - 1) * N
     lost : bool Tensor, shape [B, F], optional   blocks that tell of no silence
+
+    Returns
+    -------
+    float Tensor, shape [B, T]
     """
+    frames = spectrum @ mdct_matrix().to(spectrum).T  # [B, F, 2N]
+    early, late = frames[:, 1:, :HOP_LENGTH], frames[:, :-1, HOP_LENGTH:]
     norm = spectrum.detach().square().sum(-1).sqrt()
+    before, now = norm[:, :-1], norm[:, 1:]
+    shared = torch.where(before > now, *(x.detach().square().sum(-1) for x in (late, early)))
+    spreads = shared < SHARE * torch.maximum(before, now).square()
     if lost is not None:
-        norm = torch.where(lost, torch.inf, norm)
+        spreads = spreads & ~(lost[:, :-1] | lost[:, 1:])
     rise = window_rise().to(norm)
-    limit = torch.minimum(norm[:, :-1, None] / rise.flip(0), norm[:, 1:, None] / rise)
-    limit = float(ALIAS) * limit.flatten(1)[:, : waveform.shape[1]]
-    return torch.maximum(torch.minimum(waveform, limit), -limit)
+    limit = float(ALIAS) * torch.minimum(before[..., None] / rise.flip(0), now[..., None] / rise)
+    limit = torch.where(spreads[..., None], limit, torch.inf)
+    held = torch.maximum(torch.minimum(early + late, limit), -limit)
+    return held.flatten(1)[:, :num_samples]
 
 
 # --- linear prediction ----------------------------------------------------------------------------

@@ -172,8 +172,8 @@ def search_best(model, known, target, num_stages, results):
     Parameters
     ----------
     model : record               stage ``envelope`` of the coding model, or ``detail``
-    known : int32                what it is predicted from, Q8: the decoded shape before; for detail,
-                                 what `known_of_detail` writes
+    known : int32                what it is predicted from, Q8: the decoded shape before; for
+                                 detail, what `known_of_detail` writes
     target : float32             wanted shape, Q8
     num_stages : int
     results : int64 [K, >= S], float32 [K]   indices of the K <= BEAM best choices, the best one

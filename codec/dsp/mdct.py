@@ -40,8 +40,13 @@ from codec.jit import kernel
 from codec.records import new, record
 
 # No windowed sample is larger than the norm of its block's coefficients, but where its alias takes
-# off some of it. Twice the norm leaves all sounds alone.
+# off some of it: twice the norm is allowed.
 ALIAS = np.float32(2.0)
+# Two blocks see the samples that they share with their mirror image added, or taken off. So one of
+# them misses a short pulse in the middle, but then the other has nearly all of its energy there;
+# of the noise that spreads over a block half of it is.
+SHARE = 0.75
+ANY_NORM = np.float32(1e30)  # of a block of which nothing is known
 # The windowed basis, its transpose, the same with sines in place of cosines (MDST), the matrix from
 # two blocks [2N] to one long block [2N], even coefficients first, then the odd ones, and its
 # transpose; the rising half of the window.
@@ -132,12 +137,27 @@ def inverse(transform, spectrum, overlap, samples):
     samples : float32 [blocks * N]   result: each block completes the N samples before its middle
     """
     blocks, size = spectrum.shape
-    both = np.zeros((blocks, 2 * size), np.float32)
-    add_dense(spectrum, transform.inverse[:], both)
+    windowed = np.empty((blocks, 2 * size), np.float32)
+    inverse_blocks(transform, spectrum, windowed)
     for b in range(blocks):
-        for n in range(size):
-            samples[b * size + n] = both[b, n] + overlap[n]
-            overlap[n] = both[b, size + n]
+        overlap_add(overlap, windowed[b], samples[b * size : (b + 1) * size])
+
+
+@kernel
+def inverse_blocks(transform, spectrum, windowed):
+    """Transform blocks back, one by one: float32 [blocks, N] to [blocks, 2N]."""
+    for b in range(windowed.shape[0]):
+        for n in range(windowed.shape[1]):
+            windowed[b, n] = 0
+    add_dense(spectrum, transform.inverse[:], windowed)
+
+
+@kernel
+def overlap_add(overlap, windowed, samples):
+    """Add the halves of two blocks that meet; float32 [N], [2N] in, [N] out; overlap moves on."""
+    for n in range(overlap.size):
+        samples[n] = windowed[n] + overlap[n]
+        overlap[n] = windowed[overlap.size + n]
 
 
 @kernel
@@ -150,12 +170,32 @@ def norm(spectrum):
 
 
 @kernel
+def spreads(before, now, overlap, windowed):
+    """Return whether what two blocks share may be spread there by the louder one.
+
+    Parameters
+    ----------
+    before, now : float32     norms of two blocks, or ANY_NORM
+    overlap : float32 [N]     second half of the first one
+    windowed : float32 [2N]   the second one
+    """
+    louder = np.float64(max(before, now))
+    if louder >= ANY_NORM:
+        return False
+    energy = np.float64(0.0)
+    for n in range(overlap.size):
+        sample = np.float64(overlap[n] if before > now else windowed[n])
+        energy += sample * sample
+    return energy < SHARE * louder * louder
+
+
+@kernel
 def keep_silence(transform, before, now, samples):
     """Hold samples to what both blocks that they lie in can tell of.
 
     Quantization noise spreads over all of a block, into silence as well: an echo before an onset,
     and one behind an end. The silent block beside it tells that there is nothing: no windowed
-    sample is much larger than the block's norm.
+    sample is much larger than the block's norm. Where :func:`spreads` says so.
 
     Parameters
     ----------

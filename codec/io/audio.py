@@ -19,10 +19,10 @@ import soundfile
 from codec.errors import AudioError
 from codec.io.channels import (
     BLOCK_SAMPLES,
-    MAX_PEAK,
     MIX,
     Downmix,
     FloatArray,
+    check_samples,
     downmix,
     one_channel,
     to_mono,
@@ -41,7 +41,6 @@ __all__ = [
     "AudioReader",
     "ResampleStream",
     "check_rate",
-    "check_samples",
     "from_codec_rate",
     "list_audio",
     "loud_note",
@@ -330,23 +329,6 @@ def gathered(blocks: Iterable[FloatArray], size: int) -> Iterator[FloatArray]:
             held = []
     if held:
         yield np.concatenate(held)
-
-
-def check_samples(block: FloatArray, name: str) -> float:
-    """Return the peak of a block of samples that can be coded.
-
-    Raises
-    ------
-    AudioError   NaN, infinite or absurdly large samples
-    """
-    peak = float(max(block.max(initial=0.0), -block.min(initial=0.0)))
-    if not np.isfinite(peak):
-        raise AudioError(f"{name}: has NaN or infinite samples; repair the file first")
-    if peak > MAX_PEAK:
-        raise AudioError(
-            f"{name}: has samples of {peak:.3g}, where full scale is 1; scale it first"
-        )
-    return peak
 
 
 def loud_note(peak: float) -> list[str]:

@@ -134,6 +134,23 @@ def downmix(blocks: Iterable[FloatArray], channels: int, ogg: bool = False) -> D
     return Downmix(tuple(gains.tolist()), note)
 
 
+def check_samples(samples: FloatArray, name: str) -> float:
+    """Return the peak of samples that can be coded; `name` is what messages call them.
+
+    Raises
+    ------
+    AudioError   NaN, infinite or absurdly large samples
+    """
+    peak = float(max(samples.max(initial=0.0), -samples.min(initial=0.0)))
+    if not np.isfinite(peak):
+        raise AudioError(f"{name}: has NaN or infinite samples; repair it first")
+    if peak > MAX_PEAK:
+        raise AudioError(
+            f"{name}: has samples of {peak:.3g}, where full scale is 1; scale it first"
+        )
+    return peak
+
+
 def to_mono(wave: Any, channel: str | int = MIX) -> FloatArray:
     """Return any array of samples as one channel.
 
@@ -156,10 +173,7 @@ def to_mono(wave: Any, channel: str | int = MIX) -> FloatArray:
         wave = (wave.float() if wave.is_floating_point() else wave).numpy()
     wave = _to_float(np.asarray(wave))
     frames = _channels_last(wave)
-    if wave.size and not (peak := float(np.abs(frames).max())) <= MAX_PEAK:
-        if np.isfinite(peak):
-            raise AudioError(f"the wave reaches {peak:.3g}, where full scale is 1: scale it first")
-        raise AudioError("the wave holds NaN or infinite samples: repair it before encoding")
+    check_samples(frames, "the wave")
     channels = frames.shape[1]
     if channel != MIX:
         return one_channel(int(channel), channels, "the wave")(frames)

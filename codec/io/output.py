@@ -48,6 +48,7 @@ FORMATS = {
     "rf64": Format("RF64"),
     "sph": Format("NIST"),
 }
+_NEVER_EMPTY = [FORMATS[name] for name in ("flac", "mp3", "opus")]
 _SUFFIXES = {"aif": "aiff", "aifc": "aiff", "snd": "au", "oga": "ogg", "wave": "wav"}
 _SUFFIXES |= {"pcm": "raw", "al": "alaw", "ul": "mulaw", "ulaw": "mulaw"}
 
@@ -169,12 +170,14 @@ class _LibsndfileSink:
         self._target = file
         self._file = _Kept(file if seekable else tempfile.TemporaryFile())
         self._exact = format.subtype == "PCM_16"
+        self._format, self._empty = format, True
         with self._file.raising():
             self._sound = soundfile.SoundFile(
                 self._file, "w", rate, 1, format.subtype, format=format.container
             )
 
     def write(self, samples: FloatArray) -> None:
+        self._empty = self._empty and not len(samples)
         data = to_int16(samples) if self._exact else np.clip(samples, -1, 1)
         with self._file.raising():
             self._sound.write(data)
@@ -182,6 +185,11 @@ class _LibsndfileSink:
     def finish(self) -> None:
         with self._file.raising():
             self._sound.close()
+        if self._empty and self._format in _NEVER_EMPTY:
+            raise AudioError(
+                f"there are no samples, and {self._format.container} files of none cannot be read; "
+                "write WAV"
+            )
         if self._file.file is not self._target:
             self._file.file.seek(0)
             shutil.copyfileobj(self._file.file, self._target)

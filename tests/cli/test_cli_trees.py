@@ -109,6 +109,32 @@ def test_two_files_of_one_output_name(tmp_path: Path) -> None:
     assert "encoded 1 of 2 files" in result.stdout
 
 
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    """And tells what would fail."""
+    source = tmp_path / "in"
+    source.mkdir()
+    for name in ("a.flac", "a.wav"):
+        soundfile.write(source / name, voice(1000), 16000)
+    result = run("encode", source, tmp_path / "out", "--dry-run")
+    assert result.exit_code == 1
+    assert "a.wav: a.flac has the same output name" in result.stderr
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("text", [b"file,reason\ncaf\xe9.wav,bad\n", b"\0\xff of something else"])
+def test_a_table_of_failures_that_is_something_else(
+    tree: Path, tmp_path: Path, text: bytes
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "failures.csv").write_bytes(text)
+    result = run("encode", tree, out)
+    assert result.exit_code == 1 and "encoded 2 of 3 files" in result.stdout
+    kept = (out / "failures.csv").read_bytes()
+    assert kept == text if b"else" in text else b"bad.wav" in kept
+    assert ("of something else" in result.stderr) == (b"else" in text)
+
+
 def test_directory_of_nothing(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     assert_user_error(run("encode", tmp_path / "in", tmp_path / "out"), "no audio files")

@@ -194,7 +194,19 @@ def test_changed_source(package: Package, name: str, old: str, new: str, result:
     after = package.call()
     assert after[:2] == [result, "0"]
     assert after[2] != before[2]
-    assert package.caches() == [Path(after[2])]  # the old one is gone
+    assert package.caches() == sorted([Path(before[2]), Path(after[2])])
+
+
+def test_old_folders_go(package: Package) -> None:
+    """All but the last used ones: these may be another installation's, which shares the place."""
+    first = Path(package.call()[2])
+    for n in range(5):
+        folder = first.parent / f"kernels-{n}"
+        folder.mkdir()
+        os.utime(folder, (1_700_000_000 + n, 1_700_000_000 + n))
+    package.call()
+    names = [path.name for path in package.caches()]
+    assert names == sorted([first.name, "kernels-2", "kernels-3", "kernels-4"])
 
 
 def test_sources_without_kernels_do_not_matter(package: Package) -> None:

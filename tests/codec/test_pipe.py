@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -230,8 +231,8 @@ def test_input_that_fails_is_kept_up_to_there(codec: Codec, pcm: np.ndarray) -> 
     x = as_float(pcm).astype("<f4")
     x[-100] = np.nan
     coded, outcome = encode(codec, Slowly(x.tobytes(), 4), raw=Samples("f32le", 16000, 1))
-    assert outcome.error == "standard input: has NaN or infinite samples; repair the file first"
-    assert len(pcm) - 1000 < outcome.num_samples <= len(pcm) - 100
+    assert outcome.error == "standard input: has NaN or infinite samples; repair it first"
+    assert outcome.num_samples == len(pcm) - 100
     offline = codec.encode(x[: outcome.num_samples])
     assert read_stream(coded)[1] == read_stream(offline)[1]
 
@@ -245,6 +246,17 @@ def test_input_that_fails_is_kept_up_to_there(codec: Codec, pcm: np.ndarray) -> 
     assert outcome.num_samples == len(pcm) and "Input/output error" in outcome.error
     with pytest.raises(OSError):
         encode(codec, Breaks(b"", 5), raw=Samples("s16le", 16000, 1))
+
+
+@pytest.mark.parametrize("bad", [5000, 20000])
+def test_sound_before_a_bad_sample_is_kept(codec: Codec, pcm: np.ndarray, bad: int) -> None:
+    """Also what was held back until the downmix of several channels is chosen."""
+    x = np.repeat(as_float(pcm)[:, None], 2, axis=1).astype("<f4")
+    x = np.concatenate([x] * (30000 // len(x) + 1))
+    x[bad, 1] = 1e30
+    _, outcome = encode(codec, Slowly(x.tobytes(), 1 << 16), raw=Samples("f32le", 16000, 2))
+    assert outcome.num_samples == bad
+    assert "has samples of 1e+30" in outcome.error
 
 
 def test_bytes_that_are_left_out_are_said(codec: Codec, pcm: np.ndarray) -> None:
@@ -469,6 +481,44 @@ def test_a_live_recording_that_is_stopped_is_kept(
     data = out.read_bytes() if target != "-" else (tmp_path / "stdout").read_bytes()
     assert data == codec.encode(as_float(pcm))
     assert not list(tmp_path.glob(".codec-*"))
+
+
+def test_a_terminal_that_closes_hangs_up_twice(pcm: np.ndarray, tmp_path: Path) -> None:
+    """Its shell does, and the system: what was recorded is kept all the same."""
+    out = tmp_path / "out.bin"
+    process = subprocess.Popen(
+        [*CLI, "encode", "-", str(out)], stdin=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdin
+    process.stdin.write(container(pcm, "endless wav"))
+    process.stdin.flush()
+    wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob(".codec-*.tmp")))
+    for _ in range(20):
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.001)
+    errors = process.communicate()[1].decode()
+    assert process.returncode == 128 + signal.SIGHUP, errors
+    assert [path.name for path in tmp_path.iterdir()] == ["out.bin"]
+
+
+def test_decoding_from_a_pipe_cleans_up(codec: Codec, pcm: np.ndarray, tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        [*CLI, "decode", "-", str(tmp_path / "out.wav")], stdin=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )  # fmt: skip
+    assert process.stdin
+    process.stdin.write(codec.encode(as_float(pcm))[:1000])
+    process.stdin.flush()
+    wait_for(lambda: any(tmp_path.iterdir()))
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert list(tmp_path.iterdir()) == []
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
 
 
 def test_a_recording_stopped_before_it_began_leaves_nothing(tmp_path: Path) -> None:

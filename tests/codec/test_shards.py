@@ -125,6 +125,19 @@ def test_what_is_wrong_is_listed_and_the_rest_is_done(
     assert again.failures.count == 3
 
 
+def test_two_members_of_one_output_name(speech: np.ndarray, tmp_path: Path) -> None:
+    """Whichever comes first: nothing replaces another file when the shard is taken apart."""
+    sound = flac(speech[:4000])
+    files = {"a.flac": sound, "a.wav": sound, "b.bin": b"1", "b.flac": sound, "c.flac": sound,
+             "c.bin": b"2"}  # fmt: skip
+    make_shard(tmp_path / "x.tar", files)
+    run = shard_run(pair_shards(f"{tmp_path}/x.tar", f"{tmp_path}/y.tar"), tmp_path)
+    run.run()
+    assert list(read_shard(tmp_path / "y.tar")) == ["a.bin", "b.bin", "c.bin"]
+    assert [Path(name).name for name, _ in run.failures.kept] == ["a.wav", "b.flac", "c.bin"]
+    assert all("has the same output name" in reason for _, reason in run.failures.kept)
+
+
 def test_names_of_shards(tmp_path: Path) -> None:
     assert expand("a-{08..11}.tar") == [Path(f"a-{n}.tar") for n in ("08", "09", "10", "11")]
     assert expand("s3://b/{0..1}/c-{0..1}.tar")[1:3] == ["s3://b/0/c-1.tar", "s3://b/1/c-0.tar"]

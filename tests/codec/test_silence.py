@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from codec import Codec
+from codec import Codec, StreamDecoder, StreamEncoder
 from codec.config import HOP_LENGTH, MIN_LEVEL
 from codec.dsp.mdct import keep_silence, make_transform, norm
 
@@ -42,6 +42,36 @@ def test_clicks_in_silence_stay(codec: Codec, rate: float) -> None:
         near = decoded[place - 2 : place + 3]
         assert 0.05 < np.abs(near).max() < 1.5
         assert np.abs(decoded[place + 400 : place + 2800]).max() < 1e-3
+
+
+@pytest.mark.parametrize("noise", [0, 1e-3, 1e-2])
+@pytest.mark.parametrize("mirrored", [1, -1])
+def test_short_pulses_stay(codec: Codec, noise: float, mirrored: int) -> None:
+    """One of its two blocks may miss a pulse in the middle of what they share."""
+    pulse = 0.5 * np.hanning(14)[1:-1].astype(np.float32)
+    if mirrored < 0:
+        pulse *= np.sign(np.arange(12) - 5.5)
+    wave = noise * np.random.default_rng(0).standard_normal(32000).astype(np.float32)
+    places = range(3200 + 80 - 6, 30000, 1600 + HOP_LENGTH)
+    for place in places:
+        wave[place : place + 12] += pulse
+    decoded = codec.decode(codec.encode(wave, bitrate=24.4))
+    for place in places:
+        assert np.abs(decoded[place - 4 : place + 16]).max() > 0.7 * np.abs(pulse).max()
+
+
+def test_what_is_concealed_beside_silence_fades(codec: Codec) -> None:
+    """A lost frame tells of no silence, and the one behind it of nothing in the lost one."""
+    time = np.arange(16000)
+    wave = 0.3 * np.cos(2 * np.pi * 200 / 16000 * time) * (time < 6560)
+    wave *= np.clip((6560 - time) / 160, 0, 1)
+    encoder = StreamEncoder(codec, bitrate=24.4, independent=True)
+    decoder = StreamDecoder(codec, encoder.header)
+    packets = [*encoder.push(wave.astype(np.float32)), *encoder.finish()]
+    received = [None if p == 20 else packet for p, packet in enumerate(packets)]
+    decoded = np.concatenate([decoder.push(packet) for packet in received])
+    assert np.abs(decoded[6400:6560]).max() > 0.1  # the tone was there, and goes on
+    assert np.abs(np.diff(decoded[1600:])).max() < 0.05  # its own steps are 0.024
 
 
 @pytest.mark.parametrize("independent", [False, True])

@@ -361,6 +361,8 @@ def test_memory_does_not_grow(first: int, last: int) -> None:
     [
         (np.array([0.0, np.nan]), AudioError, "NaN or infinite"),
         (np.array([np.inf], np.float32), AudioError, "NaN or infinite"),
+        (np.array([1e39, 0.0]), AudioError, "samples of 1e.39"),
+        (np.array([1e20], np.float32), AudioError, "samples of 1e.20"),
         (np.zeros((2, 100)), ValueError, "give floats of shape"),
         (np.float64(0.5), ValueError, "give floats of shape"),
         (np.zeros(100, np.int16), ValueError, "int16"),

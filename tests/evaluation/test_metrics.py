@@ -103,6 +103,25 @@ def _timed(function, *args) -> float:
 # ---------------------------------------------------------------------------- PESQ, ESTOI
 
 
+def test_pesq_of_many_utterances_is_an_error() -> None:
+    """PESQ's program writes beyond its table of utterances, and is ended by the system for it."""
+    burst = np.concatenate([0.3 * np.sin(np.arange(4800) * 0.3), np.zeros(6000)])
+    many = np.tile(burst, 75) + 1e-4 * np.random.default_rng(0).standard_normal(75 * len(burst))
+    with pytest.raises(MetricError, match="PESQ crashed: it takes about 50 utterances"):
+        pesq_wb(many, 0.9 * many)
+
+
+def test_long_clips_have_the_pesq_of_short_ones() -> None:
+    """They are scored in another process."""
+    long = speech_like(21.0)
+    noisy = long + 0.01 * np.random.default_rng(0).standard_normal(len(long))
+    assert len(long) >= 20 * 16000
+    from pesq import pesq
+
+    wanted = pesq(16000, long.astype(np.float32), noisy.astype(np.float32), "wb")
+    assert pesq_wb(long, noisy) == wanted
+
+
 @pytest.mark.parametrize("metric, top", [(pesq_wb, 4.64), (estoi, 1.0)])
 def test_scores_fall_with_noise(metric, top: float) -> None:
     x = speech_like(3.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import zlib
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -297,6 +298,15 @@ def test_files_and_table(clips: list[Path], tmp_path: Path, third_party: None) -
     assert lines[0].split()[:4] == ["kbit/s", "measured", "payload", "PESQ"]
     assert "DNSMOS" in lines[0] and "ViSQOL" not in lines[0]
     assert lines[3].split()[:1] == ["16.0"]
+
+
+def test_a_name_that_is_no_text(clips: list[Path], tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xe9.wav")
+    named.write_bytes(clips[0].read_bytes())
+    result = toy([named], [8], losses=[10.0])
+    assert len(result.failures) == 0
+    scores, _ = write_results(result, tmp_path / "out")
+    assert "caf\\udce9.wav" in scores.read_text("utf-8")
 
 
 def test_a_missing_extra_stops_the_run_before_it_begins(monkeypatch: pytest.MonkeyPatch) -> None:
