@@ -4,9 +4,9 @@
 
     items ─► batches ─► executor (concurrent.futures) ─► results, as they are done
 
-A batch is about a minute of audio: long enough that sending it costs nothing, short enough that all
-workers end together. So many batches are under way as keep the workers busy, and no more: memory
-does not grow with the number of items.
+A batch is about five minutes of audio: long enough that sending it costs nothing, short enough that
+all workers end together. So many batches are under way as keep the workers busy, and no more:
+memory does not grow with the number of items.
 
 A worker that dies (killed, out of memory, a crash in a library) takes nothing with it. What was
 under way is done again, item by item; an item that is alone with its worker when that dies, three
@@ -23,7 +23,7 @@ from typing import Any
 from codec.engines import GONE, POLL_SECONDS, ClusterError, Engine, open_place
 from codec.places import Place, Setup
 
-BATCH_SECONDS = 60.0  # of audio
+BATCH_SECONDS = 300.0  # of audio
 BATCH_ITEMS = 64
 _FIRST_SECONDS = 4.0  # of the first batches
 

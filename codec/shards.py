@@ -232,7 +232,8 @@ def _code_member(
             raise
         except (CodecError, MemoryError) as error:
             text = str(error).replace(str(here), name) or "not enough memory"
-            return Outcome(name, name, error=text if name in text else f"{name}: {text}")
+            text = text if text.startswith(f"{name}:") else f"{name}: {text}"
+            return Outcome(name, name, error=text)
     info = tarfile.TarInfo(_coded_name(coder, member.name))
     info.size, info.mtime, info.mode = coded.tell(), member.mtime, member.mode
     coded.seek(0)
@@ -259,7 +260,7 @@ class ShardWork:
                 raise
             except (CodecError, OSError, MemoryError) as error:
                 text = str(error) or "not enough memory"
-                named = str(pair.source) in text or str(pair.target) in text
+                named = text.startswith((f"{pair.source}:", f"{pair.target}:"))
                 return ShardOutcome(error=text if named else f"{pair.source}: {text}")
 
         return work

@@ -221,7 +221,7 @@ def attempt(
     except Exception as error:  # a bug of ours must not stop the other files
         text = f"internal error ({error!r}); please report it"
     folder = posixpath.dirname(str(target))
-    named = str(source) in text or str(target) in text or text.startswith(f"{folder}:")
+    named = text.startswith((f"{source}:", f"{target}:", f"{folder}:"))
     return Outcome(source, target, error=text if named else f"{source}: {text}")
 
 

@@ -22,13 +22,13 @@ from codec.runner import BATCH_ITEMS, in_batches, run
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_batches_are_about_a_minute() -> None:
-    sizes = [len(batch) for batch in in_batches(range(1000), lambda _: 2.0)]
-    assert sizes[:16] == [2] * 4 + [4] * 4 + [8] * 4 + [16] * 4
-    assert set(sizes[16:-1]) == {30} and sum(sizes) == 1000
+def test_batches_are_about_five_minutes() -> None:
+    sizes = [len(batch) for batch in in_batches(range(2000), lambda _: 6.0)]
+    assert sizes[:28] == [1] * 8 + [2] * 4 + [5] * 4 + [10] * 4 + [21] * 4 + [42] * 4
+    assert set(sizes[28:-1]) == {50} and sum(sizes) == 2000
     sizes = [len(batch) for batch in in_batches(range(2 * BATCH_ITEMS + 1), lambda _: 0.0)]
     assert sizes == [BATCH_ITEMS, BATCH_ITEMS, 1]
-    assert list(in_batches([300.0, 61.0, 1.0, 1.0], float)) == [[300.0], [61.0], [1.0, 1.0]]
+    assert list(in_batches([900.0, 301.0, 1.0, 1.0], float)) == [[900.0], [301.0], [1.0, 1.0]]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
