@@ -304,7 +304,8 @@ def train(config: TrainConfig) -> None:
     try:
         exported = train_recipe(config) if config.recipe else run(config)
     except KeyboardInterrupt:
-        saved = max(out.glob(f"**/{CHECKPOINT}"), default=None, key=os.path.getmtime)
+        checkpoints = out.glob(f"*/{CHECKPOINT}" if config.recipe else CHECKPOINT)
+        saved = max(checkpoints, default=None, key=os.path.getmtime)
         hint = f"{saved} is saved, continue with --resume" if saved else "nothing saved"
         raise Interrupted(hint) from None
     except ValueError as error:

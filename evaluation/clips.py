@@ -6,7 +6,6 @@ Names are read from the directory as often as they are needed, and not held.
 from __future__ import annotations
 
 import os
-import posixpath
 import zlib
 from abc import ABC, abstractmethod
 from collections import Counter
@@ -91,11 +90,14 @@ class ClipsOfDirectory(Sampled):
     ) -> None:
         super().__init__(sample, seed)
         self.root = location(root)
+        self.notes: list[str] = []  # on what was left out, when all were found
 
     def find(self) -> Iterator[Clip]:
         """Yield all clips, in order of their names."""
-        for found in Finder(self.root, AUDIO_SUFFIXES).files():
+        finder = Finder(self.root, AUDIO_SUFFIXES)
+        for found in finder.files():
             yield Clip(join(self.root, found.name), found.name)
+        self.notes = finder.notes
 
 
 class ClipsOfShards(Sampled):
@@ -117,9 +119,12 @@ class ClipsOfShards(Sampled):
 
     def find(self) -> Iterator[Clip]:
         """Yield all clips, as they lie in the shards."""
+        folders = [str(shard)[: str(shard).rfind("/") + 1] for shard in self._shards]
+        start = os.path.commonprefix(folders).rfind("/") + 1  # what differs is in the name
         for shard in self._shards:
+            name = str(shard)[start:]
             for member in members(shard, AUDIO_SUFFIXES):
-                yield Clip(member, f"{posixpath.basename(str(shard))}/{member.name}")
+                yield Clip(member, f"{name}/{member.name}")
 
 
 class ClipsOfFiles:
@@ -196,7 +201,7 @@ def _has_sound(place: Location) -> bool:
 def wav_names(names: Sequence[str]) -> list[str]:
     """Replace suffixes by .wav; files that differ in nothing else keep theirs before it."""
     plain = [Path(name).with_suffix(".wav").as_posix() for name in names]
-    uses = Counter(plain)
+    uses = Counter([*plain, *(f"{name}.wav" for name in names)])
     return [
         wav if uses[wav] == 1 else f"{name}.wav" for name, wav in zip(names, plain, strict=True)
     ]

@@ -130,7 +130,7 @@ def make_tasks(config: EvalConfig, heard: set[str], elsewhere: bool) -> Iterator
     waves: Iterable[str | None] = (None for _ in clips)
     if config.save_audio is not None:
         waves = wav_names([clip.name for clip in clips])
-    for number, (clip, wave) in enumerate(zip(clips, waves, strict=True)):
+    for number, (clip, wave) in enumerate(zip(clips, waves, strict=False)):
         path = absolute(clip.path) if elsewhere else clip.path
         for kind, (index, rate) in enumerate(kinds):
             save_to = None

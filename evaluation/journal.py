@@ -80,11 +80,24 @@ class Journal:
         if self.path.exists() and self.path.stat().st_size > 0:
             with contextlib.ExitStack() as stack:
                 file = stack.enter_context(open(self.path, "r+b"))
+                self._lock(file)
                 if self._go_on(file, settings, resume):
                     stack.pop_all()
                     return file
             self.path.unlink()  # results of the former run may still read it
-        return open(self.path, "w+b")
+        file = open(self.path, "w+b")
+        self._lock(file)
+        return file
+
+    def _lock(self, file: IO[bytes], keep: bool = True) -> None:
+        """Keep the file for this run, or let others write it again."""
+        with contextlib.suppress(ImportError):  # not on Windows
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB if keep else fcntl.LOCK_UN)
+            except BlockingIOError as error:
+                raise ValueError(f"{self.path}: another run is writing it; wait for it") from error
 
     @property
     def count(self) -> int:
@@ -169,6 +182,7 @@ class Journal:
     def finish(self) -> None:
         """Note that all tasks are done."""
         self._put({"complete": True})
+        self._lock(self._file, False)
 
     def close(self) -> None:
         """Close the file."""

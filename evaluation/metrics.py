@@ -225,6 +225,8 @@ def _pesq_apart(signals: NDArray[np.float32]) -> float:
         return float(done.stdout)
     if done.returncode == _PESQ_REFUSED:
         raise MetricError(done.stdout.decode())
+    if done.returncode > 0:
+        raise MetricError(f"PESQ failed: {done.stderr.decode(errors='replace').strip()[-200:]}")
     raise MetricError(
         "PESQ crashed: it takes about 50 utterances, between pauses; cut the clip into shorter ones"
     )

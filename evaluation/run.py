@@ -25,6 +25,7 @@ from evaluation.clips import (
     Clip,
     Clips,
     ClipsOfDirectory,
+    Sampled,
     byte_size,
     choose_clips,
     fingerprint,
@@ -165,7 +166,9 @@ def _notes(journal: Journal, clips: Clips) -> list[str]:
         notes.append(
             f"{journal.resumed} of {journal.num_tasks} scores are of the run that was stopped"
         )
-    if isinstance(clips, ClipsOfDirectory) and len(clips) != clips.total:
+    if isinstance(clips, ClipsOfDirectory):
+        notes += clips.notes
+    if isinstance(clips, Sampled) and len(clips) != clips.total:
         notes.append(
             f"a sample of {len(clips)} of {clips.total} clips, drawn with seed {clips.seed}; "
             "intervals say what another sample would have given"
@@ -190,7 +193,7 @@ def _score(
         task
         for task in make_tasks(config, names, config.scheduler is not None)
         # What is heard is not in the journal: it is made again.
-        if task.heard or task.number not in journal
+        if task.number >= total or task.heard or task.number not in journal
     )
     durations = Durations()
 
@@ -200,7 +203,7 @@ def _score(
         return seconds * (_SCORING_COST if metrics else 1.0)
 
     kept: list[ClipScore] = []
-    done = journal.count
+    done, changed = journal.count, False
     with contextlib.ExitStack() as stack:
         results: Iterator[Done] = stack.enter_context(
             contextlib.closing(run_items(job.prepare, tasks, place, cost))
@@ -212,15 +215,19 @@ def _score(
                 contextlib.closing(run_items(setup, decoded, place, lambda _: BATCH_SECONDS))
             )
         for came in results:
-            task, clips = _came(came) if not slow else _came_slowly(came)
+            task, clips = _came(came) if not slow else _came_slowly(came, slow)
             if not clips:
                 clips = failed_clips(job, task, came.error)
+            if changed := task.number >= total:
+                break
             done += task.number not in journal
             journal.append(task.number, clips)
             if task.heard:
                 kept += clips
             if progress is not None:
                 progress(done, total)
+    if changed or journal.count != total:
+        raise ValueError("clips were added or removed while they were scored; begin again")
     places = {name: place for place, name in enumerate([config.name, *_names(config)])}
     kept.sort(key=lambda clip: (places[clip.codec], clip.rate))
     return kept
@@ -234,10 +241,14 @@ def _came(done: Done) -> tuple[Task, list[ClipScore]]:
     return done.item, done.result or []
 
 
-def _came_slowly(done: Done) -> tuple[Task, list[ClipScore]]:
+def _came_slowly(done: Done, slow: Sequence[str]) -> tuple[Task, list[ClipScore]]:
     """Return what the workers of slow metrics made of what came from the first ones."""
     task, clips = done.item
     if done.result is None:  # they died of it; what was scored before stays
+        for clip in clips:
+            if clip.wave is not None:
+                clip.scores.update(dict.fromkeys(slow))
+                clip.failures += [(metric, done.error) for metric in slow]
         return task, [clip.without_wave(task.heard) for clip in clips]
     return task, done.result
 

@@ -10,6 +10,7 @@ import argparse
 import socket
 import struct
 import sys
+from pathlib import Path
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from codec.bitstream import read_header
 from codec.io.wav import write_wav
 
 SEQUENCE = struct.Struct(">I")
-LONGEST_GAP = 500  # packets: a sequence number farther ahead than 10 s is not believed
+LONGEST_GAP = 500  # packets: a sequence number farther ahead than 10 s is not believed,
+BELIEVED = 5  # unless so many come one after the other: then the sound goes on there
 
 
 class JitterBuffer:
@@ -28,7 +30,7 @@ class JitterBuffer:
         self.wait = wait
         self.next = 1
         self.packets: dict[int, bytes] = {}
-        self.lost = self.late = 0
+        self.lost = self.late = self.ahead = 0
 
     def push(self, number: int, packet: bytes) -> list[bytes | None]:
         """Take in a packet and return those whose time has come."""
@@ -36,7 +38,13 @@ class JitterBuffer:
             self.late += 1  # or a copy
             return []
         if number >= self.next + LONGEST_GAP:
-            return []
+            self.ahead += 1
+            if self.ahead < BELIEVED:
+                return []
+            out = self.pop(max(self.packets, default=0))
+            self.next = number
+            return out + self.push(number, packet)
+        self.ahead = 0
         self.packets[number] = packet
         return self.pop(max(self.packets) - self.wait)
 
@@ -61,7 +69,11 @@ def main() -> None:
     options = parser.parse_args()
     codec = Codec.load()
     receiver = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    receiver.bind((options.host, options.port))
+    try:
+        receiver.bind((options.host, options.port))
+        Path(options.out).open("ab").close()  # not when the call is over
+    except (OSError, OverflowError) as error:
+        sys.exit(f"udp_receive: error: {error}")
     receiver.settimeout(options.timeout)
     print(f"listening on {options.host}:{receiver.getsockname()[1]}", flush=True)
     buffer = JitterBuffer(options.wait)
@@ -71,7 +83,11 @@ def main() -> None:
     while not ended:
         try:
             datagram = receiver.recv(2048)
-        except TimeoutError:
+        except (TimeoutError, KeyboardInterrupt):
+            if decoder is not None:
+                pieces += [
+                    decoder.push(packet) for packet in buffer.pop(max(buffer.packets, default=0))
+                ]
             break
         if len(datagram) < SEQUENCE.size:
             continue

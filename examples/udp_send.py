@@ -45,6 +45,13 @@ def read_signal(source: str) -> Iterator[np.ndarray]:
         yield waveform[start : start + 320]
 
 
+def packets_of(encoder: StreamEncoder, pieces: Iterator[np.ndarray]) -> Iterator[bytes]:
+    """Yield packets as soon as the pieces are there that complete them."""
+    for piece in pieces:
+        yield from encoder.push(piece)
+    yield from encoder.finish()
+
+
 class BadNetwork:
     """Send datagrams, but lose some and deliver some late."""
 
@@ -91,19 +98,22 @@ def main() -> None:
     except ValueError as error:
         sys.exit(f"udp_send: error: {error}")
     network = BadNetwork((options.host, options.port), options.loss, options.reorder, options.seed)
-    for _ in range(HEADER_COPIES):
-        network.send_now(SEQUENCE.pack(0) + write_header(encoder.header))
+    try:
+        for _ in range(HEADER_COPIES):
+            network.send_now(SEQUENCE.pack(0) + write_header(encoder.header))
+    except (OSError, OverflowError) as error:  # no such host, no such port
+        sys.exit(f"udp_send: error: {options.host}:{options.port}: {error}")
     number = 0
     start = time.monotonic()
     try:
-        pieces = read_signal(options.source)
-        for packets in (*map(encoder.push, pieces), encoder.finish()):
-            for packet in packets:
-                number += 1
-                if not options.fast:
-                    time.sleep(max(start + number * PACKET_SECONDS - time.monotonic(), 0.0))
-                network.send(SEQUENCE.pack(number) + packet)
-    except AudioError as error:
+        for packet in packets_of(encoder, read_signal(options.source)):
+            number += 1
+            if not options.fast:
+                time.sleep(max(start + number * PACKET_SECONDS - time.monotonic(), 0.0))
+            network.send(SEQUENCE.pack(number) + packet)
+    except KeyboardInterrupt:
+        pass  # the end is sent all the same
+    except (AudioError, OSError) as error:
         sys.exit(f"udp_send: error: {error}")
     if network.late is not None:
         network.send_now(network.late)

@@ -29,8 +29,8 @@ JSON_NAME, CSV_NAME = "ratings.json", "ratings.csv"
 class RatingRow:
     """What one codec was rated at one rate.
 
-    `low` and `high` are the 95 % confidence interval of the mean over listeners and clips, NaN
-    where there is a single rating; `measured_kbps` is None for reference and anchor.
+    `low` and `high` are the 95 % confidence interval of the mean over listeners (of one: over its
+    clips), NaN where there is a single rating; `measured_kbps` is None for reference and anchor.
     """
 
     bitrate_kbps: float
@@ -146,7 +146,12 @@ def _screen(ratings: Sequence[Rating]) -> list[Excluded]:
 
 def _row(rate: float, codec: str, group: Sequence[Rating]) -> RatingRow:
     values = [rating.rating for rating in group]
-    low, high = bootstrap_mean(values)
+    # Ratings of one listener are not independent; of a single one, other clips are the question.
+    by_listener: dict[str, list[float]] = defaultdict(list)
+    for rating in group:
+        by_listener[rating.listener].append(rating.rating)
+    means = [math.fsum(own) / len(own) for own in by_listener.values()]
+    low, high = bootstrap_mean(means if len(means) > 1 else values)
     measured = [r.measured_kbps for r in group if r.measured_kbps is not None]
     return RatingRow(
         bitrate_kbps=rate,

@@ -1,8 +1,9 @@
 """Measure what the context model saves against the envelope-only Laplace model.
 
 Both models price exactly the same integers: those that the shipped codec codes for every clip at
-every rate. The Laplace model gets every chance: its scale is envelope / step, with one scale
-factor per band fitted to the very clips that it is tested on.
+every rate, with all frames predicted (a file has an intra frame in each second). The Laplace model
+gets every chance: its scale is envelope / step, with one scale factor per band fitted to the very
+clips that it is tested on.
 
     python -m experiments.measure.context_saving DATA_DIR [--weights FILE] [--json OUT]
 """

@@ -88,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         results = np.array(
             [run(estimator, s, train, test, options.steps) for s in range(options.seeds)]
         )
-        mean, spread = results.mean(0), results.std(0)
+        mean, spread = results.mean(0), results.std(0, ddof=1)
         rows.append({"estimator": estimator, "mean": mean.tolist(), "std": spread.tolist()})
         cells = "".join(f"  {m:5.2f} ± {s:4.2f}  " for m, s in zip(mean, spread, strict=True))
         print(f"{estimator:11}{cells}", flush=True)

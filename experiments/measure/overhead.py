@@ -1,4 +1,4 @@
-"""What sending a batch of a minute costs, in CPU time of all processes: to processes, to a cluster.
+"""What sending a batch (five minutes) costs in CPU time of all processes: to processes, a cluster.
 
     python -m experiments.measure.overhead [--batches 500] [--runs 3]
 

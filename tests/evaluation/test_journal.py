@@ -125,6 +125,16 @@ def test_what_was_stopped_is_not_lost_by_mistake(clips: list[Path], tmp_path: Pa
     toy(clips, [16], journal=tmp_path)  # what is complete may be replaced
 
 
+def test_two_runs_at_once(tmp_path: Path) -> None:
+    """Do not write over each other's lines."""
+    first = Journal(tmp_path, {}, 3)
+    first.append(0, [ClipScore("a", 8)])
+    with pytest.raises(ValueError, match="another run is writing it"):
+        Journal(tmp_path, {}, 3, resume=True)
+    first.close()
+    assert Journal(tmp_path, {}, 3, resume=True).resumed == 1
+
+
 def test_of_what_was_done_twice_the_last_counts(tmp_path: Path) -> None:
     journal = Journal(tmp_path, {}, 3)
     for task, score in ((2, 1.0), (0, 2.0), (2, 3.0), (1, 4.0)):

@@ -155,9 +155,9 @@ def test_means_and_intervals(tmp_path: Path) -> None:
         ours.mean - 20
     )
     assert (ours.ratings, ours.listeners, ours.clips) == (12, 3, 4)
-    half = 1.96 * np.std(expected, ddof=1) / math.sqrt(12)
-    assert ours.low == pytest.approx(ours.mean - half, abs=1.5)
-    assert ours.high == pytest.approx(ours.mean + half, abs=1.5)
+    # Ratings of one listener are not independent. One resample in 27 has one of three means only.
+    means = np.reshape(expected, (3, 4)).mean(axis=1)
+    assert (ours.low, ours.high) == (pytest.approx(min(means)), pytest.approx(max(means)))
     assert ours.measured_kbps == pytest.approx(8.02) and summary.rows[0].measured_kbps is None
     assert summary.excluded == [] and summary.listeners == ["Ann", "Bob", "Cem"]
     text = ratings_table(summary)

@@ -23,13 +23,13 @@ from codec.runner import run as run_items
 from evaluation import bd_rate
 from evaluation.alignment import fir_map
 from evaluation.arrays import distinct
-from evaluation.clips import ClipsOfFiles, wav_names
+from evaluation.clips import ClipsOfDirectory, ClipsOfFiles, wav_names
 from evaluation.clips import choose_clips as choose
 from evaluation.metrics import DEFAULT_METRICS, METRICS, Metric, MetricError, pesq_wb, psnr
 from evaluation.published import PublishedScore, read_scores
 from evaluation.results import ClipScore, EvalResult, RunInfo, write_results
 from evaluation.run import sum_up
-from evaluation.scoring import lost_packets
+from evaluation.scoring import Task, lost_packets
 from evaluation.tables import (
     all_tables,
     comparison_table,
@@ -213,6 +213,41 @@ def test_a_clip_that_no_worker_survives_is_a_failure(
     assert summary_of(result)[0]["failures"] == 1
 
 
+def test_a_clip_that_no_slow_metric_survives_is_a_failure(
+    clips: list[Path], monkeypatch: pytest.MonkeyPatch, third_party: None
+) -> None:
+    def one_dies(*arguments: Any) -> Iterator[Done]:
+        for came in run_items(*arguments):
+            slow = isinstance(came.item, tuple) and not isinstance(came.item, Task)
+            died = slow and came.item[0].file == "a.wav"
+            yield Done(came.item, error="its worker process died 3 times") if died else came
+
+    monkeypatch.setattr("evaluation.run.run_items", one_dies)
+    result = toy(clips[:2], [8], metrics=["dnsmos"])
+    (failure,) = result.failures
+    assert (failure.file, failure.metric) == ("a.wav", "dnsmos")
+    assert "died 3 times" in failure.reason
+    assert np.isfinite(scores_of(result, "nsvq", "psnr_db")["a.wav", 8])
+
+
+@pytest.mark.parametrize("added", [True, False])
+def test_a_directory_that_changes_meanwhile(clips: list[Path], tmp_path: Path, added: bool) -> None:
+    """Scores would go to the wrong clips, or some clips be missing in the means."""
+    later = tmp_path / "later"  # is listed when it is reached
+    later.mkdir()
+    for name in ("a.wav", "b.wav", "c.wav", "d.wav", "later/e.wav"):
+        (tmp_path / name).write_bytes(clips[0].read_bytes())
+
+    def change(done: int, total: int) -> None:
+        if added:
+            (later / "f.wav").write_bytes(clips[0].read_bytes())
+        else:
+            (later / "e.wav").unlink(missing_ok=True)
+
+    with pytest.raises(ValueError, match="added or removed while they were scored"):
+        toy(ClipsOfDirectory(tmp_path), [8], progress=change)
+
+
 @pytest.mark.slow
 def test_a_clip_that_kills_its_worker_is_a_failure(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "loud.wav", 1.9 * syllables(1.0, 1), RATE)
@@ -233,6 +268,11 @@ def test_names_stay_apart() -> None:
         "a.wav", "a.flac", "../t/b.ogg",
     ]  # fmt: skip
     assert wav_names(names) == ["s/a.wav.wav", "s/a.flac.wav", "t/b.wav"]
+    assert wav_names(["a.flac", "a.wav", "a.wav.flac"]) == [
+        "a.flac.wav",
+        "a.wav.wav",
+        "a.wav.flac.wav",
+    ]
 
 
 @pytest.mark.parametrize(

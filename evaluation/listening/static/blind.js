@@ -287,6 +287,7 @@ class BlindView {
     const rating = Number(this.#parts.sliders[i].value);
     if (stimulus.rating === rating) return;
     stimulus.rating = rating;
+    this.#session.saved = false;
     stimulus.time = new Date().toISOString();
     this.#keep();
     this.#update();
@@ -394,7 +395,7 @@ class BlindView {
           el("p", {}, "One row per rating: ", el("code", {}, COLUMNS.join(", ")), ". The rate of the ",
             "trial is bitrate_kbps; measured_kbps is what this sound took; codec is a codec, ",
             "reference or anchor. Files of several listeners are summed up by ",
-            el("code", {}, "codec eval --ratings *.csv"), ".")),
+            el("code", {}, "codec ratings *.csv"), ".")),
       ),
     );
   }
