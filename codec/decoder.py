@@ -229,10 +229,12 @@ def synthesize(model, state, parameters, enhanced, gains, samples):
             mdct.overlap_add(state.overlap, windowed[block], plain)
             if spreads:
                 mdct.keep_silence(model.transform, state.norm, norm, plain)
-            state.norm = norm
             first = p * FRAME_LENGTH + block * HOP_LENGTH
             out = samples[first : first + HOP_LENGTH]
             ltpf.postfilter(state.ltpf, plain, parameters[p].lag[block], gains[p, block], out)
+            if spreads:  # nor is the sound of the past heard in silence
+                mdct.keep_silence(model.transform, state.norm, norm, out)
+            state.norm = norm
 
 
 @entry

@@ -40,6 +40,7 @@ from models.dsp import (
     PITCH_FRAME,
     band_interpolation,
     comb_filter,
+    hold,
     inverse_mdct,
     mdct,
     quiet_inverse_mdct,
@@ -51,10 +52,8 @@ from models.dsp import (
 from models.enhancer import DecodedFrames, Enhancer
 from models.msvq import PredictiveMSVQ
 from models.quantizers import QuantizerOutput, either
+from models.rate_model import EDGE
 
-# Half width, in steps, of the zone around the first threshold in which a coefficient may change
-# sides.
-EDGE = 0.2
 LEVELS_PER_OCTAVE = LOG_ONE / LEVEL_RESOLUTION
 
 
@@ -392,6 +391,6 @@ class CodecNet(nn.Module):
         if frames.loss is not None:
             lost = (frames.loss[..., 0] > 0.5).repeat_interleave(BLOCKS_PER_FRAME, 1)
         blocks = spectrum.flatten(1, 2)
-        out = quiet_inverse_mdct(blocks, length, lost)
+        out, limit = quiet_inverse_mdct(blocks, length, lost)
         out = torch.nn.functional.pad(out, (HISTORY, 0))
-        return comb_filter(out, frames.lag.flatten(1), comb.flatten(1, 2))
+        return hold(comb_filter(out, frames.lag.flatten(1), comb.flatten(1, 2)), limit)

@@ -202,8 +202,10 @@ def inverse_mdct(spectrum: Tensor, num_samples: int) -> Tensor:
     return summed.flatten(1)[:, :num_samples]
 
 
-def quiet_inverse_mdct(spectrum: Tensor, num_samples: int, lost: Tensor | None = None) -> Tensor:
-    """Rebuild the waveform, and hold samples to what both blocks that they lie in can tell of.
+def quiet_inverse_mdct(
+    spectrum: Tensor, num_samples: int, lost: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Rebuild the waveform, held to what both blocks that a sample lies in can tell of.
 
     As ``codec.dsp.mdct.keep_silence`` does, where ``spreads`` says so.
 
@@ -215,7 +217,7 @@ def quiet_inverse_mdct(spectrum: Tensor, num_samples: int, lost: Tensor | None =
 
     Returns
     -------
-    float Tensor, shape [B, T]
+    waveform, limit : float Tensors, shape [B, T]   how large samples may be, also when filtered
     """
     frames = spectrum @ mdct_matrix().to(spectrum).T  # [B, F, 2N]
     early, late = frames[:, 1:, :HOP_LENGTH], frames[:, :-1, HOP_LENGTH:]
@@ -228,8 +230,13 @@ def quiet_inverse_mdct(spectrum: Tensor, num_samples: int, lost: Tensor | None =
     rise = window_rise().to(norm)
     limit = float(ALIAS) * torch.minimum(before[..., None] / rise.flip(0), now[..., None] / rise)
     limit = torch.where(spreads[..., None], limit, torch.inf)
-    held = torch.maximum(torch.minimum(early + late, limit), -limit)
-    return held.flatten(1)[:, :num_samples]
+    limit = limit.flatten(1)[:, :num_samples]
+    return hold((early + late).flatten(1)[:, :num_samples], limit), limit
+
+
+def hold(waveform: Tensor, limit: Tensor) -> Tensor:
+    """Return samples that are no larger than their limits, both of one shape."""
+    return torch.maximum(torch.minimum(waveform, limit), -limit)
 
 
 # --- linear prediction ----------------------------------------------------------------------------

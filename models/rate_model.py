@@ -23,6 +23,9 @@ LOG2E = 1.4426950408889634
 # badly, as in digital silence, the context model pays far fewer bits: the true step is octaves
 # finer.
 MOVED_STEPS, STEP_MEAN, STEP_SPREAD, STEP_RUN = 0.3, -0.4, 0.9, 10
+# Half width, in steps, of the zone around the first threshold in which a coefficient may change
+# sides.
+EDGE = 0.2
 BISECTIONS, SEARCH_OCTAVES = 12, 16.0
 
 
@@ -74,10 +77,13 @@ def hard_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
 
 
 def soft_bits(magnitude: Tensor, log_scale: Tensor, log_step: Tensor) -> Tensor:
-    """Return the Laplace bits [B, F] without rounding: differentiable in step and scale."""
+    """Return the Laplace bits [B, F] without steps: differentiable in step and scale.
+
+    A coefficient becomes coded within ``EDGE`` of the threshold, as in what the quantizer loses.
+    """
     zero, one, slope = laplace_code_lengths(log_scale - log_step)
     ratio = magnitude * torch.exp2(-log_step)[:, :, None]
-    part = ratio.clamp_max(1.0).sum(2)
+    part = ((ratio - (1.0 - ROUNDING - EDGE)) / (2 * EDGE)).clamp(0.0, 1.0).sum(2)
     further = (ratio - 1.0).clamp_min(0.0).sum(2)
     return (zero * (BLOCKS_PER_FRAME - part) + one * part + slope * further).sum(-1)
 
