@@ -126,14 +126,20 @@ class Failures:
     def clear(self) -> None:
         """Remove the file of an earlier run, or keep off one that is of something else."""
         with self._catching():
-            if isinstance(self._folder, Path):
-                there = self._folder / FAILURES_NAME
-                if there.is_file() and not there.read_bytes().startswith(_FIRST_LINE):
+            if self._folder is None:
+                return
+            place = join(self._folder, FAILURES_NAME)
+            there = is_done(place)
+            if there:
+                with fetched(place) as copy:
+                    foreign = not copy.read_bytes().startswith(_FIRST_LINE)
+                if foreign:
                     self._folder = None
                     raise ValueError("one is there that is of something else")
-                there.unlink(missing_ok=True)
-            elif self._folder is not None and is_done(join(self._folder, FAILURES_NAME)):
-                fs, path = file_system(str(join(self._folder, FAILURES_NAME)))
+            if isinstance(place, Path):
+                place.unlink(missing_ok=True)
+            elif there:
+                fs, path = file_system(str(place))
                 fs.rm_file(path)
 
     def close(self) -> None:

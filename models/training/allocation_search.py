@@ -10,14 +10,22 @@ trials. :func:`refit_allocation` does what a search cannot: it brings the learne
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from codec.config import FRAMES_PER_SECOND, NUM_BANDS, NUM_RATE_KNOTS
+from codec.config import (
+    DETAIL_BITS,
+    FRAMES_PER_SECOND,
+    INITIAL_LEVEL,
+    NUM_BANDS,
+    NUM_RATE_KNOTS,
+)
 from models.allocation import FIRST_KNOT, KNOTS_PER_OCTAVE, StepAllocation
-from models.codec_net import CodecNet
+from models.codec_net import LEVELS_PER_OCTAVE, CodecNet
 from models.detail import rest_bits
 from models.training.config import TrainConfig
 from models.training.data import CropSampler
@@ -39,34 +47,44 @@ DEPTH_LIMIT_32 = 1.2
 REFIT_RANGE = 3.5  # octaves
 
 
+class Crops(NamedTuple):
+    """Crops of one batch: float Tensor [B, T], T = (2F - 1) * N, and bool [B], which are speech."""
+
+    waveform: Tensor
+    speech: Tensor
+
+
 @torch.no_grad()
 def crop_losses(
-    net: CodecNet, loss_fn: CodecLoss, batch: Tensor, frame_bits: float, num_stages: int
+    net: CodecNet, loss_fn: CodecLoss, crops: Crops, frame_bits: float, num_stages: int
 ) -> Tensor:
-    """Return the losses [B] of crops coded with frames of one size.
-
-    Parameters
-    ----------
-    batch : float Tensor, shape [B, T]   T = (2F - 1) * N
-    """
+    """Return the losses [B] of crops coded with frames of one size."""
+    batch = crops.waveform
     bits = torch.full((len(batch), num_frames(batch.shape[1])), frame_bits, device=batch.device)
     stages = torch.full((len(batch),), num_stages, device=batch.device)
     rate = torch.full((len(batch),), frame_bits * FRAMES_PER_SECOND / 1000)
     torch.manual_seed(0)
     out = net(batch, bits, stages, hard=True)
-    return loss_fn(batch, out.waveform, rate.to(batch))[0]
+    return loss_fn(batch, out.waveform, rate.to(batch), crops.speech)[0]
+
+
+def bits_of_row(knot: int) -> float:
+    """Return the bits of frames whose rest, without detail, is where a row of the table holds."""
+    wanted = 2.0 ** (FIRST_KNOT + knot / KNOTS_PER_OCTAVE)
+    bits = wanted + torch.arange(0, 12 * DETAIL_BITS, 0.5, dtype=torch.float64)
+    return float(bits[(rest_bits(bits) - wanted).abs().argmin()])
 
 
 class _Trials:
     """Losses of the crops with the best offsets so far, and the test whether others are better."""
 
-    def __init__(self, net: CodecNet, loss_fn: CodecLoss, batches: list[Tensor], knot: int) -> None:
+    def __init__(self, net: CodecNet, loss_fn: CodecLoss, batches: list[Crops], knot: int) -> None:
         self.net, self.loss_fn, self.batches = net, loss_fn, batches
-        self.frame_bits = 2.0 ** (FIRST_KNOT + knot / KNOTS_PER_OCTAVE)
+        self.frame_bits = bits_of_row(knot)
         self.stages = net.config.num_stages
         self.best = [self.score(batch) for batch in batches]
 
-    def score(self, batch: Tensor) -> Tensor:
+    def score(self, batch: Crops) -> Tensor:
         return crop_losses(self.net, self.loss_fn, batch, self.frame_bits, self.stages)
 
     def mean(self) -> float:
@@ -89,7 +107,7 @@ class _Trials:
 def search_offsets(
     net: CodecNet,
     loss_fn: CodecLoss,
-    batches: list[Tensor],
+    batches: list[Crops],
     knot: int,
     moves: tuple[float, ...] = SEARCH_MOVES,
 ) -> tuple[float, float]:
@@ -97,7 +115,7 @@ def search_offsets(
 
     Parameters
     ----------
-    batches : list of float Tensors, shape [B, T]
+    batches : list of Crops
     knot : int               0..NUM_RATE_KNOTS - 1
     moves : tuple of float   sizes of the moves to try, octaves, largest first
 
@@ -144,7 +162,11 @@ def search_allocation(
     """Search the offsets by rate on the weight average; each process takes some of the rates."""
     first = (1 << 43) + state.step
     batches = [
-        sampler.batch(first + i, config.batch_size).to(config.device) for i in range(SEARCH_BATCHES)
+        Crops(
+            sampler.batch(first + i, config.batch_size).to(config.device),
+            sampler.speech(first + i, config.batch_size).to(config.device),
+        )
+        for i in range(SEARCH_BATCHES)
     ]
     table = state.average.allocation.rate_offsets
     for knot in range(NUM_RATE_KNOTS):
@@ -174,7 +196,8 @@ def _wanted_offsets(
         bits = bits.to(device)
         out = net(waveform, bits, stages.to(device), True)
         envelope = out.vq.quantized
-        previous = torch.cat([net.msvq.initial.expand(8, 1, -1), envelope[:, :-1]], 1)
+        initial = net.msvq.initial.expand(8, 1, -1) + INITIAL_LEVEL / LEVELS_PER_OCTAVE
+        previous = torch.cat([initial, envelope[:, :-1]], 1)
         position = (0.5 * torch.log2(bits / 160)).clamp(0.0, 1.0)[..., None]
         limit = DEPTH_LIMIT + position * (DEPTH_LIMIT_32 - DEPTH_LIMIT)
         step = envelope + torch.minimum(out.depth, limit)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from codec import decoder, encoder
+from codec.bitstream import intra_packets
 from codec.coding.vbr import MIN_FRAME_BYTES
-from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, HOP_LENGTH
+from codec.config import BLOCKS_PER_FRAME, FRAME_LENGTH, FRAMES_PER_GROUP, HOP_LENGTH
 from codec.enhancer_network import PARAMETERS
 from codec.weights import Weights
 from models.enhancer import DecodedFrames
@@ -98,18 +99,21 @@ class CodedBatches:
     def _make(self, step: int) -> tuple[Batch, DecodedFrames]:
         stages = self.codec.num_stages
         batch = draw_batch(self.config, self.sampler, step, stages, self.group)
-        coded = [self._code(batch, i) for i in range(len(batch.waveform))]
+        # Sequences begin anywhere in a group of frames, whose first one is intra.
+        rng, own = np.random.default_rng([self.config.seed, step, 5]), len(batch.waveform)
+        phases = rng.integers(FRAMES_PER_GROUP, size=(self.group.size, own))[self.group.rank]
+        coded = [self._code(batch, i, int(phase)) for i, phase in enumerate(phases)]
         parameters = np.stack([told for told, _ in coded])
         spectra = np.stack([spectrum for _, spectrum in coded])
-        lossy = bool(batch.lost.any())
-        return batch, decoded_frames(parameters, spectra, lossy, self.config.device)
+        # The parts for losses always run: all processes need gradients of the same parameters.
+        return batch, decoded_frames(parameters, spectra, True, self.config.device)
 
-    def _code(self, batch: Batch, i: int) -> tuple[np.ndarray, np.ndarray]:
+    def _code(self, batch: Batch, i: int, phase: int) -> tuple[np.ndarray, np.ndarray]:
         """Code a sequence; return what the enhancer is told [F], and the spectra [F, 2, N]."""
         lost = batch.lost[i].cpu().numpy()
         count, stages = len(lost), int(batch.num_stages[i])
         sizes = batch.frame_bits[i].cpu().numpy().astype(np.int64) // 8
-        intra = np.full(count, bool(batch.intra[i]))
+        intra = intra_packets(count, bool(batch.intra[i]), phase)
         intra[0] = True
         wave = np.zeros(count * FRAME_LENGTH, np.float32)
         wave[: batch.waveform.shape[1]] = batch.waveform[i].cpu().numpy()

@@ -166,7 +166,7 @@ class LevelLoss(nn.Module):
     """
 
     FRAME, HOP = 384, 192
-    RANGE_DB = 60.0  # below the band's highest level in the clip: silent
+    RANGE_DB = 60.0  # below the highest level of any band in the clip: silent
 
     bands: Tensor
     window: Tensor
@@ -270,8 +270,9 @@ class CodecLoss(nn.Module):
         total = torch.zeros_like(terms["error"])
         for name, value in terms.items():
             low, high = self.weights[name], self.weights_32[name]
-            change = math.log(max(high, 1e-6) / max(low, 1e-6))
-            total = total + low * torch.exp(position * change) * value
+            if low or high:  # between them a straight line of logarithms, in which 0 is next to 0
+                low, high = max(low, 1e-6), max(high, 1e-6)
+                total = total + low * torch.exp(position * math.log(high / low)) * value
         return total, terms
 
     def _disturbance(self, reference: Tensor, decoded: Tensor, speech: Tensor | None) -> Tensor:

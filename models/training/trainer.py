@@ -13,6 +13,7 @@ import math
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -221,13 +222,16 @@ def train_graph(
     coded = None
     if config.coded and config.init_from:
         coded = CodedBatches(config, sampler, load_weights(Path(config.init_from)), group)
+    # What is frozen stays, and coded crops have the steps that they were coded with.
+    fixed = config.coded or "allocation" in config.freeze.split(",")
+    searches = config.search_every and not fixed
     hidden = quiet or not group.main
     bar = tqdm(total=config.steps, initial=state.step, disable=hidden, unit="step", desc="train")
     started = time.monotonic()
     smooth: dict[str, float] = {}
     with catch_interrupt() as stopped, bar:
         while state.step < config.steps:
-            if config.search_every and state.step and state.step % config.search_every == 0:
+            if searches and state.step and state.step % config.search_every == 0:
                 search_allocation(config, state, loss_fn, sampler, group)
             if state.step == hard_from(config):
                 refit_detail(config, state, sampler, group)
@@ -302,16 +306,17 @@ def finish(
     predicted, intra, bits = finished_tensors(config, net, sampler, quiet)
     card = describe_run(config, state, sampler, processes) | bits
     path = Path(config.out_dir) / EXPORT
-    weights = export_weights(path, net.config, predicted, intra, card)
-    if valid:
-        codec = Codec(weights)
+    if valid:  # before the file is there, which says that the run is done
+        with tempfile.TemporaryDirectory() as folder:
+            unscored = Path(folder) / EXPORT
+            codec = Codec(export_weights(unscored, net.config, predicted, intra, card))
 
         def code(clip: np.ndarray, rate_kbps: float) -> np.ndarray:
             return codec.decode(codec.encode(clip, SAMPLE_RATE, rate_kbps))
 
         card["validation"] = score_clips(code, to_float(valid[:CODEC_CLIPS]))
-        export_weights(path, net.config, predicted, intra, card)
-        tqdm.write(f"exported {path}: PESQ/pSNR {describe(card['validation'])}")
+        tqdm.write(f"PESQ/pSNR of {path}: {describe(card['validation'])}")
+    export_weights(path, net.config, predicted, intra, card)
     return path
 
 

@@ -9,7 +9,13 @@ from torch import nn
 
 from codec.config import NUM_BANDS, NUM_RATE_KNOTS, CodecConfig
 from models.allocation import FIRST_KNOT, StepAllocation
-from models.training.allocation_search import crop_losses, refit_allocation, search_offsets
+from models.detail import rest_bits
+from models.training.allocation_search import (
+    Crops,
+    crop_losses,
+    refit_allocation,
+    search_offsets,
+)
 
 
 class Output:
@@ -32,17 +38,18 @@ class FakeNet(nn.Module):
     ) -> Output:
         self.calls += 1
         assert hard and (bits == bits[0, 0]).all()
-        table = self.allocation.table(bits[:1, :1].log2())[0, 0]
+        table = self.allocation.table(rest_bits(bits[:1, :1]).log2())[0, 0]
         distance = (table - self.wanted).square().mean()
         generator = torch.Generator().manual_seed(self.calls)
         return Output(distance + self.noise * torch.randn(len(waveform), generator=generator))
 
 
-def loss(reference: torch.Tensor, decoded: torch.Tensor, rate: torch.Tensor):
+def loss(reference: torch.Tensor, decoded: torch.Tensor, rate: torch.Tensor, speech: torch.Tensor):
+    assert speech.all()
     return decoded, {}
 
 
-BATCHES = [torch.zeros(8, 9 * 160) for _ in range(3)]
+BATCHES = [Crops(torch.zeros(8, 9 * 160), torch.ones(8, dtype=torch.bool)) for _ in range(3)]
 
 
 def wanted() -> torch.Tensor:
@@ -56,7 +63,8 @@ def test_search_finds_the_offsets(knot: int) -> None:
     net = FakeNet(wanted(), 0.0)
     before, after = search_offsets(net, loss, BATCHES, knot)
     assert after < 0.1 * before
-    assert (net.allocation.rate_offsets[knot] - wanted()).abs().max() < 0.3
+    # Frames are of the size, without their detail, at which this row holds alone.
+    assert (net.allocation.rate_offsets[knot] - wanted()).abs().max() < 0.26
     others = [k for k in range(NUM_RATE_KNOTS) if k != knot]
     assert (net.allocation.rate_offsets[others] == 0).all()
 

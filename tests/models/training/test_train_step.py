@@ -13,7 +13,7 @@ from models.codec_net import CodecNet
 from models.quantizers import reset_moments
 from models.training import sampling
 from models.training.acceleration import use_bfloat16
-from models.training.allocation_search import crop_losses
+from models.training.allocation_search import Crops, crop_losses
 from models.training.losses import CodecLoss
 from models.training.state import TrainState, freeze_part
 from models.training.step import learning_rate_at, train_step
@@ -31,7 +31,7 @@ def test_training_reduces_the_loss(data_dir: Path) -> None:
     state, sampler = begin(config)
     loss_fn = CodecLoss.from_config(config)
     sampler.augment = False
-    batch = sampler.batch(1 << 30, 4)  # judged on speech as it is,
+    batch = Crops(sampler.batch(1 << 30, 4), torch.ones(4, dtype=torch.bool))  # as it is,
     sampler.augment = True  # trained on what arrives in the field
     before = crop_losses(state.net.eval(), loss_fn, batch, 264.0, 3).mean()
     losses = [train_step(state, config, loss_fn, sampler)["loss"] for _ in range(160)]
