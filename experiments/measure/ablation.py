@@ -42,7 +42,7 @@ from models.training.step import train_step
 RATES = (8.0, 13.2, 24.4, 32.0)
 FRAMES = 100  # of a crop
 # Amplitude of the noise over that of the envelope: the best constant on the validation clips.
-PLAIN_NOISE = 0.35
+PLAIN_NOISE = 0.5
 NEVER = -16.0  # a gain whose sigmoid is nothing
 
 
