@@ -71,10 +71,7 @@ PARAMETERS = record(
     uncoded=(np.float32, (BLOCKS_PER_FRAME, HOP_LENGTH)),  # 1 where nothing was coded
     lag=(np.int64, BLOCKS_PER_FRAME),  # samples, of the segment that each block completes
     periodicity=(np.float32, BLOCKS_PER_FRAME),  # 0..1
-    detail=(
-        np.float32,
-        (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS),
-    ),  # octaves; what is predicted, if none was sent
+    detail=(np.float32, (BLOCKS_PER_FRAME, NUM_DETAIL_BANDS)),  # octaves, sent or predicted
     loss=(np.float32, NUM_LOSS_FEATURES),  # lost; length of the gap; time since
     silent=np.int64,  # 1: the lowest level and nothing coded, which is digital silence
 )

@@ -49,7 +49,7 @@ RAW_DEFAULT = Samples("s16le", SAMPLE_RATE, 1)
 _CHUNKS = (b"LIST", b"fact", b"bext", b"iXML", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"PEAK", b"JUNK")
 _HEADER_SPACE = 1 << 16  # a header that is longer is not read while it comes in
 _LISTEN_SECONDS = 1.0  # of several channels, by which their downmix is chosen
-_HANGUP = getattr(signal, "SIGHUP", signal.SIGTERM)
+_HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows
 _LAST_BYTES = 1 << 20  # that may lie in a pipe when a recording is stopped
 
 
@@ -133,7 +133,7 @@ class LiveStop:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        for number in {signal.SIGINT, signal.SIGTERM, _HANGUP}:
+        for number in filter(None, (signal.SIGINT, signal.SIGTERM, _HANGUP)):
             if signal.getsignal(number) != signal.SIG_IGN:  # a background job, or nohup
                 self._former[number] = signal.signal(number, self._note)
         wakeup = signal.set_wakeup_fd(self._woken)

@@ -195,7 +195,7 @@ def keep_silence(transform, before, now, samples):
 
     Quantization noise spreads over all of a block, into silence as well: an echo before an onset,
     and one behind an end. The silent block beside it tells that there is nothing: no windowed
-    sample is much larger than the block's norm. Where :func:`spreads` says so.
+    sample is much larger than the block's norm. To be called where :func:`spreads` says so.
 
     Parameters
     ----------
