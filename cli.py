@@ -150,6 +150,8 @@ def decode(
     the tree is kept, NAME.bin becomes NAME.wav. Standard input is decoded while it comes in.
     """
     start_quickly()
+    if raw and format is not None:
+        raise UserError("--raw and --format: the one is --format raw; leave one of them out")
     place = find_input(source)
     from codec.pieces import DecodeOptions
     from commands.coding import CodingRun

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -195,9 +196,9 @@ class Codec:
         """
         if not MIN_KBPS <= bitrate <= MAX_KBPS:
             raise ValueError(
-                f"bitrate {bitrate:g} kbit/s is out of range: use {MIN_KBPS:g} to {MAX_KBPS:g}"
+                f"bitrate {bitrate:.10g} kbit/s is out of range: use {MIN_KBPS:g} to {MAX_KBPS:g}"
             )
-        if sample_rate != int(sample_rate):
+        if not math.isfinite(sample_rate) or sample_rate != int(sample_rate):
             raise ValueError(f"sample rate {sample_rate} Hz is no whole number: round it first")
         bitrate_bps = round(bitrate * 1000)
         return Header(
@@ -249,7 +250,7 @@ class Codec:
 
     def decode_with_rate(self, data: bytes, source_rate: bool = False) -> tuple[np.ndarray, int]:
         """Decode and return the waveform with its sample rate in Hz."""
-        return self._decode(*read_stream(data), source_rate)
+        return self._decode(*read_stream(bytes(data)), source_rate)
 
     def _decode(
         self, header: Header, packets: Sequence[bytes | None], source_rate: bool

@@ -16,7 +16,7 @@ from codec.bitstream import (
     read_header,
     read_stream,
 )
-from codec.config import FRAMES_PER_SECOND
+from codec.config import FRAMES_PER_SECOND, HEADER_BYTES
 from codec.decoder import FrameDecoder
 from codec.errors import CodecError, WeightsError
 from codec.io.storage import Location, fetched
@@ -126,6 +126,7 @@ def describe_stream(data: bytes, weights: Weights) -> dict[str, Any]:
     """
     header, packets = read_stream(data)
     check_weights(header, weights.fingerprint, weights.config.num_stages)
+    header_bytes = read_header(data)[1]  # more than today's where a later writer added fields
     payload = 8 * sum(len(p) for p in packets)
     duration = header.num_samples / header.source_sample_rate
     return {
@@ -142,8 +143,8 @@ def describe_stream(data: bytes, weights: Weights) -> dict[str, Any]:
         "independent": header.independent,
         "open_end": header.open_end,
         "num_stages": header.num_stages,
-        "header_bytes": read_header(data)[1],
-        "overhead_bytes": overhead_bytes(header),
+        "header_bytes": header_bytes,
+        "overhead_bytes": overhead_bytes(header) + header_bytes - HEADER_BYTES,
         "file_bytes": len(data),
         "share": _shares(weights, header.num_stages, packets, header.independent),
     }

@@ -46,7 +46,10 @@ if TYPE_CHECKING:
 
 RAW_DEFAULT = Samples("s16le", SAMPLE_RATE, 1)
 # Such chunks may follow where there really are no samples.
-_CHUNKS = (b"LIST", b"fact", b"bext", b"iXML", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"PEAK", b"JUNK")
+_CHUNKS = (
+    b"LIST", b"fact", b"bext", b"iXML", b"id3 ", b"ID3 ", b"cue ", b"smpl", b"PEAK", b"JUNK",
+    b"afsp", b"PAD ", b"FLLR", b"cart", b"DISP", b"acid", b"inst", b"axml", b"chna", b"_PMX",
+)  # fmt: skip
 _HEADER_SPACE = 1 << 16  # a header that is longer is not read while it comes in
 _LISTEN_SECONDS = 1.0  # of several channels, by which their downmix is chosen
 _HANGUP = getattr(signal, "SIGHUP", None)  # not on Windows

@@ -74,6 +74,7 @@ class StreamEncoder:
         self.header = codec.header(0, 16000, bitrate, independent=independent, open_end=True)
         self.num_samples = 0
         self._encoder = codec.frame_encoder(self.header, keep_offset, effort)
+        self._ended = False
         self._frame = 0  # number of the next one
         self._rest = np.zeros(0, np.float32)  # samples that do not fill a frame yet
 
@@ -86,9 +87,11 @@ class StreamEncoder:
 
         Raises
         ------
-        ValueError                 not floats of shape [T]
+        ValueError                 not floats of shape [T]; after `finish`
         codec.AudioError           NaN, infinite or absurdly large samples
         """
+        if self._ended:
+            raise ValueError("the stream is finished: begin another one")
         samples = np.asarray(samples)
         if samples.ndim != 1 or not np.issubdtype(samples.dtype, np.floating):
             raise ValueError(
@@ -100,6 +103,7 @@ class StreamEncoder:
 
     def finish(self) -> list[bytes]:
         """Return the last packets, the rest of the signal in them; then the encoder is used up."""
+        self._ended = True
         missing = num_packets(self.num_samples) - self._frame
         return self._encode(self._rest, missing)
 

@@ -107,6 +107,11 @@ class CodingRun:
     def choose(self, source: Location, target: str | None) -> Location:
         """Return where the output goes."""
         chosen = choose_target(source, target, self.suffix, self.force)
+        many = source != STANDARD and is_directory(source)
+        if is_shards(chosen) and not many:
+            raise UserError(f"{chosen}: is a shard by its name, of many files; name another output")
+        if self.place.scheduler is not None and not many:
+            note("--scheduler: a single file is coded here")
         if self.encoding and Path(str(chosen)).suffix.lower() in self.suffixes:
             note(f"{chosen}: is to be a coded stream, not audio; .bin is the usual suffix")
         return chosen

@@ -19,7 +19,7 @@ def _check_kbps(value: float) -> float:
     """Return the bitrate, or raise `UserError` when it is outside 8..32 kbit/s."""
     if not (math.isfinite(value) and MIN_KBPS <= value <= MAX_KBPS):
         raise UserError(
-            f"bitrate {value:g} kbit/s is out of range; "
+            f"bitrate {value:.10g} kbit/s is out of range; "
             f"give a value from {MIN_KBPS:g} to {MAX_KBPS:g}"
         )
     return value

@@ -37,7 +37,7 @@ def _check(run: CodingRun, source: Location, target: str | None) -> None:
     """Raise unless standard input and output can be what was asked for."""
     if run.skip_existing or run.dry_run:
         option = "--skip-existing" if run.skip_existing else "--dry-run"
-        raise UserError(f"{option}: is for files and directories; leave it out with -")
+        raise UserError(f"{option}: is for files and directories; leave it out with - and --raw")
     if source == STANDARD and target is None:
         raise UserError("name an output for what comes from standard input, or -")
     if source != STANDARD and is_directory(source):

@@ -234,7 +234,7 @@ def check_weights(header: Header, fingerprint: bytes, num_stages: int) -> None:
             f"the file was coded with the weights {header.fingerprint.hex()}, but those loaded are "
             f"{fingerprint.hex()}: load the right ones with --weights"
         )
-    if header.num_stages > num_stages:
+    if not 1 <= header.num_stages <= num_stages:
         raise BitstreamError(
             f"the header names {header.num_stages} envelope stages, the weights have "
             f"{num_stages}: the file is damaged, copy it again"

@@ -14,7 +14,7 @@ FloatArray = NDArray[np.float32]
 
 MIX = "mix"
 BLOCK_SAMPLES = 1 << 16  # of all channels together
-MAX_PEAK = 65536.0  # full scale is 1; beyond this, squares of spectra leave float32
+MAX_PEAK = 8192.0  # full scale is 1; beyond this, the envelope has no levels
 _MAX_CHANNELS = 8  # in arrays whose shape could be read either way
 _LEAST_RATIO = 32  # of samples to channels, where there are more of these
 
@@ -146,7 +146,8 @@ def check_samples(samples: FloatArray, name: str) -> float:
         raise AudioError(f"{name}: has NaN or infinite samples; repair it first")
     if peak > MAX_PEAK:
         raise AudioError(
-            f"{name}: has samples of {peak:.3g}, where full scale is 1; scale it first"
+            f"{name}: has samples of {peak:.3g}, where full scale is 1; scale it first "
+            "(floats made of 16 bits: divide by 32768)"
         )
     return peak
 
@@ -176,6 +177,8 @@ def to_mono(wave: Any, channel: str | int = MIX) -> FloatArray:
     check_samples(frames, "the wave")
     channels = frames.shape[1]
     if channel != MIX:
+        if not isinstance(channel, int | np.integer):
+            raise AudioError(f"channel is {channel!r}: give 'mix' or a number, from 1")
         return one_channel(int(channel), channels, "the wave")(frames)
     size = max(1, BLOCK_SAMPLES // max(channels, 1))
     blocks = (frames[start : start + size] for start in range(0, len(frames), size))
@@ -184,6 +187,7 @@ def to_mono(wave: Any, channel: str | int = MIX) -> FloatArray:
 
 def _to_float(wave: NDArray[Any]) -> FloatArray:
     """Return float32 with full scale ±1."""
+    wave = wave.astype(wave.dtype.newbyteorder("="), copy=False)
     kind = wave.dtype
     if kind in (np.int16, np.int32):
         return wave.astype(np.float32) / np.float32(-float(np.iinfo(kind).min))

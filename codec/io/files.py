@@ -56,6 +56,8 @@ def atomic_open(path: PathLike) -> Iterator[BinaryIO]:
     try:
         with _naming(label):
             raw = _Output(temporary, "x+b", label)
+        with contextlib.suppress(OSError):  # what others may not read stays so
+            os.fchmod(raw.fileno(), stat.S_IMODE(os.stat(target).st_mode))
         with io.BufferedRandom(raw) as file:
             yield file
             file.flush()

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import BinaryIO, NamedTuple, Protocol
 
 import numpy as np
@@ -20,27 +20,44 @@ FloatArray = NDArray[np.float32]
 
 
 class Format(NamedTuple):
-    """A container and coding of libsndfile; WAV and raw samples are written without it."""
+    """A container and coding of libsndfile; WAV and raw samples are written without it.
+
+    `takes` tells whether there is a sample rate (Hz), `rates` in words which there are.
+    """
 
     container: str
     subtype: str = "PCM_16"
-    rates: tuple[int, ...] = ()  # the only ones that it takes; none: any
+    takes: Callable[[int], bool] = lambda rate: True
+    rates: str = ""
 
 
 WAV, RAW = Format("WAV"), Format("RAW")
 _HEADERLESS = ("s16le", "f32le", "alaw", "mulaw")
 _OPUS_RATES = (8000, 12000, 16000, 24000, 48000)
 _MP3_RATES = (8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000)
+_VORBIS_RATE = 200_000  # libvorbis crashes above
+_FLAC_RATE, _FLAC_RATE_10 = 65_535, 655_350  # above the one in steps of 10 Hz, to the other
+_PIECE = 1 << 16  # samples at a time: libvorbis puts the first ones on its stack
+
+
+def _of_rates(container: str, subtype: str, rates: tuple[int, ...]) -> Format:
+    """Return a format that has these sample rates only."""
+    return Format(container, subtype, rates.__contains__, f"one of {', '.join(map(str, rates))}")
+
 
 # By the name that `--format` takes, and by suffix.
 FORMATS = {
     "wav": WAV,
     "raw": RAW,
     **{name: Format("RAW", name) for name in _HEADERLESS},
-    "flac": Format("FLAC"),
-    "ogg": Format("OGG", "VORBIS"),
-    "opus": Format("OGG", "OPUS", _OPUS_RATES),
-    "mp3": Format("MP3", "MPEG_LAYER_III", _MP3_RATES),
+    "flac": Format(
+        "FLAC",
+        takes=lambda rate: rate <= _FLAC_RATE or (rate <= _FLAC_RATE_10 and rate % 10 == 0),
+        rates=f"up to {_FLAC_RATE} Hz, or multiples of 10 up to {_FLAC_RATE_10} Hz",
+    ),
+    "ogg": Format("OGG", "VORBIS", lambda rate: rate <= _VORBIS_RATE, f"up to {_VORBIS_RATE} Hz"),
+    "opus": _of_rates("OGG", "OPUS", _OPUS_RATES),
+    "mp3": _of_rates("MP3", "MPEG_LAYER_III", _MP3_RATES),
     "aiff": Format("AIFF"),
     "au": Format("AU"),
     "caf": Format("CAF"),
@@ -74,9 +91,8 @@ def output_format(path: PathLike, rate: int | None = None, name: str | None = No
             ".mp3, .aiff, .au, .caf, .w64 or .rf64"
         )
     found = FORMATS[key]
-    if rate is not None and found.rates and rate not in found.rates:
-        rates = ", ".join(map(str, found.rates))
-        raise AudioError(f"{path}: {key} has no {rate} Hz; use one of {rates}, or another format")
+    if rate is not None and not found.takes(rate):
+        raise AudioError(f"{path}: {key} has no {rate} Hz; use {found.rates}, or another format")
     return found
 
 
@@ -180,7 +196,8 @@ class _LibsndfileSink:
         self._empty = self._empty and not len(samples)
         data = to_int16(samples) if self._exact else np.clip(samples, -1, 1)
         with self._file.raising():
-            self._sound.write(data)
+            for start in range(0, len(data), _PIECE):
+                self._sound.write(data[start : start + _PIECE])
 
     def finish(self) -> None:
         with self._file.raising():
@@ -230,7 +247,9 @@ class _Kept:
         try:
             yield
             self.file.flush()
-        except Exception:
+        except Exception as error:
+            if self._error is None and isinstance(error, RuntimeError):  # soundfile's own
+                raise AudioError(f"libsndfile does not write it ({error})") from error
             if self._error is None:
                 raise
         if self._error is not None:

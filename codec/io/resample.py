@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -74,7 +76,7 @@ class ResampleStream:
 
 def check_rate(rate: int, name: str = "sample rate") -> None:
     """Raise an `AudioError` unless the rate is a whole number of Hz that the format can hold."""
-    if rate != int(rate):
+    if not math.isfinite(rate) or rate != int(rate):
         raise AudioError(f"{name} {rate} Hz is not a whole number: give an integer")
     if not MIN_SOURCE_RATE <= rate <= MAX_SOURCE_RATE:
         raise AudioError(

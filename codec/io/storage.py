@@ -103,8 +103,10 @@ def location(name: str | os.PathLike[str]) -> Location:
     text = os.fspath(name)
     if not text:
         raise CodecError("an empty name; name a file or a folder (. is this one)")
-    if text.startswith("file://"):
-        return Path(text.removeprefix("file://"))
+    if text.lower().startswith("file://"):
+        from urllib.parse import unquote
+
+        return Path(unquote(text[len("file://") :].removeprefix("localhost")))
     return text if is_url(text) else named_path(text)
 
 

@@ -91,6 +91,15 @@ def test_integer_pcm_is_scaled(codec: Codec, speech: np.ndarray, dtype: type, sc
     assert codec.encode(pcm) == codec.encode(pcm.astype(np.float32) / np.float32(scale))
 
 
+def test_other_byte_orders_and_buffers(codec: Codec, speech: np.ndarray) -> None:
+    pcm = np.round(32767 * speech[:8000]).astype(np.int16)
+    data = codec.encode(pcm)
+    assert codec.encode(pcm.astype(">i2")) == data
+    wanted = codec.decode(data)
+    for given in (bytearray(data), memoryview(data), np.frombuffer(data, np.uint8)):
+        np.testing.assert_array_equal(codec.decode(given), wanted)
+
+
 def test_channels_first_or_last(codec: Codec, speech: np.ndarray) -> None:
     wave = np.stack([speech[:8000], 0.25 * speech[:8000]])
     mixed = codec.encode(wave)
@@ -133,6 +142,16 @@ def test_bitrate_out_of_range(codec: Codec, bitrate: float) -> None:
 
 
 def test_shapes_and_options_that_make_no_sense(codec: Codec, stream: bytes) -> None:
+    for rate in (float("inf"), float("nan"), 16000.5):
+        with pytest.raises(ValueError, match="no whole number"):
+            codec.encode(np.zeros(1000), rate)
+    for channel in ("left", 1.5):
+        with pytest.raises(AudioError, match="give 'mix' or a number"):
+            codec.encode(np.zeros(1000), channel=channel)
+    with pytest.raises(ValueError, match="bitrate 7.9999999 kbit/s is out"):
+        codec.encode(np.zeros(1000), 16000, 7.9999999)
+    with pytest.raises(AudioError, match="floats made of 16 bits: divide by 32768"):
+        codec.encode(np.full(1000, 32000.0))
     for wave in (np.zeros((2, 3, 4)), np.float64(0.5)):
         with pytest.raises(ValueError, match="shape"):
             codec.encode(wave)

@@ -110,6 +110,8 @@ def test_pushed_samples_are_not_kept(codec: Codec) -> None:
         packets += encoder.push(buffer)
         buffer[:] = np.nan
     assert packets + encoder.finish() == read_stream(whole(codec, 5000, 13.2))[1]
+    with pytest.raises(ValueError, match="is finished"):
+        encoder.push(LONG[:100])
 
 
 # --------------------------------------------------------------------------------------------------

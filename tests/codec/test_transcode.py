@@ -17,6 +17,7 @@ import soundfile
 from codec import Codec
 from codec.errors import AudioError, BitstreamError, CodecError, WeightsError
 from codec.io.audio import read_audio
+from codec.io.output import FORMATS, open_sink
 from codec.io.storage import Location
 from codec.io.wav import write_wav
 from codec.pieces import DecodeOptions, EncodeOptions, Outcome, Stopped
@@ -240,3 +241,53 @@ def test_memory_does_not_grow_with_the_signal(
     assert peaks[3] - peaks[2] < limit
     assert peaks[5] - peaks[4] < limit
     assert peaks[-1] < 300
+
+
+@pytest.mark.parametrize(
+    ("name", "rate", "works"),
+    [
+        ("a.flac", 65535, True), ("a.flac", 65536, False), ("a.flac", 384000, True),
+        ("a.flac", 655360, False), ("a.ogg", 200000, True), ("a.ogg", 200001, False),
+        ("a.opus", 44100, False), ("a.mp3", 96000, False), ("a.wav", 768000, True),
+    ],
+)  # fmt: skip
+def test_rates_of_formats(codec: Codec, tmp_path: Path, name: str, rate: int, works: bool) -> None:
+    """What libsndfile or libvorbis cannot write, or crash of, is refused before."""
+    coded = tmp_path / "a.bin"
+    coded.write_bytes(codec.encode(np.zeros(800), 16000))
+    target = tmp_path / name
+    if works:
+        decode_file(codec, coded, target, DecodeOptions(rate))
+        assert soundfile.info(target).samplerate == rate
+        return
+    with pytest.raises(AudioError, match=f"has no {rate} Hz; use "):
+        decode_file(codec, coded, target, DecodeOptions(rate))
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("name", ["flac", "mp3", "opus"])
+def test_formats_that_cannot_be_empty(codec: Codec, tmp_path: Path, name: str) -> None:
+    coded = tmp_path / "a.bin"
+    coded.write_bytes(codec.encode(np.zeros(0), 16000))
+    with pytest.raises(AudioError, match="there are no samples"):
+        decode_file(codec, coded, tmp_path / f"a.{name}", DecodeOptions(16000))
+    assert [path.name for path in tmp_path.iterdir()] == ["a.bin"]
+
+
+def test_a_long_first_piece_of_vorbis(tmp_path: Path) -> None:
+    """libvorbis puts it on the stack: decoded silence, or a long hole, comes in one piece."""
+    target = tmp_path / "a.ogg"
+    with open(target, "w+b") as file:
+        sink = open_sink(file, FORMATS["ogg"], 16000, None, True)
+        sink.write(np.random.default_rng(0).standard_normal(4_000_000).astype(np.float32) * 0.1)
+        sink.finish()
+    assert soundfile.info(target).frames == 4_000_000
+
+
+def test_permissions_of_an_output_that_is_replaced(codec: Codec, tmp_path: Path) -> None:
+    target = tmp_path / "a.bin"
+    target.touch(0o600)
+    target.chmod(0o600)
+    soundfile.write(tmp_path / "a.wav", np.zeros(800), 16000)
+    encode_file(codec, tmp_path / "a.wav", target, EncodeOptions())
+    assert target.stat().st_size > 0 and target.stat().st_mode & 0o777 == 0o600

@@ -126,9 +126,9 @@ READ = {  # the number of samples that are really there, and a word of the notes
     "extensible": (extensible(PCM_GUID), 100, ""),
     "extensible, 99 valid bits": (extensible(PCM_GUID, valid_bits=99), 100, ""),
     "int values as floats": (
-        wav(3, bits=32, data=np.array([0, 9999, -12345], "<f4").tobytes()),
+        wav(3, bits=32, data=np.array([0, 999, -1234], "<f4").tobytes()),
         3,
-        "1.23e+04 times full scale",
+        "1.23e+03 times full scale",
     ),
 }
 
@@ -167,6 +167,10 @@ REFUSED = {  # a word of the error
     "infinite": (wav(3, bits=64, data=np.array([0, -np.inf], "<f8").tobytes()), "NaN or infinite"),
     "beyond float32": (wav(3, bits=64, data=np.array([0, 1e300], "<f8").tobytes()), "infinite"),
     "beyond reason": (wav(3, bits=32, data=np.array([0, 1e38], "<f4").tobytes()), "full scale"),
+    "loud int values as floats": (
+        wav(3, bits=32, data=np.array([0, 9999, -12345], "<f4").tobytes()),
+        "divide by 32768",
+    ),
     "FLAC with the only frame cut": (encoded("FLAC")[:-1], "damaged or cut off"),
     "FLAC with half of it": (encoded("FLAC")[: len(encoded("FLAC")) // 2], "damaged or cut off"),
 }
