@@ -24,7 +24,7 @@ from evaluation.results import ClipScore
 JOURNAL_NAME = "clips.jsonl"
 _FIELDS = (
     "file", "codec", "rate", "loss", "duration_s", "measured_kbps", "payload_kbps", "encode_s",
-    "decode_s", "scores", "failures",
+    "decode_s", "scores", "failures", "notes",
 )  # fmt: skip
 
 _UNSAID = {"effort": "normal"}  # settings that runs of earlier versions do not name

@@ -64,7 +64,7 @@ class ClipScore:
     audio; of other programs, that of the packets without their container, as `payload_kbps` is; of
     a published score, what its author says. `encode_s` and `decode_s` are CPU seconds. `wave` is
     the decoded clip (float32, shape [T], 16 kHz) where it is to be heard. `published` tells scores
-    that were only read from a file.
+    that were only read from a file. `notes` are on the clip itself: cut off, mixed down, ...
     """
 
     file: str
@@ -78,6 +78,7 @@ class ClipScore:
     decode_s: float | None = None
     scores: dict[str, float | None] = field(default_factory=dict)
     failures: list[tuple[str, str]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     wave: NDArray[np.float32] | None = None
     published: bool = False
     number: int = 0

@@ -19,7 +19,7 @@ from typing import Any
 from codec.io.storage import fetched
 from codec.runner import BATCH_SECONDS, Done, Place
 from codec.runner import run as run_items
-from codec.trees import Durations
+from codec.trees import Durations, Notes
 from evaluation import summary
 from evaluation.clips import (
     Clip,
@@ -38,7 +38,7 @@ from evaluation.metrics import DEFAULT_METRICS, optional_metrics
 from evaluation.plots import write_plots
 from evaluation.published import PublishedScore, published_clip, select_published
 from evaluation.results import ClipScore, EvalResult, RunInfo, write_results
-from evaluation.scoring import Job, SlowJob, Task, read_reference
+from evaluation.scoring import Job, SlowJob, Task, read_clip, read_reference
 
 PAGE_NAME = "listen.html"
 _SCORING_COST = 8.0  # a second that is scored takes as long as so many that are coded
@@ -100,9 +100,10 @@ def run(config: EvalConfig, progress: Progress | None = None) -> EvalResult:
     )
     scored = AllScores(journal, [codec for codec, _ in kinds])
     scored.add_published(published, config.clips, metrics, others)
+    notes += _notes_on_clips(scored)
     result = sum_up(scored, info, notes)
     result.heard.extend(_clips_to_hear(kept, heard))
-    read_reference.cache_clear()
+    read_clip.cache_clear()
     return result
 
 
@@ -174,6 +175,20 @@ def _notes(journal: Journal, clips: Clips) -> list[str]:
             "intervals say what another sample would have given"
         )
     return notes
+
+
+def _notes_on_clips(scored: Iterable[ClipScore]) -> list[str]:
+    """Return what readers say of clips, alike ones once."""
+    notes = Notes()
+    ours: list[ClipScore] = []  # the last one
+    for clip in scored:  # codec by codec, clip by clip
+        if ours and clip.codec != ours[0].codec:
+            break
+        if not ours or clip.number != ours[0].number:
+            for text in clip.notes:
+                notes.add(clip.file, text)
+        ours = [clip]
+    return list(notes.lines())
 
 
 def _score(

@@ -120,7 +120,7 @@ def run_task(job: Job, codec: Any, task: Task, stop: object = None) -> list[Clip
     clip = ClipScore(task.file, task.rate, job.name if baseline is None else baseline.name)
     losses = job.losses if baseline is None else ()
     try:
-        reference = read_reference(task.path)
+        reference, clip.notes = read_clip(task.path)
     except AudioError as exc:
         clip.failures.append(("audio", _one_line(exc)))
         return _for_each_loss(losses, clip)
@@ -144,11 +144,16 @@ def run_task(job: Job, codec: Any, task: Task, stop: object = None) -> list[Clip
 
 
 @lru_cache(maxsize=2)
-def read_reference(place: Location) -> FloatArray:
-    """Read a clip as 16 kHz mono; the same clip is coded at several rates in a row."""
+def read_clip(place: Location) -> tuple[FloatArray, list[str]]:
+    """Read a clip as 16 kHz mono, and notes on it; it is coded at several rates in a row."""
     with fetched(place) as path:
-        waveform, rate, _ = read_audio(path, name=str(place))
-    return to_codec_rate(waveform, rate)
+        waveform, rate, notes = read_audio(path, name=str(place))
+    return to_codec_rate(waveform, rate), notes
+
+
+def read_reference(place: Location) -> FloatArray:
+    """Read a clip as 16 kHz mono."""
+    return read_clip(place)[0]
 
 
 @dataclass(frozen=True)

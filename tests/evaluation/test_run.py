@@ -340,6 +340,18 @@ def test_files_and_table(clips: list[Path], tmp_path: Path, third_party: None) -
     assert lines[3].split()[:1] == ["16.0"]
 
 
+def test_notes_on_clips_are_passed_on(clips: list[Path], tmp_path: Path) -> None:
+    """Once for each clip, and of alike ones the first with their number."""
+    for name, source in (("a.wav", clips[0]), ("b.wav", clips[0]), ("c.wav", clips[2])):
+        data = source.read_bytes()
+        (tmp_path / name).write_bytes(data[: len(data) - 1001 * (name != "c.wav")])
+    result = toy(ClipsOfDirectory(tmp_path), [8, 16], baselines=[ToyBaseline()])
+    (note,) = (note for note in result.notes if "cut off" in note)
+    assert note.endswith("(2 files)")
+    (tmp_path / "notes.txt").touch()
+    assert any("1 .txt" in note for note in toy(ClipsOfDirectory(tmp_path), [8]).notes)
+
+
 def test_a_name_that_is_no_text(clips: list[Path], tmp_path: Path) -> None:
     named = tmp_path / os.fsdecode(b"caf\xe9.wav")
     named.write_bytes(clips[0].read_bytes())
@@ -482,7 +494,7 @@ def test_published_scores(clips: list[Path]) -> None:
     assert row["pesq_wb"] == pytest.approx(1.85)
     assert row["estoi"] is None and row["encode_x_realtime"] is None and row["published"]
     notes = "\n".join(result.notes)
-    assert len(result.notes) == 5
+    assert len(result.notes) == 6  # one of them on a clip of two channels
     assert "scores of toy are left out: it runs here" in notes
     assert "scores of part are of 1 of 2 clips only" in notes
     assert "scores of none are left out" in notes
