@@ -24,10 +24,10 @@ import torch
 
 from codec import Codec
 from codec.config import BLOCKS_PER_FRAME, HOP_LENGTH, NUM_BANDS, SAMPLE_RATE
-from codec.io.audio import list_audio
 from codec.model import FIELDS
 from evaluation.metrics import MetricError, pesq_wb, psnr
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 from models.context import ContextModel
 from models.runtime import Tensors, file_tensors
 from models.training.config import TrainConfig

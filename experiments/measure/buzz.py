@@ -17,8 +17,8 @@ import numpy as np
 from scipy.signal import butter, sosfilt
 
 from codec import Codec
-from codec.io.audio import list_audio
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 
 FRAME, LAG = 640, 320
 

@@ -20,9 +20,9 @@ import torch
 
 from codec import Codec
 from codec.config import BAND_EDGES, NUM_BANDS, REPORT_RATES_KBPS
-from codec.io.audio import list_audio
 from codec.model import COST_ONE
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 from models.context import FEATURE_ONE
 from models.rate_model import laplace_code_lengths
 from models.training.collect import collect

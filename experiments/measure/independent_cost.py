@@ -19,9 +19,9 @@ import numpy as np
 
 from codec import Codec
 from codec.config import MAX_KBPS, SAMPLE_RATE
-from codec.io.audio import list_audio
 from evaluation.metrics import pesq_wb, psnr
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 
 MORE = (1.0, 1.04, 1.08, 1.12)
 

@@ -27,9 +27,9 @@ from codec.config import (
     LOG_ONE,
     SAMPLE_RATE,
 )
-from codec.io.audio import list_audio
 from evaluation.metrics import distillmos, pesq_wb, psnr
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 
 LOWEST = 1500 / (SAMPLE_RATE / 2) * HOP_LENGTH  # coefficients; below, levels stay as they are
 LARGEST = 1.5  # octaves by which a level is moved at most

@@ -17,8 +17,8 @@ import numpy as np
 
 from codec import Codec
 from codec.config import BAND_EDGES_HZ, SAMPLE_RATE
-from codec.io.audio import list_audio
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 
 FRAME = 384  # samples: 24 ms
 RANGES_HZ = ((1500, 3000), (3000, 5000), (5000, 8000), (1500, 8000))

@@ -22,12 +22,13 @@ from typing import Any
 import psutil
 from distributed import LocalCluster
 
-from codec.io.audio import AUDIO_SUFFIXES, list_audio
+from codec.io.audio import AUDIO_SUFFIXES
 from codec.io.finder import Finder
 from codec.pieces import DecodeOptions, EncodeOptions
 from codec.runner import Place
 from codec.transcode import Coder
 from codec.trees import TreeRun
+from experiments.audio import list_audio
 
 
 def cpu_seconds() -> float:

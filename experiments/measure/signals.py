@@ -26,11 +26,11 @@ import numpy as np
 
 from codec import Codec
 from codec.config import FRAME_LENGTH, SAMPLE_RATE
-from codec.io.audio import list_audio
 from evaluation.alignment import align, mapped_psnr
 from evaluation.baselines.codecs import make_baseline
 from evaluation.metrics import MetricError, pesq_wb, psnr
 from evaluation.scoring import read_reference
+from experiments.audio import list_audio
 
 # Waveform [T] at 16 kHz and kbit/s in, decoded waveform [T] out.
 Coder = Callable[[np.ndarray, float], np.ndarray]

@@ -25,9 +25,10 @@ import numpy as np
 
 from codec import Codec
 from codec.config import SAMPLE_RATE
-from codec.io.audio import list_audio, read_audio
+from codec.io.audio import read_audio
 from codec.io.resample import to_codec_rate
 from codec.io.wav import write_wav
+from experiments.audio import list_audio
 
 SECONDS = 60.0
 

@@ -80,6 +80,8 @@ def load_directory(
                 recordings.append(found)
     if broken == len(files):
         raise AudioError(f"none of the {broken} audio files in '{directory}' can be read")
+    if not recordings:
+        raise AudioError(f"the audio files in '{directory}' have no samples")
     if broken:
         report(f"{broken} of {len(files)} files in {directory} cannot be read and are left out")
     return recordings
@@ -145,6 +147,8 @@ class CropSampler:
                 f"the recordings last {len(self.samples) / SAMPLE_RATE:.1f} s in all, less than "
                 f"one crop of {crop_samples / SAMPLE_RATE:.1f} s: give more audio"
             )
+        if not self.samples.any():
+            raise AudioError("the recordings are digital silence: give speech")
         self.crop_samples = crop_samples
         self.seed = seed
         self.augment = augment

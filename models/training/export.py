@@ -8,6 +8,7 @@ training can start from shipped weights. Both ways go through :func:`net_paramet
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
@@ -291,18 +293,26 @@ def export_weights(
 
     Raises
     ------
-    WeightsError   values that the runtime refuses, such as weights that overflow an accumulator
+    WeightsError   values that the runtime refuses, such as weights that overflow an accumulator;
+                   there is no file then
+    OSError        it cannot be written
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
     # One metadata key only: several are stored in random order, which would change the fingerprint.
     metadata = {"config": json.dumps(config.to_dict())}
-    save_file(file_tensors(predicted, intra), str(temporary), metadata=metadata)
-    temporary.chmod(0o644)  # safetensors writes it for the owner only
-    temporary.replace(path)
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    full = {"fingerprint": digest[:8], "sha256": digest, **card, "config": config.to_dict()}
-    path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
+    try:
+        save_file(file_tensors(predicted, intra), str(temporary), metadata=metadata)
+        temporary.chmod(0o644)  # safetensors writes it for the owner only
+        digest = hashlib.sha256(temporary.read_bytes()).hexdigest()
+        full = {"fingerprint": digest[:8], "sha256": digest, **card, "config": config.to_dict()}
+        load_weights(temporary)  # nothing is there that the runtime refuses
+        path.with_suffix(".json").write_text(json.dumps(full, indent=2) + "\n")
+        temporary.replace(path)
+    except SafetensorError as error:
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
     return load_weights(path)
 
 

@@ -13,11 +13,15 @@ from codec.config import SAMPLE_RATE
 
 
 class RunLog:
-    """Log of one run, in its folder."""
+    """Log of one run, in its folder; what is there of steps after `step` is forgotten."""
 
-    def __init__(self, directory: Path) -> None:
-        self.writer = SummaryWriter(str(directory / "tensorboard"))
+    def __init__(self, directory: Path, step: int) -> None:
+        self.writer = SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1)
         self.path = directory / "train.csv"
+        if self.path.is_file():  # rows after the checkpoint will come again
+            head, *rows = self.path.read_text().splitlines(keepends=True)
+            kept = [row for row in rows if int(row.partition(",")[0]) <= step]
+            self.path.write_text("".join([head, *kept]))
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Append one row and its TensorBoard scalars."""

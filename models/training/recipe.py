@@ -13,12 +13,13 @@ import sys
 import tomllib
 from dataclasses import MISSING, Field, dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from tqdm import tqdm
 
 from codec.config import CodecConfig
-from models.training.config import TrainConfig
+from models.training.coded import check_coded
+from models.training.config import PARTS, TrainConfig
 from models.training.trainer import CHECKPOINT, EXPORT, train
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -53,10 +54,15 @@ def load_recipe(recipe: str) -> list[Stage]:
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise ValueError(f"no recipe '{recipe}': use {known}, or a file that ends in .toml")
     try:
-        stages = tomllib.loads(path.read_text(encoding="utf-8")).get("stage")
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"recipe '{recipe}': {error}") from error
-    if not isinstance(stages, list) or not stages:
+    stages = table.pop("stage", None)
+    if table:
+        raise ValueError(
+            f"recipe '{recipe}': {next(iter(table))} stands before the first [[stage]]"
+        )
+    if not isinstance(stages, list) or not stages or not all(isinstance(s, dict) for s in stages):
         raise ValueError(f"recipe '{recipe}' has no stages: begin each with [[stage]]")
     return [_stage(recipe, number, table) for number, table in enumerate(stages, 1)]
 
@@ -81,7 +87,21 @@ def _fits(field: Field[Any], value: Any) -> bool:
     if type(value) is not kind and not (kind is float and type(value) is int):
         return False
     low, high = field.metadata["min"], field.metadata["max"]
+    choices = get_args(get_type_hints(TrainConfig)[field.name])
+    if kind is str and choices and value not in choices:
+        return False
     return (low is None or value >= low) and (high is None or value <= high)
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuse what would stop a stage when its turn comes."""
+    frozen = set(filter(None, config.freeze.split(",")))
+    if unknown := frozen - set(PARTS):
+        raise ValueError(f"cannot freeze '{min(unknown)}': use {', '.join(PARTS)}")
+    if frozen == set(PARTS):
+        raise ValueError("everything is frozen: leave something to train")
+    if config.coded:
+        check_coded(config)
 
 
 def stage_configs(config: TrainConfig, stages: list[Stage]) -> list[TrainConfig]:
@@ -102,6 +122,10 @@ def stage_configs(config: TrainConfig, stages: list[Stage]) -> list[TrainConfig]
         folder = Path(config.out_dir) / f"{number}-{stage.name}"
         options = {"out_dir": str(folder), "init_from": start, "recipe": None} | stage.options
         configs.append(replace(config, **options))
+        try:
+            _check(configs[-1])
+        except ValueError as error:
+            raise ValueError(f"stage '{stage.name}': {error}") from error
     return configs
 
 

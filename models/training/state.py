@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import errno
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -45,6 +47,8 @@ class TrainState:
     history: list[dict[str, Any]] = field(default_factory=list)
 
 
+# Options of a run that goes on: another value would make another run of it.
+SAME = ("estimator", "freeze", "init_from", "seed", "batch_size", "crop_seconds", "coded")
 COUNTERS = ("step", "seconds", "step_seconds", "speech_seconds", "history")
 
 
@@ -166,7 +170,12 @@ def update_average(state: TrainState, decay: float) -> None:
 
 
 def save_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint atomically.
+
+    Raises
+    ------
+    OSError   it cannot be written; the former one stays
+    """
     temporary = path.with_suffix(".tmp")
     content = {
         "config": asdict(config),
@@ -175,8 +184,15 @@ def save_checkpoint(path: Path, config: TrainConfig, state: TrainState) -> None:
         "average": state.average.state_dict(),
         "optimizer": state.optimizer.state_dict(),
     }
-    torch.save(content | {name: getattr(state, name) for name in COUNTERS}, temporary)
-    temporary.replace(path)
+    try:
+        torch.save(content | {name: getattr(state, name) for name in COUNTERS}, temporary)
+        temporary.replace(path)
+    except RuntimeError as error:  # a full disk, in torch's words
+        temporary.unlink(missing_ok=True)
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(path)) from error
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def load_checkpoint(path: Path, config: TrainConfig) -> TrainState:
@@ -184,19 +200,28 @@ def load_checkpoint(path: Path, config: TrainConfig) -> TrainState:
 
     Raises
     ------
-    ValueError   no checkpoint there, or one of another model
+    ValueError   no checkpoint there, a damaged one, or one of another model or other options
     """
     if not path.is_file():
         raise ValueError(f"no checkpoint '{path}' to resume from: start without --resume")
-    saved = torch.load(path, map_location=config.device, weights_only=True)
-    estimator = saved["config"]["estimator"]
-    if estimator != config.estimator:
-        raise ValueError(
-            f"the checkpoint was trained with {estimator}: give --estimator {estimator}"
-        )
+    try:
+        saved = torch.load(path, map_location=config.device, weights_only=True)
+        former = saved["config"]
+    except (RuntimeError, KeyError, TypeError, EOFError, UnpicklingError) as error:
+        raise ValueError(f"'{path}' is damaged: begin again in another --out") from error
+    for name in SAME:
+        before, now = former.get(name), getattr(config, name)
+        if name == "init_from":  # it may lie elsewhere now
+            before, now = (value and Path(value).name for value in (before, now))
+        if name in former and before != now:
+            option = name.replace("_", "-")
+            raise ValueError(f"the checkpoint was trained with --{option} {before}: give the same")
     state = new_state(config, CodecConfig.from_dict(saved["codec"]))
-    for part in ("net", "average", "optimizer"):
-        getattr(state, part).load_state_dict(saved[part])
+    try:
+        for part in ("net", "average", "optimizer"):
+            getattr(state, part).load_state_dict(saved[part])
+    except (RuntimeError, ValueError, KeyError) as error:
+        raise ValueError(f"'{path}' is of another version: begin again in another --out") from error
     for name in COUNTERS:
         # Checkpoints of older versions have no throughput.
         setattr(state, name, saved.get(name, getattr(state, name)))

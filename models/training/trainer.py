@@ -62,11 +62,9 @@ from models.training.validation import (
 
 CHECKPOINT, EXPORT = "latest.pt", "codec.safetensors"
 LOG_EVERY = 50  # steps
+SHORTEST_CLIP = SAMPLE_RATE // 2  # to validate on
 SMOOTHING = 0.98  # of what is logged, per step
-LICENCE = (
-    "MIT; trained on recordings under CC BY 4.0, CC0, MIT, Apache-2.0 and the CMU AN4 licence "
-    "(see README)"
-)
+LICENCE = "not stated: it depends on the recordings"
 
 
 def train(config: TrainConfig, codec: CodecConfig | None = None, quiet: bool = False) -> Path:
@@ -139,7 +137,14 @@ def load_clips(
         recordings = load_torchaudio(config.dataset, Path(config.data_dir), group.main, report)
     else:
         recordings = load_directory(Path(config.data_dir), report=report)
-    valid = load_directory(Path(config.valid_dir)) if config.valid_dir and group.main else []
+    valid: list[np.ndarray] = []
+    if config.valid_dir and group.main:
+        found = load_directory(Path(config.valid_dir), report=report)
+        valid = [clip for clip in found if len(clip) >= SHORTEST_CLIP]
+        if len(valid) < len(found):
+            report(f"{len(found) - len(valid)} clips in {config.valid_dir} are too short for PESQ")
+        if not valid:
+            raise ValueError(f"--valid: {config.valid_dir} has no clip of half a second or more")
     return recordings, valid
 
 
@@ -190,12 +195,12 @@ def catch_interrupt() -> Iterator[Callable[[], bool]]:
             signal.signal(number, previous)
 
 
-def open_log(config: TrainConfig, codec: CodecConfig) -> RunLog:
-    """Return the log of a run; writes its settings beside it."""
+def open_log(config: TrainConfig, codec: CodecConfig, step: int) -> RunLog:
+    """Return the log of a run that is at a step; writes its settings beside it."""
     out_dir = Path(config.out_dir)
     settings = {"train": asdict(config), "codec": codec.to_dict()}
     (out_dir / "config.json").write_text(json.dumps(settings, indent=2))
-    return RunLog(out_dir)
+    return RunLog(out_dir, step)
 
 
 def train_graph(
@@ -218,7 +223,7 @@ def train_graph(
     problem = use_compiler(state.net, loss_fn) if config.compile else None
     if problem and group.main:
         tqdm.write(f"codec: note: trained without --compile: {problem}", file=sys.stderr)
-    log = open_log(config, state.net.config) if group.main else None
+    log = open_log(config, state.net.config, state.step) if group.main else None
     coded = None
     if config.coded and config.init_from:
         coded = CodedBatches(config, sampler, load_weights(Path(config.init_from)), group)
@@ -246,11 +251,13 @@ def train_graph(
             if log:
                 if state.step % LOG_EVERY == 0:
                     log.scalars(state.step, smooth)
-                if valid and (last or state.step % config.validate_every == 0):
-                    log_validation(state, valid, log)
-                if last or stop or state.step % config.checkpoint_every == 0:
+                validates = valid and (last or state.step % config.validate_every == 0)
+                if validates or last or stop or state.step % config.checkpoint_every == 0:
                     state.seconds += time.monotonic() - started
                     started = time.monotonic()
+                    save_checkpoint(Path(config.out_dir) / CHECKPOINT, config, state)
+                if validates:
+                    log_validation(state, valid, log)
                     save_checkpoint(Path(config.out_dir) / CHECKPOINT, config, state)
             if stop:
                 group.any(False)  # wait until rank 0 has saved

@@ -102,3 +102,11 @@ def test_crops_avoid_silence_and_stay_in_range() -> None:
     assert (crops.std(-1) > 1e-3).mean() > 0.8
     levels = 20 * np.log10(crops.std(-1)[crops.std(-1) > 1e-3])
     assert np.ptp(levels) > 8  # dB: the level is varied
+
+
+def test_recordings_of_nothing(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.zeros(0), 16000)
+    with pytest.raises(AudioError, match="have no samples"):
+        load_directory(tmp_path)
+    with pytest.raises(AudioError, match="digital silence"):
+        CropSampler([np.zeros(16000, np.int16)], 8000, 0)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from small_runs import FULL, start_fast, write_speech
 
 from models.training import trainer
-from models.training.config import TrainConfig
+from models.training.config import PARTS, TrainConfig
 from models.training.recipe import load_recipe, stage_configs, train_recipe
 
 OPTIONS = "batch_size = 2\ncrop_seconds = 0.4\ncontext_steps = 2\ncontext_minutes = 0.05\n"
@@ -96,6 +96,9 @@ def test_the_shipped_recipe_is_one() -> None:
         ("[[stage]", "recipe"),
         ("[[stage]]\nsteps = 3", "needs a name"),
         ('[[stage]]\nname = "../x"', "needs a name"),
+        ("stage = [1, 2]", "no stages"),
+        ('steps = 3\n[[stage]]\nname = "a"', "steps stands before the first"),
+        ('[[stage]]\nname = "a"\nestimator = "best"', "estimator = 'best' is no value"),
         ('[[stage]]\nname = "a"\nstep = 3', "unknown option 'step'"),
         ('[[stage]]\nname = "a"\ndevice = "cuda"', "unknown option 'device'"),
         ('[[stage]]\nname = "a"\nsteps = 0', "steps = 0 is no value"),
@@ -107,6 +110,24 @@ def test_mistakes_in_recipes(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "r.toml").write_text(text)
     with pytest.raises(ValueError, match=message):
         load_recipe(str(tmp_path / "r.toml"))
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('freeze = "enhancr"', "stage 'b': cannot freeze 'enhancr'"),
+        (f'freeze = "{",".join(PARTS)}"', "stage 'b': everything is frozen"),
+        ("coded = true", "stage 'b': --coded trains the decoder alone"),
+    ],
+)
+def test_mistakes_of_late_stages_are_found_before_the_first(
+    config: TrainConfig, tmp_path: Path, line: str, message: str
+) -> None:
+    recipe = tmp_path / "r.toml"
+    recipe.write_text(f'[[stage]]\nname = "a"\n[[stage]]\nname = "b"\n{line}')
+    with pytest.raises(ValueError, match=message):
+        train_recipe(dataclasses.replace(config, recipe=str(recipe)), FULL, quiet=True)
+    assert not (tmp_path / "run").exists()
 
 
 def test_mistakes_with_recipes(config: TrainConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from conftest import synthetic_speech
 from safetensors.torch import load_file
@@ -21,6 +22,7 @@ from codec.config import CodecConfig
 from codec.errors import AudioError
 from models.training import step as step_module
 from models.training import trainer
+from models.training.log import RunLog
 from models.training.trainer import train
 
 
@@ -192,6 +194,8 @@ def test_refusals(data_dir: Path, whole_run: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "none").exists()
     with pytest.raises(ValueError, match="--estimator nsvq"):
         train(make_config(data_dir, whole_run, resume=True, estimator="ste"), TINY, quiet=True)
+    with pytest.raises(ValueError, match="trained with --freeze : give the same"):
+        train(make_config(data_dir, whole_run, resume=True, freeze="enhancer"), TINY, quiet=True)
     with pytest.raises(AudioError, match="no audio files"):
         (tmp_path / "empty").mkdir()
         train(make_config(tmp_path / "empty", tmp_path / "run"), TINY, quiet=True)
@@ -218,3 +222,32 @@ def test_compiler_missing_is_one_line(
     assert capsys.readouterr().err.splitlines() == [
         "codec: note: trained without --compile: RuntimeError: No working C++ compiler"
     ]
+
+
+@pytest.mark.parametrize("data", [b"hello", None])
+def test_a_damaged_checkpoint(
+    data_dir: Path, whole_run: Path, tmp_path: Path, data: bytes | None
+) -> None:
+    whole = (whole_run / "latest.pt").read_bytes()
+    (tmp_path / "latest.pt").write_bytes(whole[: len(whole) // 2] if data is None else data)
+    with pytest.raises(ValueError, match=r"latest\.pt' is damaged"):
+        train(make_config(data_dir, tmp_path, resume=True), TINY, quiet=True)
+
+
+def test_clips_too_short_to_validate_on(data_dir: Path, tmp_path: Path) -> None:
+    valid = tmp_path / "valid"
+    valid.mkdir()
+    soundfile.write(valid / "a.wav", np.zeros(100), 16000)
+    config = make_config(data_dir, tmp_path / "run", valid_dir=str(valid))
+    with pytest.raises(ValueError, match="no clip of half a second or more"):
+        train(config, TINY, quiet=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_rows_after_the_checkpoint_are_written_once(tmp_path: Path) -> None:
+    log = RunLog(tmp_path, 0)
+    for step in (50, 100, 150):
+        log.scalars(step, {"loss": 1.0})
+    RunLog(tmp_path, 100).scalars(150, {"loss": 2.0})
+    rows = (tmp_path / "train.csv").read_text().split()
+    assert rows == ["step,loss", "50,1", "100,1", "150,2"]
