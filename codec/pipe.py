@@ -340,7 +340,7 @@ def _mono_blocks(
     if channel != MIX:
         gains = one_channel(int(channel), samples.channels, name)
     for block in _up_to_a_problem(frames, name, problems):
-        peak = max(peak, check_samples(block, name))
+        peak = max(peak, float(np.abs(block).max(initial=0.0)))
         if gains is not None:
             yield gains(block)
             continue
@@ -367,9 +367,11 @@ def _up_to_a_problem(
     try:
         for block in frames:
             good = (np.abs(block) <= MAX_PEAK).all(axis=1)  # NaN is not
-            end = len(block) if good.all() else int(good.argmin())
-            yield block[:end]
-            check_samples(block, name)
+            if good.all():
+                yield block
+            else:
+                yield block[: int(good.argmin())]
+                check_samples(block, name)  # says what is wrong
     except (AudioError, OSError) as error:
         problems.append(error)
 

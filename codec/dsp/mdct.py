@@ -101,6 +101,14 @@ def make_transform() -> Any:
 
 
 @kernel
+def _multiply(rows, matrix, out):
+    for b in range(out.shape[0]):
+        for n in range(out.shape[1]):
+            out[b, n] = 0
+    add_dense(rows, matrix, out)
+
+
+@kernel
 def forward(transform, samples, spectrum):
     """Transform some blocks.
 
@@ -110,19 +118,13 @@ def forward(transform, samples, spectrum):
     samples : float32 [blocks, 2N]
     spectrum : float32 [blocks, N]   result
     """
-    for b in range(spectrum.shape[0]):
-        for k in range(spectrum.shape[1]):
-            spectrum[b, k] = 0
-    add_dense(samples, transform.forward[:], spectrum)
+    _multiply(samples, transform.forward[:], spectrum)
 
 
 @kernel
 def forward_quadrature(transform, samples, spectrum):
     """Transform some blocks with sines in place of cosines (MDST); see :func:`forward`."""
-    for b in range(spectrum.shape[0]):
-        for k in range(spectrum.shape[1]):
-            spectrum[b, k] = 0
-    add_dense(samples, transform.quadrature[:], spectrum)
+    _multiply(samples, transform.quadrature[:], spectrum)
 
 
 @kernel
@@ -146,10 +148,7 @@ def inverse(transform, spectrum, overlap, samples):
 @kernel
 def inverse_blocks(transform, spectrum, windowed):
     """Transform blocks back, one by one: float32 [blocks, N] to [blocks, 2N]."""
-    for b in range(windowed.shape[0]):
-        for n in range(windowed.shape[1]):
-            windowed[b, n] = 0
-    add_dense(spectrum, transform.inverse[:], windowed)
+    _multiply(spectrum, transform.inverse[:], windowed)
 
 
 @kernel
