@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from codec.config import CodecConfig
 from models.training.coded import check_coded
-from models.training.config import PARTS, TrainConfig
+from models.training.config import TrainConfig
+from models.training.state import frozen_parts
 from models.training.trainer import CHECKPOINT, EXPORT, train
 
 RECIPES = Path(__file__).with_name("recipes")
@@ -93,17 +94,6 @@ def _fits(field: Field[Any], value: Any) -> bool:
     return (low is None or value >= low) and (high is None or value <= high)
 
 
-def _check(config: TrainConfig) -> None:
-    """Refuse what would stop a stage when its turn comes."""
-    frozen = set(filter(None, config.freeze.split(",")))
-    if unknown := frozen - set(PARTS):
-        raise ValueError(f"cannot freeze '{min(unknown)}': use {', '.join(PARTS)}")
-    if frozen == set(PARTS):
-        raise ValueError("everything is frozen: leave something to train")
-    if config.coded:
-        check_coded(config)
-
-
 def stage_configs(config: TrainConfig, stages: list[Stage]) -> list[TrainConfig]:
     """Return the options of each stage's run.
 
@@ -123,7 +113,10 @@ def stage_configs(config: TrainConfig, stages: list[Stage]) -> list[TrainConfig]
         options = {"out_dir": str(folder), "init_from": start, "recipe": None} | stage.options
         configs.append(replace(config, **options))
         try:
-            _check(configs[-1])
+            # Or it would be found when its turn comes.
+            frozen_parts(configs[-1])
+            if configs[-1].coded:
+                check_coded(configs[-1])
         except ValueError as error:
             raise ValueError(f"stage '{stage.name}': {error}") from error
     return configs

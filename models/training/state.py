@@ -52,6 +52,27 @@ SAME = ("estimator", "freeze", "init_from", "seed", "batch_size", "crop_seconds"
 COUNTERS = ("step", "seconds", "step_seconds", "speech_seconds", "history")
 
 
+def check_part(part: str) -> None:
+    """Raise a `ValueError` unless it is one of ``PARTS``."""
+    if part not in PARTS:
+        raise ValueError(f"cannot freeze '{part}': use {', '.join(PARTS)}")
+
+
+def frozen_parts(config: TrainConfig) -> list[str]:
+    """Return the parts that are not trained.
+
+    Raises
+    ------
+    ValueError   there is no such part, or no other
+    """
+    parts = [part for part in config.freeze.split(",") if part]
+    for part in parts:
+        check_part(part)
+    if set(parts) == set(PARTS):
+        raise ValueError("every part is frozen: nothing is left to train")
+    return parts
+
+
 def freeze_part(net: CodecNet, part: str) -> None:
     """Exclude one of ``PARTS`` from training.
 
@@ -59,8 +80,7 @@ def freeze_part(net: CodecNet, part: str) -> None:
     ------
     ValueError   there is no such part
     """
-    if part not in PARTS:
-        raise ValueError(f"cannot freeze '{part}': use {', '.join(PARTS)}")
+    check_part(part)
     if part in ("enhancer", "concealment"):
         for name, parameter in net.enhancer.named_parameters():
             if name.startswith(CONCEALMENT) == (part == "concealment"):
@@ -81,11 +101,9 @@ def new_state(config: TrainConfig, codec: CodecConfig) -> TrainState:
     torch.manual_seed(config.seed)
     net = CodecNet(codec, config.estimator).to(config.device)
     average = copy.deepcopy(net).requires_grad_(False)
-    for part in filter(None, config.freeze.split(",")):
+    for part in frozen_parts(config):
         freeze_part(net, part)
     trained = [p for p in net.parameters() if p.requires_grad]
-    if not trained:
-        raise ValueError("every part is frozen: nothing is left to train")
     optimizer = torch.optim.Adam(trained, lr=config.learning_rate, betas=ADAM_BETAS)
     return TrainState(net, average, optimizer)
 

@@ -42,6 +42,7 @@ from models.training.losses import CodecLoss
 from models.training.sampling import frames_per_crop, num_samples
 from models.training.state import (
     TrainState,
+    frozen_parts,
     initialise_msvq,
     load_checkpoint,
     new_state,
@@ -228,7 +229,7 @@ def train_graph(
     if config.coded and config.init_from:
         coded = CodedBatches(config, sampler, load_weights(Path(config.init_from)), group)
     # What is frozen stays, and coded crops have the steps that they were coded with.
-    fixed = config.coded or "allocation" in config.freeze.split(",")
+    fixed = config.coded or "allocation" in frozen_parts(config)
     searches = config.search_every and not fixed
     hidden = quiet or not group.main
     bar = tqdm(total=config.steps, initial=state.step, disable=hidden, unit="step", desc="train")

@@ -116,7 +116,7 @@ def test_mistakes_in_recipes(tmp_path: Path, text: str, message: str) -> None:
     ("line", "message"),
     [
         ('freeze = "enhancr"', "stage 'b': cannot freeze 'enhancr'"),
-        (f'freeze = "{",".join(PARTS)}"', "stage 'b': everything is frozen"),
+        (f'freeze = "{",".join(PARTS)}"', "stage 'b': every part is frozen"),
         ("coded = true", "stage 'b': --coded trains the decoder alone"),
     ],
 )
